@@ -1,0 +1,154 @@
+"""The enumerated attributes of a drawn picture and of an identity; the order of each tuple is the class index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+VOCABULARY: dict[str, tuple[str, ...]] = {
+    "presence": ("person", "nobody"),
+    "age": ("child", "adult", "old"),
+    "skin": ("pale", "light", "tan", "brown", "dark"),
+    "eyes": ("brown", "blue", "green", "gray"),
+    "expression": ("neutral", "happy", "sad", "angry", "surprised"),
+    "glasses": ("none", "glasses", "sunglasses"),
+    "hair": ("bald", "short", "long", "curly", "bun", "bob", "spiky"),
+    "hair_color": ("black", "brown", "blond", "red", "gray", "blue"),
+    "hat": ("none", "cap", "beanie", "straw hat", "top hat"),
+    "clothing": ("t-shirt", "shirt", "sweater", "suit", "dress", "hoodie"),
+    "clothing_color": ("red", "orange", "yellow", "green", "blue", "purple", "white", "black"),
+    "scene": (
+        "forest",
+        "beach",
+        "city street",
+        "snowy mountains",
+        "library",
+        "kitchen",
+        "river",
+        "desert",
+        "night city",
+        "formal hall",
+        "car show",
+        "savanna",
+        "plain wall",
+    ),
+    "wall_color": ("white", "gray", "black", "red", "green", "blue", "yellow", "beige"),
+    "weather": ("clear", "rain"),
+    "style": ("photo", "pencil sketch", "oil painting", "pixel art", "comic"),
+}
+
+PERSON_FIELDS = (
+    "age",
+    "skin",
+    "eyes",
+    "expression",
+    "glasses",
+    "hair",
+    "hair_color",
+    "hat",
+    "clothing",
+    "clothing_color",
+)
+IDENTITY_FIELDS = ("skin", "eyes")
+OUTDOORS = (
+    "forest", "beach", "city street", "snowy mountains", "river", "desert", "night city", "savanna",
+)  # fmt: skip
+
+_WEIGHTS: dict[str, tuple[float, ...]] = {
+    "presence": (0.92, 0.08),
+    "age": (0.28, 0.42, 0.30),
+    "expression": (0.24, 0.22, 0.18, 0.18, 0.18),
+    "glasses": (0.62, 0.22, 0.16),
+    "hair": (0.09, 0.19, 0.18, 0.17, 0.12, 0.13, 0.12),
+    "hat": (0.60, 0.10, 0.10, 0.12, 0.08),
+    "style": (0.60, 0.10, 0.10, 0.10, 0.10),
+}
+_HAIR_COLOR_BY_AGE = {
+    "child": (0.22, 0.24, 0.22, 0.18, 0.02, 0.12),
+    "adult": (0.22, 0.22, 0.18, 0.16, 0.10, 0.12),
+    "old": (0.08, 0.08, 0.08, 0.08, 0.58, 0.10),
+}
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What one picture shows, as values of `VOCABULARY`; fields that `shown()` leaves out have no meaning.
+
+    Raises ValueError for a value outside the vocabulary.
+    """
+
+    presence: str = "person"
+    age: str = "adult"
+    skin: str = "light"
+    eyes: str = "brown"
+    expression: str = "neutral"
+    glasses: str = "none"
+    hair: str = "short"
+    hair_color: str = "brown"
+    hat: str = "none"
+    clothing: str = "t-shirt"
+    clothing_color: str = "blue"
+    scene: str = "plain wall"
+    wall_color: str = "gray"
+    weather: str = "clear"
+    style: str = "photo"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value not in VOCABULARY[field.name]:
+                raise ValueError(f"{field.name}={value!r} is not one of {VOCABULARY[field.name]}")
+
+    def shown(self) -> tuple[str, ...]:
+        """Names of the fields that the picture shows, in the vocabulary's order."""
+        hidden: set[str] = set()
+        if self.presence == "nobody":
+            hidden.update(PERSON_FIELDS)
+        if self.glasses == "sunglasses":
+            hidden.add("eyes")
+        if self.hair == "bald":
+            hidden.add("hair_color")
+        if self.scene != "plain wall":
+            hidden.add("wall_color")
+        return tuple(name for name in VOCABULARY if name not in hidden)
+
+    def indices(self) -> dict[str, int]:
+        """Class index of each field, -1 where the field is not shown."""
+        shown = self.shown()
+        return {n: VOCABULARY[n].index(getattr(self, n)) if n in shown else -1 for n in VOCABULARY}
+
+
+def identity_categories(identity: int) -> dict[str, str]:
+    """Skin tone and eye colour of an identity (they repeat with period 20 over the integers)."""
+    skins, eyes = VOCABULARY["skin"], VOCABULARY["eyes"]
+    return {"skin": skins[identity % len(skins)], "eyes": eyes[identity // len(skins) % len(eyes)]}
+
+
+def sample_identity(rng: np.random.Generator, attributes: Attributes | None = None) -> int:
+    """An identity seed in [0, 2e7), agreeing with the skin and eyes of `attributes` where given."""
+    base = int(rng.integers(0, 1_000_000))
+    if attributes is None:
+        return base * 20 + int(rng.integers(0, 20))
+    skins, eyes = VOCABULARY["skin"], VOCABULARY["eyes"]
+    return base * 20 + eyes.index(attributes.eyes) * len(skins) + skins.index(attributes.skin)
+
+
+def with_identity(attributes: Attributes, identity: int) -> Attributes:
+    """The attributes with skin and eyes replaced by those of the identity."""
+    return replace(attributes, **identity_categories(identity))
+
+
+def sample_attributes(rng: np.random.Generator) -> Attributes:
+    """Draw the attributes of one picture; about 8 % show nobody (empty scenes, and walls more often)."""
+    values = {name: _draw(rng, name) for name in VOCABULARY}
+    values["hair_color"] = str(rng.choice(VOCABULARY["hair_color"], p=_HAIR_COLOR_BY_AGE[values["age"]]))
+    if values["presence"] == "nobody" and rng.random() < 0.35:
+        values["scene"] = "plain wall"
+    rainy = rng.random() < 0.15
+    values["weather"] = "rain" if rainy and values["scene"] in OUTDOORS else "clear"
+    return Attributes(**values)
+
+
+def _draw(rng: np.random.Generator, name: str) -> str:
+    return str(rng.choice(VOCABULARY[name], p=_WEIGHTS.get(name)))
