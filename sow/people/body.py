@@ -24,7 +24,7 @@ CLOTH: dict[str, Color] = {
 def draw_body(canvas: Canvas, frame: Frame, geo: Geometry, a: Attributes, head: Head) -> None:
     """Body in head heights, the chin near (0, 0.5): legs, arms, torso, neck, then the garment's details."""
     cloth, skin = CLOTH[a.clothing_color], shade(head.skin, 0.93)
-    s = geo.shoulders * (0.78 if a.age == "child" else 1.0)
+    s = geo.shoulders * (0.68 if a.age == "child" else 1.0)
     neck = head.half * (0.46 if a.age == "child" else 0.54)
     long = {"dress": 2.7, "suit": 2.2, "hoodie": 2.1}.get(a.clothing, 2.0)
     _legs(canvas, frame, a, s, long, skin)

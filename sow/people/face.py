@@ -55,14 +55,14 @@ class Head:
         child, old = a.age == "child", a.age == "old"
         self.frame, self.geo, self.a, self.pose = frame, geo, a, pose
         self.mood = MOODS[a.expression]
-        self.half = geo.half_width * (1.06 if child else 1.0)
-        self.down = 0.05 if child else 0.0  # a child's features sit lower
-        self.eye_scale = 1.16 if child else 0.94 if old else 1.0
+        self.half = geo.half_width * (1.1 if child else 1.0)
+        self.down = 0.065 if child else 0.0  # a child's features sit lower
+        self.eye_scale = 1.24 if child else 0.94 if old else 1.0
         self.nose_scale = 0.76 if child else 1.1 if old else 1.0
         base = SKIN[a.skin]
         gain = np.array(geo.skin_gain)
         self.skin: Color = tuple(np.clip(np.array(base) * gain, 0, 255))  # type: ignore[assignment]
-        self.deep = base[0] < 170  # dark skins need gentler, redder shadows
+        self.deep = base[0] < 180  # dark skins need gentler, redder shadows
 
     def turn(self, points: object, depth: float = 0.0) -> Points:
         """Local points on the turned head surface; `depth` is how far they stand out in front."""
@@ -81,7 +81,7 @@ class Head:
         """The head's contour, crown to chin, in local coordinates."""
         g, w = self.geo, self.half
         child = self.a.age == "child"
-        jaw, chin = (g.jaw * 0.98, g.chin * 0.92) if child else (g.jaw, g.chin)
+        jaw, chin = (g.jaw * 1.03, g.chin * 0.9) if child else (g.jaw, g.chin)
         right = [
             (0.0, -0.5), (0.6 * w, -0.452), (0.93 * w, -0.28), (w, -0.06), (0.965 * w, 0.1),
             (jaw * w, 0.29), (0.5 * (jaw + chin) * w, 0.415), (chin * w, 0.478),
@@ -143,6 +143,8 @@ def _shading(head: Head) -> np.ndarray:
     gain -= 0.13 * _spot(dx, mouth_y + 0.075, 0.085, 0.025)  # below the lower lip
     gain += 0.05 * _spot(dx, 0.42, 0.08, 0.045)  # chin
     gain += 0.06 * _spot(dx + 0.06 * pose.light, -0.22, 0.16, 0.09)  # forehead
+    if head.deep:
+        gain = 1.06 + 1.12 * (gain - 1)  # relief must survive on dark skin
     rgb = np.repeat(gain[..., None], 3, axis=2).astype(np.float32)
     # Shadows of skin turn warm: blue and green fall faster than red.
     rgb[..., 1:] -= ((1.03 - gain) * 0.13).clip(0)[..., None]
@@ -200,7 +202,7 @@ def draw_eyes(canvas: Canvas, head: Head, lash: Color) -> None:
         eye = np.vstack([up, low[::-1]])
         crease = up + (0, -0.022)
         canvas.poly(place(outline_stroke(crease[1:], 0.004, 0.006, 0.011)), shade(head.skin, 0.62))
-        canvas.poly(place(eye), (236, 234, 232) if not head.deep else (226, 220, 214))
+        canvas.poly(place(eye), (240, 238, 236))
         cx = side * g.eye_x + head.pose.gaze * 0.25 * g.eye_half
         cy = 0.5 * (up[5, 1] + low[5, 1]) - 0.002
         r = 0.0365 * head.eye_scale

@@ -176,6 +176,7 @@ def _mountains(canvas: Canvas, rng: np.random.Generator) -> None:
             y = top + t * (base - top)
             cap = [(x, top), (x + t * half, y), (x + 0.18 * half, y - 0.05), (x, y + 0.03), (x - 0.2 * half, y - 0.05), (x - t * half, y)]
             canvas.poly(np.array(cap), (246, 249, 253))
+    canvas.gradient(0.7, 1, (232, 240, 250), (248, 250, 254))
     _hills(canvas, rng, 0.78, 0.06, (232, 240, 250))
     for x, h in rng.uniform(size=(5, 2)):
         _conifer(canvas, x, 0.84, 0.12 + 0.08 * h, (42, 78, 66))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 
 _GRAIN = np.random.default_rng(11).normal(0, 1, (3, 256, 256)).astype(np.float32)
-_FLOW = cv2.GaussianBlur(np.stack(_GRAIN[:2], -1), (0, 0), 2.2)
+_FLOW = cv2.GaussianBlur(np.stack(_GRAIN[:2], -1), (0, 0), 2.6)
 _FLOW /= _FLOW.std()
 _PAPER = cv2.GaussianBlur(_GRAIN[2], (0, 0), 0.8)
 _PAPER /= _PAPER.std()
@@ -36,7 +36,7 @@ def _pencil(image: Image) -> Image:
 
 def _oil(image: Image) -> Image:
     size = image.shape[0]
-    flow = _at(_FLOW, size) * (size * 0.0085)
+    flow = _at(_FLOW, size) * (size * 0.0038)
     grid = np.arange(size, dtype=np.float32)
     moved = cv2.remap(image, flow[..., 0] + grid[None, :], flow[..., 1] + grid[:, None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     moved = cv2.medianBlur(moved, max(3, int(size / 256 * 5) | 1))
@@ -44,7 +44,7 @@ def _oil(image: Image) -> Image:
     hsv[..., 1] = cv2.multiply(hsv[..., 1], 1.35)
     moved = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     relief = np.roll(flow[..., 0], 1, 0) - flow[..., 0] + np.roll(flow[..., 1], 1, 1) - flow[..., 1]
-    return np.clip(moved + 16.0 * (relief / relief.std())[..., None] * 0.6, 0, 255).astype(np.uint8)
+    return np.clip(moved + 11.0 * (relief / relief.std())[..., None] * 0.6, 0, 255).astype(np.uint8)
 
 
 def _pixel(image: Image) -> Image:

@@ -1,0 +1,186 @@
+"""The autoencoder: stock AutoencoderKL, trained on crops of rendered figures for squared error."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
+from sow.people.training.figures import read_shard
+from sow.people.training.pace import Average, Pace
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """Numbers of the autoencoder and of its training."""
+
+    latent_channels: int = 8
+    channels: tuple[int, ...] = (16, 32, 64, 128)  # full resolution first; four levels make the factor 8
+    groups: int = 8
+    batch: int = 16  # crops a step
+    crop: int = 64  # pixels
+    closeup_share: float = 0.25
+    learning_rate: float = 2e-3
+    warmup: int = 100  # steps
+    l1: float = 0.1  # weight of |x - y| beside (x - y)^2
+    kl: float = 1e-5  # weight of the mean KL divergence of a latent value
+    average: float = 0.998
+    minutes: float = 30.0
+    until: str | None = None  # "HH:MM"; takes the place of `minutes`
+    decoder_only: bool = False  # the encoder is frozen: latents already cached stay valid
+    pool: int = 24  # shards in memory
+    seed: int = 0
+    threads: int = 1
+
+
+def build_autoencoder(recipe: AutoencoderRecipe, canvas: int = 128) -> AutoencoderKL:
+    """A fresh AutoencoderKL of factor 8; weights (seeded) in float32."""
+    levels = len(recipe.channels)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return AutoencoderKL(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=recipe.latent_channels,
+            block_out_channels=recipe.channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=1,
+            norm_num_groups=recipe.groups,
+            sample_size=canvas,
+        )
+
+
+def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Images (N, H, W, 3) uint8 as (N, 3, H, W) float32 in [-1, 1], channels last in memory."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return x.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+
+
+def to_images(x: torch.Tensor) -> NDArray[np.uint8]:
+    """The inverse of `to_tensor`, clipped and rounded."""
+    y = x.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(y.permute(0, 2, 3, 1).numpy())
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio of each pair of images (N, H, W, 3) uint8, in dB (100 where equal)."""
+    error = np.square(a.astype(np.float64) - b).mean(axis=(1, 2, 3)) / 255**2
+    return 10 * np.log10(1 / np.maximum(error, 1e-10))
+
+
+class CropPool:
+    """Random crops from the newest and random older shards of a folder that keeps filling."""
+
+    def __init__(self, folder: Path, recipe: AutoencoderRecipe) -> None:
+        self.folder, self.recipe = folder, recipe
+        self.scenes: dict[Path, NDArray[np.uint8]] = {}
+        self.closeups: dict[Path, NDArray[np.uint8]] = {}
+        self.refresh(np.random.default_rng(recipe.seed))
+
+    def refresh(self, rng: np.random.Generator) -> None:
+        """Take in one unseen shard of each kind and drop a random old one where the pool is full."""
+        while True:
+            wanted = (("-scene-", self.scenes), (f"-{self.recipe.crop}.", self.closeups))
+            for mark, pool in wanted:
+                fresh = [p for p in sorted(self.folder.glob("*.npz")) if mark in p.name and p not in pool]
+                if fresh:
+                    if len(pool) >= self.recipe.pool:
+                        pool.pop(list(pool)[int(rng.integers(len(pool)))])
+                    path = fresh[int(rng.integers(len(fresh)))]
+                    pool[path] = read_shard(path)["images"]
+            if self.scenes:
+                return
+            time.sleep(2)
+
+    def batch(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A batch of crops (B, crop, crop, 3) uint8."""
+        size, crops = self.recipe.crop, []
+        scenes, closeups = list(self.scenes.values()), list(self.closeups.values())
+        for _ in range(self.recipe.batch):
+            pool = closeups if closeups and rng.random() < self.recipe.closeup_share else scenes
+            images = pool[int(rng.integers(len(pool)))]
+            image = images[int(rng.integers(len(images)))]
+            y, x = (int(rng.integers(0, side - size + 1)) for side in image.shape[:2])
+            crop = image[y : y + size, x : x + size]
+            crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+        return np.stack(crops)
+
+
+def train_autoencoder(
+    recipe: AutoencoderRecipe, figures: Path, work: Path, held_out: NDArray[np.uint8], track: Tracker = no_tracker
+) -> Path:
+    """Train until the budget is spent and return the checkpoint; minimises ||x - y||^2 + l1 |x - y| + kl KL(q(z|x) || N(0, 1))."""
+    torch.set_num_threads(recipe.threads)
+    model = build_autoencoder(recipe).to(memory_format=torch.channels_last)
+    if recipe.decoder_only:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    average = Average(weights, recipe.average)
+    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    pace = Pace(recipe.minutes, recipe.until, recipe.warmup)
+    path = work / "state.pt"
+    step, seen = unpack(path, model, average, optimizer, pace)
+    losses = LossFile(work / "losses.csv", track)
+    pool = CropPool(figures, recipe)
+    saved = time.monotonic()
+    bar = tqdm(desc="autoencoder", initial=step, unit="step", mininterval=5)
+    while (share := pace.tick()) < 1:
+        rng = np.random.default_rng([recipe.seed, 1, step])
+        if step % 50 == 49:
+            pool.refresh(rng)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * pace.factor(step, share)
+        values = _step(model, to_tensor(pool.batch(rng)), recipe, rng)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(step)
+        step, seen = step + 1, seen + recipe.batch
+        losses.add(**values)
+        bar.update()
+        if step % 200 == 0:
+            average.swap()
+            quality = float(psnr(held_out, reconstruct(model, held_out)).mean())
+            average.swap()
+            row = losses.write(step, psnr=quality, share=share, seen=seen)
+            bar.set_postfix(mse=f"{row['mse']:.4f}", psnr=f"{quality:.2f}")
+        if time.monotonic() - saved > 120:
+            save_state(path, pack(model, average, optimizer, step, pace, seen))
+            saved = time.monotonic()
+    save_state(path, pack(model, average, optimizer, step, pace, seen))
+    return path
+
+
+def _step(
+    model: AutoencoderKL, x: torch.Tensor, recipe: AutoencoderRecipe, rng: np.random.Generator
+) -> dict[str, float]:
+    with torch.set_grad_enabled(not recipe.decoder_only):
+        posterior = model.encode(x).latent_dist
+    noise = torch.from_numpy(rng.standard_normal(tuple(posterior.mean.shape), dtype=np.float32))
+    y = model.decode(posterior.mean + posterior.std * noise).sample
+    mse = (x - y).square().mean()
+    divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+    loss = mse + recipe.l1 * (x - y).abs().mean() + recipe.kl * divergence
+    loss.backward()
+    return {"mse": mse.item(), "kl": divergence.item(), "psnr_crop": 10 * math.log10(4 / mse.item())}
+
+
+@torch.no_grad()
+def reconstruct(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 16) -> NDArray[np.uint8]:
+    """Decode the latent means of images (N, H, W, 3) uint8."""
+    return np.concatenate(list(_reconstructed(model, images, batch)))
+
+
+def _reconstructed(model: AutoencoderKL, images: NDArray[np.uint8], batch: int) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(images), batch):
+        yield to_images(model.decode(model.encode(to_tensor(images[start : start + batch])).latent_dist.mean).sample)

@@ -1,0 +1,95 @@
+"""Rendered training figures on disk, in shards that one process writes while others read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sow.people.attributes import VOCABULARY, Attributes
+from sow.people.render import render
+
+TRAINING_SEEDS = 1_000_000_000  # training figures are rendered from this seed on; held-out ones from below it
+HELD_OUT_SEEDS = 900_000_000
+FIELDS = tuple(field.name for field in fields(Attributes))
+
+
+@dataclass(frozen=True)
+class FigureShards:
+    """How figures are rendered into shards.
+
+    Three of four shards hold whole scenes at `canvas` px; the others close-ups (in colour or on mid-gray, alternating)
+    whose side is one of `closeups` px.
+    """
+
+    folder: str
+    canvas: int = 128
+    closeups: tuple[int, ...] = (48, 56, 64)
+    shard: int = 512  # figures a shard
+    closeup_every: int = 6  # every so-manieth shard holds close-ups
+    total: int = 100  # shards
+
+    def layout(self, index: int) -> tuple[str, int]:
+        """Framing and side in pixels of shard `index`."""
+        if index % self.closeup_every != 1:
+            return "scene", self.canvas
+        turn = index // self.closeup_every
+        return ("closeup", "gray")[turn % 2], self.closeups[turn // 2 % len(self.closeups)]
+
+
+def attribute_row(attributes: Attributes) -> list[int]:
+    """Class index of every field, shown or not, in the dataclass's order."""
+    return [VOCABULARY[name].index(getattr(attributes, name)) for name in FIELDS]
+
+
+def attributes_of(row: NDArray[np.integer]) -> Attributes:
+    """The attributes that `attribute_row` packed."""
+    return Attributes(**{name: VOCABULARY[name][int(k)] for name, k in zip(FIELDS, row, strict=True)})
+
+
+def shard_path(config: FigureShards, index: int) -> Path:
+    framing, side = config.layout(index)
+    return Path(config.folder) / f"{index:05d}-{framing}-{side}.npz"
+
+
+def write_arrays(path: Path, **arrays: NDArray) -> None:
+    """Write an .npz under a temporary name and rename it, so that a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)
+
+
+def render_shards(config: FigureShards) -> Iterator[Path]:
+    """Render the missing shards in order; images (N, s, s, 3) uint8, attributes (N, fields) int8, seeds (N,) int64."""
+    for index in tqdm(range(config.total), desc="figures", unit="shard"):
+        path = shard_path(config, index)
+        if path.exists():
+            continue
+        framing, side = config.layout(index)
+        seeds = TRAINING_SEEDS + np.arange(index * config.shard, (index + 1) * config.shard, dtype=np.int64)
+        pictures = [render(int(seed), side, framing=framing) for seed in seeds]
+        write_arrays(
+            path,
+            images=np.stack([p.image for p in pictures]),
+            attributes=np.array([attribute_row(p.attributes) for p in pictures], dtype=np.int8),
+            seeds=seeds,
+        )
+        yield path
+
+
+def read_shard(path: Path) -> dict[str, NDArray]:
+    """The arrays of a shard."""
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def held_out_images(count: int, side: int = 128, framing: str = "scene") -> NDArray[np.uint8]:
+    """`count` renders (N, side, side, 3) uint8 that no training shard holds."""
+    return np.stack([render(HELD_OUT_SEEDS + k, side, framing=framing).image for k in range(count)])
