@@ -1,0 +1,227 @@
+"""Face detection (MTCNN) and ID-Distance (FaceNet), the protocol of the benchmark."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sow.errors import UserError
+from sow.metrics import Value
+from sow.types import Box, Sample
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+# The instrument, not a tunable: changing one of these makes numbers incomparable with the benchmark's.
+THRESHOLDS = (0.6, 0.7, 0.7)  # MTCNN's three stages
+CROP_SIZE = 160  # pixels of the face crop that FaceNet reads, margin 0
+MIN_SIDE = 256  # smaller pictures are enlarged by a whole factor before detection, to 256..511 px
+MAX_SIDE = 1600  # larger photographs are reduced before detection, for memory
+WEIGHTS_NAME = "20180402-114759-vggface2.pt"
+WEIGHTS_URL = f"https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/{WEIGHTS_NAME}"
+
+
+def detect_faces(images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[Box | None]:
+    """The largest face of each image in its own pixels, None where MTCNN finds none."""
+    return [max(found, key=lambda b: b.area, default=None) for found in detect_all_faces(images, device, batch_size)]
+
+
+def detect_all_faces(images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[list[Box]]:
+    """Every face of each image, clipped to it, in its own pixels; images of one size go through MTCNN together."""
+    ready = [_detection_size(image) for image in images]
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, image in enumerate(ready):
+        groups[image.size].append(i)
+    out: list[list[Box]] = [[] for _ in images]
+    for members in groups.values():
+        for start in range(0, len(members), batch_size):
+            chunk = members[start : start + batch_size]
+            for i, boxes in zip(chunk, _detect([ready[j] for j in chunk], device), strict=True):
+                ratio = images[i].width / ready[i].width
+                out[i] = [box for corners in boxes if (box := _to_box(corners, ratio, images[i].size))]
+    return out
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Face Detection Rate (MTCNN) and ID-Distance: Euclidean distance of L2-normalised FaceNet embeddings.
+
+    `weights` is the file of InceptionResnetV1 `vggface2`, None looks in torch's hub folder and fetches it there.
+    """
+
+    weights: str | None
+    device: str
+    batch_size: int
+
+    def check(self) -> None:
+        """Raises UserError when the FaceNet weights are not on disk and cannot be fetched."""
+        weights_file(self.weights)
+
+    def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
+        """`face_detected`; `face_iou` of the face with the condition's subject; `id_distance` in [0, 2].
+
+        Each condition is compared with the face that overlaps it most (the largest face for a single condition);
+        several conditions give their mean. None where the face, or the condition's own face, is not detected.
+        """
+        from sow.planner.base import subject_box
+
+        device = resolve_device(self.device)
+        images = [s.image for s in samples]
+        references = [c.image for s in samples for c in s.request.conditions]
+        found = detect_all_faces(images, device, self.batch_size)
+        expected = iter(detect_faces(references, device, self.batch_size))
+        crops: list[tuple[Image.Image, Box]] = []
+        rows: list[dict[str, Value]] = []
+        pairs: list[list[int]] = []
+        for sample, faces in zip(samples, found, strict=True):
+            mine, ious = [], []
+            for condition, box in zip(sample.request.conditions, sample.plan.boxes, strict=True):
+                reference, target = next(expected), subject_box(condition, box)
+                face = _matching(faces, target, alone=len(sample.plan.boxes) == 1)
+                if face is None:
+                    continue
+                ious.append(face.iou(target))
+                if reference is not None:
+                    mine.append(len(crops))
+                    crops += [(sample.image, face), (condition.image, reference)]
+            pairs.append(mine)
+            rows.append({"face_detected": bool(faces), "face_iou": sum(ious) / len(ious) if ious else None})
+        vectors = embed_faces(crops, self.weights, device, self.batch_size) if crops else None
+        for row, mine in zip(rows, pairs, strict=True):
+            distances = [float((vectors[i] - vectors[i + 1]).norm()) for i in mine] if vectors is not None else []
+            row["id_distance"] = sum(distances) / len(distances) if distances else None
+        return rows
+
+
+def embed_faces(
+    crops: Sequence[tuple[Image.Image, Box]], weights: str | None, device: str = "cpu", batch_size: int = 16
+) -> torch.Tensor:
+    """L2-normalised FaceNet embeddings (n, 512) float32 on the CPU of faces given as (image, box)."""
+    import torch
+    from facenet_pytorch import extract_face, fixed_image_standardization
+
+    model = _facenet(str(weights_file(weights)), device)
+    out = []
+    for start in range(0, len(crops), batch_size):
+        chunk = crops[start : start + batch_size]
+        faces = [
+            fixed_image_standardization(extract_face(image.convert("RGB"), [b.x, b.y, b.right, b.bottom], CROP_SIZE, 0))
+            for image, b in chunk
+        ]
+        with torch.no_grad():
+            out.append(model(torch.stack(faces).to(device)).float().cpu())
+    return torch.cat(out)
+
+
+def weights_file(weights: str | None) -> Path:
+    """The FaceNet weight file, fetched into torch's hub folder when it is nowhere; UserError when it cannot be had."""
+    if weights is not None:
+        file = Path(weights).expanduser()
+        if not file.is_file():
+            raise UserError(f"no file {weights}: give the FaceNet weights {WEIGHTS_NAME} (metrics.weights)")
+        return file
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
+    hub = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
+    file = hub / "checkpoints" / WEIGHTS_NAME
+    if not file.is_file():
+        _fetch(file)
+    return file
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as cuda where there is one, else cpu."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _fetch(file: Path) -> None:
+    import shutil
+    import urllib.request
+
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        with urllib.request.urlopen(WEIGHTS_URL, timeout=15) as source:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        part.replace(file)
+    except OSError as error:  # URLError, time-outs and refused connections are all OSErrors
+        part.unlink(missing_ok=True)
+        raise UserError(
+            f"the FaceNet weights are not on this machine and could not be fetched: put {WEIGHTS_URL} at {file}, "
+            "or choose metrics=people or metrics=none (metrics.weights)"
+        ) from error
+
+
+@lru_cache(maxsize=2)
+def _facenet(file: str, device: str) -> torch.nn.Module:
+    import torch
+    from facenet_pytorch import InceptionResnetV1
+
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        model = InceptionResnetV1(classify=False)
+        # The file carries the training head (`logits`), which embeddings do not use.
+        model.load_state_dict({k: v for k, v in state.items() if not k.startswith("logits.")})
+    except Exception as error:
+        raise UserError(f"{file} does not hold FaceNet weights: replace it by {WEIGHTS_NAME} (metrics.weights)") from error
+    return model.eval().to(device)
+
+
+@lru_cache(maxsize=2)
+def _detector(device: str) -> torch.nn.Module:
+    from facenet_pytorch import MTCNN
+
+    return MTCNN(thresholds=list(THRESHOLDS), select_largest=True, keep_all=True, device=device).eval()
+
+
+def _detect(images: list[Image.Image], device: str) -> list[list[Sequence[float]]]:
+    """Corners (x0, y0, x1, y1) of the faces of images of one size."""
+    detector = _detector(device)
+    try:
+        boxes, _ = detector.detect(images)
+    except RuntimeError as error:
+        # MTCNN concatenates an empty list when every candidate of a batch lies off the picture.
+        if "non-empty" not in str(error):
+            raise
+        if len(images) == 1:
+            return [[]]
+        return [_detect([image], device)[0] for image in images]
+    return [[] if found is None else [[float(v) for v in corners] for corners in found] for found in boxes]
+
+
+def _detection_size(image: Image.Image) -> Image.Image:
+    from PIL import Image as Pillow
+
+    image = image.convert("RGB")
+    small, large = min(image.size), max(image.size)
+    if small < MIN_SIDE:
+        factor = -(-MIN_SIDE // small)
+        return image.resize((image.width * factor, image.height * factor), Pillow.Resampling.BICUBIC)
+    if large > MAX_SIDE:
+        ratio = MAX_SIDE / large
+        size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+        return image.resize(size, Pillow.Resampling.BOX)
+    return image
+
+
+def _to_box(corners: Sequence[float], ratio: float, size: tuple[int, int]) -> Box | None:
+    x0, y0, x1, y1 = (round(v * ratio) for v in corners)
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, size[0]), min(y1, size[1])
+    return Box(x0, y0, x1 - x0, y1 - y0) if x1 > x0 and y1 > y0 else None
+
+
+def _matching(faces: Sequence[Box], target: Box, alone: bool) -> Box | None:
+    if alone:
+        return max(faces, key=lambda b: b.area, default=None)
+    best = max(faces, key=lambda b: b.iou(target), default=None)
+    return best if best is not None and best.intersection(target) else None
