@@ -1,0 +1,109 @@
+"""The decay functions of Eq. 6 in time and in distance.
+
+Notation
+    gamma(x) = (1/2 (1 + cos(pi (2T - x) / T)))^a, x clamped to [0, T]: 1 at 0, falling to 0 at T (Eq. 6 has period 2T)
+    T, a     rate and extent of the decay
+    D        distance of a token of the related region to the centre o* of the condition (Eq. 5)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sow.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def gamma(x: float, T: float, a: float) -> float:
+    """Eq. 6 for one number, in [0, 1]."""
+    x = min(max(x, 0.0), T)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * (2 * T - x) / T))) ** a
+
+
+@dataclass(frozen=True)
+class TimeDecay:
+    """gamma_time of P- and P+ (Eq. 4, 5, 6).
+
+    `T` grows to the number of cycles (or of denoising steps) where that is larger; `a_minus`, `a_plus` the exponents;
+    `clock` what counts as time (A10): "cycle" the cycle from 0, "cycle_from_one", "step" the denoising step from 0.
+    """
+
+    T: float
+    a_minus: float
+    a_plus: float
+    clock: str
+    _target_: str = "sow.attention.decay.TimeDecay"
+
+    def __post_init__(self) -> None:
+        if self.T <= 0 or self.a_minus < 0 or self.a_plus < 0:
+            raise UserError(
+                f"need T > 0 and a >= 0, got T={self.T}, a_minus={self.a_minus}, a_plus={self.a_plus} (decay_time)"
+            )
+        if self.clock not in ("cycle", "cycle_from_one", "step"):
+            raise UserError(f"clock is cycle, cycle_from_one or step, got {self.clock!r} (decay_time.clock)")
+
+    def factors(self, cycle: int, step: int, cycles: int, steps_per_cycle: int) -> tuple[float, float]:
+        """(gamma_time of P-, gamma_time of P+) in `cycle` at its denoising step `step`, both from 0."""
+        if self.clock == "step":
+            x, T = cycle * steps_per_cycle + step, max(self.T, cycles * steps_per_cycle)
+        else:
+            x, T = cycle + (self.clock == "cycle_from_one"), max(self.T, cycles)
+        return gamma(x, T, self.a_minus), gamma(x, T, self.a_plus)
+
+
+@dataclass(frozen=True)
+class NoTimeDecay:
+    """gamma_time = 1 (Table III, row without gamma_time)."""
+
+    _target_: str = "sow.attention.decay.NoTimeDecay"
+
+    def factors(self, cycle: int, step: int, cycles: int, steps_per_cycle: int) -> tuple[float, float]:
+        return 1.0, 1.0
+
+
+@dataclass(frozen=True)
+class DistanceDecay:
+    """gamma_dis of P+ (Eq. 5, 6).
+
+    `unit` of the distance D (A11): "box" scales it so that the farthest token of the related region is at T; "grid16"
+    counts sixteenths of the canvas's longer side; "token" counts tokens of the layer.
+    """
+
+    T: float
+    a: float
+    unit: str
+    _target_: str = "sow.attention.decay.DistanceDecay"
+
+    def __post_init__(self) -> None:
+        if self.T <= 0 or self.a < 0:
+            raise UserError(f"need T > 0 and a >= 0, got T={self.T}, a={self.a} (decay_distance)")
+        if self.unit not in ("box", "grid16", "token"):
+            raise UserError(f"unit is box, grid16 or token, got {self.unit!r} (decay_distance.unit)")
+
+    def factors(self, distance: Tensor, grid: int) -> Tensor:
+        """gamma_dis for `distance` (m,) in tokens of a layer whose longer side has `grid` tokens; float64, (m,)."""
+        import torch
+
+        d = distance.double()
+        if self.unit == "box":
+            x = self.T * d / d.max().clamp_min(1e-12)
+        elif self.unit == "grid16":
+            x = d * 16 / grid
+        else:
+            x = d
+        x = x.clamp(0, self.T)
+        return (0.5 * (1 + torch.cos(math.pi * (2 * self.T - x) / self.T))).clamp_min(0) ** self.a
+
+
+@dataclass(frozen=True)
+class NoDistanceDecay:
+    """gamma_dis = 1 (Table III, row without gamma_dis)."""
+
+    _target_: str = "sow.attention.decay.NoDistanceDecay"
+
+    def factors(self, distance: Tensor, grid: int) -> Tensor:
+        return distance.double() * 0 + 1

@@ -1,0 +1,103 @@
+"""The gate R_c (Eq. 7): how much of the related region's attention to the condition sits in its nearest fifth.
+
+Notation
+    a_i     score of point i of the guiding box towards the condition, from min-max-normalised logits (A13)
+    m, k    number of points, and k = ceil(m / 5)
+    R_c     mean over heads of sum_{j <= k} a_j / sum_{i <= m} a_i, points ordered by distance to o*
+    s       sqrt(max(0, R_c - tau)), the factor of Eq. 8
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sow.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def nearest_count(m: int, fraction: float) -> int:
+    """k = ceil(m * fraction), computed without the rounding of m * 0.2 (15 points have 3 nearest, not 4)."""
+    return max(1, math.ceil(round(m * fraction, 9)))
+
+
+def r_c(scores: Tensor, fraction: float) -> Tensor:
+    """Eq. 7 for `scores` (B, H, m), non-negative, points nearest first; returns (B,). All-zero scores count as uniform."""
+    m = scores.shape[-1]
+    k = nearest_count(m, fraction)
+    total = scores.sum(-1)
+    share = scores[..., :k].sum(-1) / total.where(total > 0, total + 1)
+    return share.where(total > 0, share * 0 + k / m).mean(-1)
+
+
+@dataclass(frozen=True)
+class RegionGate:
+    """The gate of Eq. 7 and 8.
+
+    `tau`         threshold
+    `queries`     "related": points are query tokens of the related region, averaged over the condition's keys;
+                  "condition": points are key tokens of the related region, averaged over the condition's queries (A13)
+    `score`       "logits" min-max-normalised, or "softmax" probabilities (A13)
+    `scope`       "layer": each layer gates itself; "previous": one value from the 16 x 16 layers of the step before (A14)
+    `min_points`  layers with fewer points use the finest layer's R_c of the step before (A19); 0 = never
+    `fraction`    the nearest share of the points, one fifth
+    """
+
+    tau: float
+    queries: str
+    score: str
+    scope: str
+    min_points: int
+    fraction: float
+    _target_: str = "sow.attention.gate.RegionGate"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau <= 1:
+            raise UserError(f"need 0 <= tau <= 1, got {self.tau} (gate.tau)")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"need 0 < fraction <= 1, got {self.fraction} (gate.fraction)")
+        if self.min_points < 0:
+            raise UserError(f"need min_points >= 0, got {self.min_points} (gate.min_points)")
+        for name, choices in (
+            ("queries", ("related", "condition")),
+            ("score", ("logits", "softmax")),
+            ("scope", ("layer", "previous")),
+        ):
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r} (gate.{name})"
+                )
+
+    def factor(self, value: Tensor) -> Tensor:
+        """s of Eq. 8 for R_c of any shape; a missing R_c (nan) keeps the gate shut."""
+        return (value - self.tau).nan_to_num(0.0).clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True)
+class AlwaysOpen:
+    """No R_c judgement (Table III): modulation at every step with `factor` "one" (1) or "sqrt" (sqrt(1 - tau)).
+
+    R_c is still measured for the trace, by the readings of `RegionGate`.
+    """
+
+    factor_of: str
+    tau: float
+    queries: str
+    score: str
+    scope: str
+    min_points: int
+    fraction: float
+    _target_: str = "sow.attention.gate.AlwaysOpen"
+
+    def __post_init__(self) -> None:
+        if self.factor_of not in ("one", "sqrt"):
+            raise UserError(f"factor_of is one or sqrt, got {self.factor_of!r} (gate.factor_of)")
+        if not 0 <= self.tau <= 1:
+            raise UserError(f"need 0 <= tau <= 1, got {self.tau} (gate.tau)")
+
+    def factor(self, value: Tensor) -> Tensor:
+        """1 or sqrt(1 - tau) whatever R_c is."""
+        return value.nan_to_num(0.0) * 0 + (1.0 if self.factor_of == "one" else math.sqrt(1 - self.tau))

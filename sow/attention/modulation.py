@@ -1,0 +1,215 @@
+"""Attention with P- and P+ (Eq. 4, 5, 7, 8), on plain tensors.
+
+Notation
+    A        logits q k^T / sqrt(d); A~ the same, min-max-normalised per head and query row (A12)
+    P        P+ + P-: on rows of cr, +gamma_dis gamma_time omega+ on the keys of c; on rows of c,
+             -gamma_time omega- on the keys of nc
+    s        the gate's factor sqrt(max(0, R_c - tau))
+    A'       A + (max - min) s P: P is added on the [0, 1] scale and mapped back
+
+A row's bias takes one value on c and one on nc, so only their difference matters and A' needs no mask: see `split.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sow.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sow.attention.regions import Bucket
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """Where and how attention is modulated.
+
+    `normalisation`  "row" per head and query row, "head" per head, "none" adds P to the logits, "literal" leaves the
+                     scores of modulated rows normalised in the softmax (A12)
+    `resolutions`    longer sides, in tokens, of the layers to modulate, None = all; `blocks` of down, mid, up (A15)
+    `branches`       "text": only the text branch of the guidance, "all": every branch (A16)
+    `conditions`     "union": c is the union of the conditions; "each": one key set and one R_c a condition (A18)
+    `region`         "box": c is box_v; "mask": the condition's latent mask (A9)
+    """
+
+    normalisation: str
+    resolutions: list[int] | None
+    blocks: list[str]
+    branches: str
+    conditions: str
+    region: str
+    _target_: str = "sow.attention.modulation.Modulation"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("normalisation", ("row", "head", "none", "literal")),
+            ("branches", ("text", "all")),
+            ("conditions", ("union", "each")),
+            ("region", ("box", "mask")),
+        ):
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r} (modulation.{name})"
+                )
+        wrong = [b for b in self.blocks if b not in ("down", "mid", "up")]
+        if wrong or not self.blocks:
+            raise UserError(f"blocks are of down, mid, up, got {list(self.blocks)} (modulation.blocks)")
+
+
+@dataclass(frozen=True)
+class NoModulation:
+    """Plain sampling (the ablation without DAM, Table II): the UNet keeps its own attention."""
+
+    _target_: str = "sow.attention.modulation.NoModulation"
+
+
+@dataclass(frozen=True, eq=False)
+class Strength:
+    """What modulates one UNet call: omega times gamma_time for P- and P+, the gate, and the reading of A12."""
+
+    minus: float
+    plus: float
+    gate: Any
+    normalisation: str = "row"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """R_c and factor of one layer: `r_c`, `factor` (b, parts), one column a condition part."""
+
+    r_c: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Statistics of the modulated rows of one bucket: `low`, `high`, `lse` (b, H, R), rows of cr last."""
+
+    index: Tensor
+    q: Tensor
+    low: Tensor
+    high: Tensor
+    lse: Tensor
+    related: int = field(default=0)
+
+    def of_related(self, x: Tensor) -> Tensor:
+        return x[:, :, x.shape[2] - self.related :]
+
+
+def row_statistics(q: Tensor, k: Tensor, bucket: Bucket, scale: float, normalisation: str) -> Rows:
+    """Range and log-sum-exp of the logits of the rows in c and cr, the only rows that are modulated."""
+    import torch
+
+    from sow.attention.split import row_range, take
+
+    index = torch.cat((*bucket.rows_c, bucket.rows_r), dim=1)
+    q_rows = take(q, index)
+    low, high, lse = row_range(q_rows, k, scale)
+    if normalisation == "head":
+        all_low, all_high, _ = row_range(q, k, scale)
+        low = all_low.amin(-1, keepdim=True).expand_as(low)
+        high = all_high.amax(-1, keepdim=True).expand_as(high)
+    return Rows(index, q_rows, low, high, lse, bucket.rows_r.shape[1])
+
+
+def point_scores(rows: Rows, k: Tensor, bucket: Bucket, part: int, scale: float, gate: Any) -> Tensor:
+    """a_i of Eq. 7 for condition part `part`, (b, H, m), nearest point first (A13)."""
+    import torch
+
+    from sow.attention.split import take
+
+    keys_c = take(k, bucket.keys[part]).to(rows.low.dtype)
+    order = bucket.order[part][:, None].expand(-1, k.shape[1], -1)
+    if gate.queries == "related":
+        q, low, high, lse = (rows.of_related(x) for x in (rows.q, rows.low, rows.high, rows.lse))
+        if gate.score == "softmax":
+            logits = (q.to(keys_c.dtype) @ keys_c.transpose(-1, -2)) * scale
+            scores = (logits - lse.unsqueeze(-1)).exp().mean(-1)
+        else:
+            # The mean over keys of c commutes with the product: pooled keys, one dot product a point.
+            pooled = (q.to(keys_c.dtype) * keys_c.mean(2, keepdim=True)).sum(-1) * scale
+            scores = normalised(pooled, low, high)
+        return scores.gather(-1, order)
+    start = sum(r.shape[1] for r in bucket.rows_c[:part])
+    here = slice(start, start + bucket.rows_c[part].shape[1])
+    q, low, high, lse = (x[:, :, here] for x in (rows.q, rows.low, rows.high, rows.lse))
+    points = take(k, bucket.rows_r).to(keys_c.dtype)
+    logits = (q.to(points.dtype) @ points.transpose(-1, -2)) * scale
+    if gate.score == "softmax":
+        scores = (logits - lse.unsqueeze(-1)).exp()
+    else:
+        scores = normalised(logits, low.unsqueeze(-1), high.unsqueeze(-1))
+    return torch.mean(scores, dim=2).gather(-1, order)
+
+
+def normalised(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Min-max normalisation to [0, 1]; a constant row normalises to 1 (A13)."""
+    width = high - low
+    return ((x - low) / width.where(width > 0, width + 1)).where(width > 0, x * 0 + 1).clamp(0, 1)
+
+
+def modulated_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bucket: Bucket,
+    strength: Strength,
+    scale: float,
+    previous: Tensor | None = None,
+) -> tuple[Tensor, Reading]:
+    """softmax(A') V for the samples of one bucket (Eq. 8).
+
+    `q`, `k`, `v` (b, H, N, d); `previous` (b, parts) an R_c to use in place of this layer's own, nan where there is none.
+    Returns (b, H, N, d) in the dtype of `v`, and this layer's reading (its own R_c and the factor that was applied).
+    """
+    import torch
+
+    from sow.attention.gate import r_c
+    from sow.attention.split import attention_with_lse, merge, take
+
+    parts = len(bucket.keys) - 1
+    gate = strength.gate
+    rows = row_statistics(q, k, bucket, scale, strength.normalisation)
+    own = torch.stack(
+        [r_c(point_scores(rows, k, bucket, p, scale, gate), gate.fraction) for p in range(parts)], dim=-1
+    )
+    factor = gate.factor(own if previous is None else previous.to(own.dtype))
+    width = rows.high - rows.low
+    if strength.normalisation == "literal":
+        # The whole row is normalised where its gate is open: scale its queries, then P needs no mapping back.
+        opened = (factor.amax(-1) > 0)[:, None, None]
+        shrink = torch.where(opened & (width > 0), 1 / width.where(width > 0, width + 1), width * 0 + 1)
+        scaling = torch.ones(q.shape[:3], dtype=shrink.dtype, device=q.device)
+        scaling = scaling.scatter(2, rows.index[:, None].expand(-1, q.shape[1], -1), shrink)
+        q = (q * scaling.unsqueeze(-1)).to(q.dtype)
+    if strength.normalisation in ("none", "literal"):
+        width = torch.ones_like(width)
+    outs, scores = [], []
+    for p, keys in enumerate(bucket.keys):
+        out, lse = attention_with_lse(q, take(k, keys), take(v, keys), scale)
+        if p < parts:
+            lse = lse + row_bias(rows, width, bucket, strength, factor[:, p], p, lse)
+        outs.append(out)
+        scores.append(lse)
+    return merge(outs, scores), Reading(own, factor)
+
+
+def row_bias(
+    rows: Rows, width: Tensor, bucket: Bucket, strength: Strength, factor: Tensor, part: int, like: Tensor
+) -> Tensor:
+    """Bias of every row (b, H, N) on the keys of condition part `part`, relative to the other keys (Eq. 4 and 5)."""
+    import torch
+
+    counts = [r.shape[1] for r in bucket.rows_c]
+    heads = like.shape[1]
+    per_row = []
+    for i, count in enumerate(counts):
+        # P- is negative on everything outside the condition, which is positive on the condition's own keys.
+        per_row.append(factor.new_full((len(factor), count), strength.minus if i == part else 0.0))
+    per_row.append(bucket.near[part].to(factor.dtype) * strength.plus)
+    bias = width * (torch.cat(per_row, dim=1) * factor[:, None]).unsqueeze(1)
+    full = torch.zeros_like(like)
+    return full.scatter(2, rows.index[:, None].expand(-1, heads, -1), bias.to(like.dtype))

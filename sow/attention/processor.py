@@ -1,0 +1,174 @@
+"""The only file that knows diffusers' attention: processors that hand self-attention to a modulator, and take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from sow.attention.modulation import Modulation, Strength, modulated_attention
+from sow.attention.regions import Bucket, SampleRegions, buckets, layer_sizes
+
+
+class Modulator:
+    """Modulates the self-attention of one batch through its cycles.
+
+    Built once a batch from the regions of its samples; told before each UNet call where in the schedule it stands
+    (`begin`), and asked afterwards what the gates read (`end`). It never looks at a clock of its own.
+    """
+
+    def __init__(
+        self,
+        modulation: Modulation,
+        gate: Any,
+        decay_distance: Any,
+        regions: Sequence[SampleRegions],
+        latent_size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self.modulation = modulation
+        self.gate = gate
+        self.batch = len(regions)
+        self.sizes = layer_sizes(*latent_size)
+        if modulation.resolutions is not None:
+            wanted = set(modulation.resolutions)
+            self.sizes = {n: size for n, size in self.sizes.items() if max(size) in wanted}
+        union = modulation.conditions == "union"
+        self.buckets: dict[int, tuple[Bucket, ...]] = {
+            n: buckets(regions, *size, decay_distance, union, device) for n, size in self.sizes.items()
+        }
+        self.parts = 1 if union else max(len(r.conditions) for r in regions)
+        # Layers of about 16 x 16 tokens at 64 x 64 latents, wherever the canvas's size puts them (A14).
+        self.middle = latent_size[0] * latent_size[1] // 16
+        self.previous: dict[int, Tensor] = {}
+        self.strength: Strength | None = None
+        self.branches: tuple[int, ...] = ()
+        self.readings: dict[str, tuple[int, dict[int, tuple[Tensor, Tensor]]]] = {}
+
+    def begin(self, minus: float, plus: float, branches: int, text_branch: int) -> None:
+        """Before a UNet call on `branches` x batch rows: the strengths omega gamma_time of P- and P+."""
+        self.strength = Strength(minus, plus, self.gate, self.modulation.normalisation)
+        self.branches = tuple(range(branches)) if self.modulation.branches == "all" else (text_branch,)
+        self.text_branch = text_branch
+        self.readings = {}
+
+    def end(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """After the call: layer name -> (R_c, factor), each (B, parts), nan where a layer was not modulated."""
+        if self.readings:
+            sizes = {n for n, _ in self.readings.values()}
+            target = (
+                max(sizes)
+                if self.gate.scope == "layer"
+                else min(sizes, key=lambda n: (abs(n - self.middle), -n))
+            )
+            for branch in self.branches:
+                values = [by_branch[branch][0] for n, by_branch in self.readings.values() if n == target]
+                self.previous[branch] = torch.stack(values).nanmean(0)
+        self.strength = None
+        return {name: by_branch[self.text_branch] for name, (_, by_branch) in self.readings.items()}
+
+    def selects(self, layer: str) -> bool:
+        """Whether the layer of this name lies in the blocks that are modulated (A15)."""
+        return layer.split("_", 1)[0] in self.modulation.blocks
+
+    def attend(self, layer: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Self-attention of one layer: `q`, `k`, `v` (branches x B, H, N, d) -> the same shape."""
+        found = self.buckets.get(q.shape[2], ()) if self.strength is not None and self.selects(layer) else ()
+        if not found:
+            return F.scaled_dot_product_attention(q, k, v)
+        scale = q.shape[-1] ** -0.5
+        out = torch.empty_like(v)
+        done: list[Tensor] = []
+        by_branch: dict[int, tuple[Tensor, Tensor]] = {}
+        for branch in self.branches:
+            shape = (self.batch, self.parts)
+            r_c = q.new_full(shape, float("nan"), dtype=torch.promote_types(q.dtype, torch.float32))
+            factor = r_c.clone()
+            for bucket in found:
+                rows = bucket.samples + branch * self.batch
+                result, reading = modulated_attention(
+                    q[rows],
+                    k[rows],
+                    v[rows],
+                    bucket,
+                    self.strength,
+                    scale,
+                    self.borrowed(branch, bucket, r_c),
+                )
+                out[rows] = result
+                done.append(rows)
+                width = reading.r_c.shape[1]
+                r_c[bucket.samples, :width] = reading.r_c.to(r_c.dtype)
+                factor[bucket.samples, :width] = reading.factor.to(r_c.dtype)
+            by_branch[branch] = (r_c, factor)
+        self.readings[layer] = (q.shape[2], by_branch)
+        count = sum(len(rows) for rows in done)
+        if count < len(q):
+            plain = torch.ones(len(q), dtype=torch.bool, device=q.device)
+            plain[torch.cat(done)] = False
+            # The number of plain rows is known on the host, so no synchronisation is needed to index them.
+            rest = plain.to(torch.int8).argsort(descending=True, stable=True)[: len(q) - count]
+            out[rest] = F.scaled_dot_product_attention(q[rest], k[rest], v[rest])
+        return out
+
+    def borrowed(self, branch: int, bucket: Bucket, like: Tensor) -> Tensor | None:
+        """R_c of the step before, where this layer does not gate itself (A14, A19); None where it does."""
+        if self.gate.scope == "layer" and bucket.rows_r.shape[1] >= self.gate.min_points:
+            return None
+        width = len(bucket.keys) - 1
+        if branch not in self.previous:
+            return like.new_full((len(bucket.samples), width), float("nan"))
+        return self.previous[branch][bucket.samples, :width]
+
+
+class SelfAttentionProcessor:
+    """A processor for one self-attention layer that leaves softmax(A) V to the modulator."""
+
+    def __init__(self, layer: str, modulator: Modulator) -> None:
+        self.layer = layer
+        self.modulator = modulator
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if getattr(attn, "fused_projections", False):
+            q, k, v = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        out = self.modulator.attend(self.layer, q, k, v)
+        out = out.transpose(1, 2).flatten(2)
+        out = attn.to_out[1](attn.to_out[0](out))
+        if attn.residual_connection:
+            out = out + hidden_states
+        return out / attn.rescale_output_factor
+
+
+@contextmanager
+def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
+    """Within the block, the UNet's self-attention is `modulator`'s; afterwards its processors are what they were."""
+    before = dict(unet.attn_processors)
+    name_end = ".attn1.processor"
+    try:
+        unet.set_attn_processor(
+            {
+                name: SelfAttentionProcessor(name.removesuffix(".processor"), modulator)
+                if name.endswith(name_end)
+                else processor
+                for name, processor in before.items()
+            }
+        )
+        yield modulator
+    finally:
+        unet.set_attn_processor(before)

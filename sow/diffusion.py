@@ -1,0 +1,117 @@
+"""DDIM sampling, its inversion and noise injection on plain tensors (Eq. 1-3), on an explicit step index.
+
+Notation
+    alpha       alphas_cumprod, the product of (1 - beta) up to a timestep (Eq. 2)
+    t_k         timestep of step k, k = 0 .. K-1; "leading" spacing
+    x_k         state; x_0 clean, x_K the noise end; step k maps x_{k+1} -> x_k with one UNet call at t_k
+    level(k)    alpha where the sampler reads x_k: alpha[t_{k-1}], and `final_alpha_cumprod` for k = 0
+    e           predicted noise epsilon
+    eta         0 deterministic DDIM, 1 the stochasticity of DDPM
+
+Scalars stay 0-dimensional float32 tensors as in diffusers' schedulers, so that both agree to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sow.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The noise schedule of a frozen model, read at K sampling steps.
+
+    `alphas_cumprod` (num_train_timesteps,) float32; `timesteps` t_0 .. t_{K-1} as ints; `final_alpha` the level of x_0;
+    `prediction_type` "epsilon" or "v_prediction".
+    """
+
+    alphas_cumprod: Tensor
+    timesteps: tuple[int, ...]
+    final_alpha: Tensor
+    prediction_type: str = "epsilon"
+
+    @classmethod
+    def from_config(cls, config: dict, num_inference_steps: int) -> Schedule:
+        """The schedule of a checkpoint's `scheduler_config.json`; raises UserError when K does not fit it."""
+        from diffusers import DDIMScheduler
+
+        trained = DDIMScheduler.from_config(config)
+        total = int(trained.config["num_train_timesteps"])
+        offset = int(trained.config["steps_offset"])
+        if not 1 <= num_inference_steps <= total:
+            raise UserError(
+                f"need 1 <= num_inference_steps <= {total}, got {num_inference_steps} (num_inference_steps)"
+            )
+        ratio = total // num_inference_steps
+        timesteps = tuple(k * ratio + offset for k in range(num_inference_steps))
+        if timesteps[-1] >= total:
+            raise UserError(
+                f"num_inference_steps={num_inference_steps} puts the last step at timestep {timesteps[-1]}, past "
+                f"{total - 1}: take fewer steps (num_inference_steps)"
+            )
+        prediction = str(trained.config["prediction_type"])
+        if prediction not in ("epsilon", "v_prediction"):
+            raise UserError(f"the model predicts {prediction!r}; epsilon and v_prediction are known (model)")
+        return cls(trained.alphas_cumprod, timesteps, trained.final_alpha_cumprod, prediction)
+
+    @property
+    def steps(self) -> int:
+        """K."""
+        return len(self.timesteps)
+
+    def level(self, k: int) -> Tensor:
+        """alpha where the sampler reads state x_k, k = 0 .. K (spec of the step index; A4 `aligned`)."""
+        return self.final_alpha if k == 0 else self.alphas_cumprod[self.timesteps[k - 1]]
+
+    def official_level(self, k: int) -> Tensor:
+        """alpha[t_k]: where the published COW code puts the inverted x_k, one level above `level`."""
+        if k >= self.steps:
+            step = self.timesteps[-1] + (self.timesteps[-1] - self.timesteps[-2] if self.steps > 1 else 1)
+            return self.alphas_cumprod[min(step, len(self.alphas_cumprod) - 1)]
+        return self.alphas_cumprod[self.timesteps[k]]
+
+    def epsilon(self, output: Tensor, x: Tensor, k: int) -> Tensor:
+        """Noise prediction from the UNet's output at step k, whatever the model was trained to predict."""
+        if self.prediction_type == "epsilon":
+            return output
+        alpha = self.alphas_cumprod[self.timesteps[k]]
+        return alpha**0.5 * output + (1 - alpha) ** 0.5 * x
+
+
+def ddim_step(
+    x: Tensor, e: Tensor, alpha: Tensor, alpha_prev: Tensor, eta: float = 0.0, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One DDIM step x_{k+1} -> x_k (Eq. 3 by Euler; DDIM's sigma for eta > 0): returns x_k and the predicted x_0.
+
+    `x`, `e`, `noise` (B, C, h, w); `alpha`, `alpha_prev` the levels of x_{k+1} and x_k. `noise` is needed for eta > 0.
+    """
+    variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
+    sigma = eta * variance**0.5
+    x0 = (x - (1 - alpha) ** 0.5 * e) / alpha**0.5
+    x_prev = alpha_prev**0.5 * x0 + (1 - alpha_prev - sigma**2) ** 0.5 * e
+    if eta > 0:
+        if noise is None:
+            raise ValueError(f"eta={eta} needs noise")
+        x_prev = x_prev + sigma * noise
+    return x_prev, x0
+
+
+def invert_step(x: Tensor, e: Tensor, alpha: Tensor, alpha_next: Tensor) -> Tensor:
+    """The exact reverse of the deterministic step, x_k at level `alpha` -> x_{k+1} at level `alpha_next` (Eq. 3)."""
+    x0 = (x - (1 - alpha) ** 0.5 * e) / alpha**0.5
+    return alpha_next**0.5 * x0 + (1 - alpha_next) ** 0.5 * e
+
+
+def inject_noise(x: Tensor, alpha: Tensor, alpha_next: Tensor, noise: Tensor) -> Tensor:
+    """q(x_{t2} | x_{t1}) in one jump (Eq. 2, whose printed standard deviation is the variance)."""
+    ratio = alpha_next / alpha
+    return ratio**0.5 * x + (1 - ratio) ** 0.5 * noise
+
+
+def replace(x: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Replace(x, v): inside `mask` (B, 1, h, w, bool) the condition's inverted latents `v`, outside `x` untouched."""
+    return torch.where(mask, v, x)

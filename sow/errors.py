@@ -1,0 +1,10 @@
+"""The one exception that a user is meant to read."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input, said on one line that names the value, the config key and the cure; `run.py` prints it and exits with 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).split()))

@@ -1,0 +1,388 @@
+"""SOW and COW: the components of a run put together, from requests to samples.
+
+COW is this class composed of other components (conf/method/cow.yaml); there is no second loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sow import diffusion, noise
+from sow.algorithm import selective_one_way_diffusion
+from sow.attention.modulation import NoModulation
+from sow.backbone import Backbone
+from sow.cycle import Cycle
+from sow.diffusion import Schedule
+from sow.errors import UserError
+from sow.guidance import ClassifierFree, Regional, Rule, classifier_free
+from sow.inversion import Inversion
+from sow.methods.trace import Recorder
+from sow.preservation import Preservation
+from sow.seed_init import Background, PureNoise, Seed, canvas_mask, paste_latents, place
+from sow.types import Canvas, Phase, Plan, Request, Sample, Step, StepContext
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """Text-vision-to-image generation on a frozen model (Sec. IV).
+
+    Every field but `backbone` and `canvas` is a component of the config group of the same name; `planner`, `position`
+    and `intensify` make the plans.
+    """
+
+    backbone: Backbone
+    canvas: Canvas
+    planner: Any
+    position: Any
+    intensify: Any
+    seed_init: Background | PureNoise
+    inversion: Inversion
+    cycle: Cycle
+    preservation: Preservation
+    guidance: ClassifierFree | Regional
+    modulation: Any
+    p_plus: Any
+    p_minus: Any
+    decay_time: Any
+    decay_distance: Any
+    gate: Any
+    num_inference_steps: int
+    task: str = "normal"
+    batch_size: int = 4
+    schedule: Schedule = field(init=False)
+    t1: int = field(init=False)
+    t2: int = field(init=False)
+    t3: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        t1, t2 = self.cycle.resolve(self.num_inference_steps)
+        derived = {
+            "schedule": Schedule.from_config(self.backbone.scheduler_config, self.num_inference_steps),
+            "t1": t1,
+            "t2": t2,
+            "t3": self.preservation.resolve(self.cycle, self.num_inference_steps),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def plan(self, requests: Sequence[Request]) -> list[Plan]:
+        """One plan a request (Sec. IV-A)."""
+        from sow.planner import make_plans
+
+        return make_plans(list(requests), self.planner, self.position, self.intensify, self.canvas)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        plans: Sequence[Plan] | None = None,
+        snapshots: bool = False,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> list[Sample]:
+        """One sample a request, in order; at most `batch_size` requests share a UNet call, which changes rounding only.
+
+        `snapshots` decodes the predicted image after each cycle. `on_step` sees every step of every batch.
+        """
+        requests = list(requests)
+        self.check(requests)
+        recorder = Recorder(self.backbone)
+        with recorder.phase("plan"):
+            plans = list(plans) if plans is not None else self.plan(requests)
+        samples: list[Sample] = []
+        for start in range(0, len(requests), self.batch_size):
+            here = slice(start, start + self.batch_size)
+            samples += self._generate_batch(requests[here], plans[here], recorder.child(), snapshots, on_step)
+        return samples
+
+    def steps(self, request: Request, *, plan: Plan | None = None) -> Iterator[Step]:
+        """Every step of one request's run, the last one holding x_0; nothing is decoded."""
+        self.check([request])
+        plans = [plan] if plan is not None else self.plan([request])
+        yield from self._run([request], plans)
+
+    def denoising_steps(self, sizes: int = 1) -> int:
+        """How many UNet calls (steps with the event "denoise") one batch takes whose conditions have `sizes` sizes."""
+        per_cycle = self.t2 - self.cycle.last_state(self.t1)
+        inversions = 0 if self.inversion.condition == "canvas" else sizes * self.t2
+        start = (
+            self.num_inference_steps - self.t2
+            if isinstance(self.seed_init, PureNoise)
+            else (self.t1 if self._inverts_to_t1 else self.t2)
+        )
+        return inversions + start + self.cycle.cycles * per_cycle + self.cycle.last_state(self.t1)
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise UserError for requests that this sampler was not composed for."""
+        for request in requests:
+            if not request.conditions:
+                raise UserError("a request needs at least one visual condition (condition)")
+            if request.task is not None and request.task != self.task:
+                raise UserError(
+                    f"the request's task is {request.task} but the sampler was composed for {self.task}: compose "
+                    f"task={request.task} (task)"
+                )
+
+    @property
+    def _inverts_to_t1(self) -> bool:
+        return self.seed_init.start == "inject" and self.inversion.condition == "alone"
+
+    def _generate_batch(
+        self,
+        requests: Sequence[Request],
+        plans: Sequence[Plan],
+        recorder: Recorder,
+        snapshots: bool,
+        on_step: Callable[[Step], None] | None,
+    ) -> list[Sample]:
+        step = None
+        last_of_cycle: list[Tensor] = []
+        end = self.cycle.last_state(self.t1)
+        try:
+            for step in self._run(requests, plans):
+                recorder.add(step)
+                if (
+                    snapshots
+                    and step.event == "denoise"
+                    and step.context.cycle is not None
+                    and step.context.index == end
+                ):
+                    last_of_cycle.append(step.denoised)
+                if on_step is not None:
+                    on_step(step)
+            assert step is not None
+            with recorder.phase("decode"):
+                images = pictures(self.backbone, step.latents)
+                series = [pictures(self.backbone, x) for x in last_of_cycle]
+        except torch.OutOfMemoryError as error:
+            half = max(1, len(requests) // 2)
+            raise UserError(
+                f"out of memory with {len(requests)} requests in a batch: try batch_size={half} (batch_size)"
+            ) from error
+        traces, seconds, counts = recorder.finish(len(requests))
+        return [
+            Sample(
+                request=request,
+                plan=plans[i],
+                image=images[i],
+                latents=step.latents[i : i + 1],
+                canvas=self.canvas,
+                snapshots=tuple(s[i] for s in series),
+                trace=traces[i],
+                seconds=seconds,
+                counts=counts,
+            )
+            for i, request in enumerate(requests)
+        ]
+
+    def _run(self, requests: Sequence[Request], plans: Sequence[Plan]) -> Iterator[Step]:
+        """Algorithm 1 on one batch: place, encode, invert, cycle, preserve."""
+        device, dtype = self.backbone.device, self.backbone.dtype
+        generators = [noise.generator(r.seed) for r in requests]
+        placed = [
+            place(self.seed_init, r, p, self.canvas, i, g)
+            for i, (r, p, g) in enumerate(zip(requests, plans, generators, strict=True))
+        ]
+        seeds = [seed for _, own in placed for seed in own]
+        M = canvas_mask(seeds, len(requests), self.canvas.latent_size).to(device)
+        prompts = [
+            self.inversion.choose_prompt(r.prompt, p.prompt) for r, p in zip(requests, plans, strict=True)
+        ]
+
+        v: dict[int, Tensor] = {}
+        like = torch.zeros(
+            (len(requests), self.backbone.channels, *self.canvas.latent_size), dtype=dtype, device=device
+        )
+        if self.inversion.condition == "alone":
+            kept: dict[int, list[Any]] = {k: [None] * len(seeds) for k in range(self.t2 + 1)}
+            for group in by_size(seeds):
+                members = [seeds[i] for i in group]
+                x = self._encode([s.image for s in members], [generators[s.sample] for s in members])
+                number = members[0].condition if len(members) == 1 else None
+                for step in self._invert(
+                    x, [prompts[s.sample] for s in members], self.t2, "invert_condition", number
+                ):
+                    k = 0 if step.event == "start" else step.context.index + 1
+                    for row, i in enumerate(group):
+                        kept[k][i] = step.latents[row]
+                    yield step
+            v = {k: paste_latents(seeds, values, like) for k, values in kept.items()}
+        x = yield from self._start([image for image, _ in placed], prompts, generators, plans, v)
+
+        yield from selective_one_way_diffusion(
+            x,
+            v,
+            M,
+            t1=self.t1,
+            t2=self.t2,
+            t3=self.t3,
+            N=self.cycle.cycles,
+            inject_first=self.seed_init.start == "inject",
+            literal=self.cycle.steps == "literal",
+            timesteps=self.schedule.timesteps,
+            **self._denoisers(requests, plans, seeds, M, generators),
+        )
+
+    def _start(
+        self,
+        images: Sequence[Tensor],
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        plans: Sequence[Plan],
+        v: dict[int, Tensor],
+    ) -> Iterator[Step]:
+        """The latents that enter the cycles: the canvas inverted, or x_K ~ N(0, 1) denoised to x_{t2} with c'."""
+        device, dtype = self.backbone.device, self.backbone.dtype
+        if isinstance(self.seed_init, PureNoise):
+            x = self._draw((1, self.backbone.channels, *self.canvas.latent_size), generators)
+            yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
+            rule = self.guidance.in_cycle()
+            embeds = self._embeds(rule, [p.prompt for p in plans])
+            M = torch.zeros((len(plans), 1, *self.canvas.latent_size), dtype=torch.bool, device=device)
+            for k in range(self.num_inference_steps - 1, self.t2 - 1, -1):
+                context = StepContext("sample", None, k, self.schedule.timesteps[k])
+                e = self._epsilon(rule, x, k, embeds, M)
+                x, x0 = diffusion.ddim_step(x, e, self.schedule.level(k + 1), self.schedule.level(k))
+                yield Step(x, "denoise", context, {}, x0)
+            return x
+        x = self._encode(list(images), list(generators))
+        stop = self.t1 if self._inverts_to_t1 else self.t2
+        wanted = x
+        for step in self._invert(x, prompts, stop, "invert_canvas", None):
+            k = 0 if step.event == "start" else step.context.index + 1
+            if self.inversion.condition == "canvas":
+                v[k] = step.latents
+            if k == (self.t1 if self.seed_init.start == "inject" else self.t2):
+                wanted = step.latents
+            yield step
+        return wanted.to(dtype)
+
+    def _denoisers(
+        self,
+        requests: Sequence[Request],
+        plans: Sequence[Plan],
+        seeds: Sequence[Seed],
+        M: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Callable]:
+        """p_a, p_s and inject of Algorithm 1, bound to this batch."""
+        cycle_rule, preserve_rule = self.guidance.in_cycle(), self.guidance.in_preservation()
+        cycle_embeds = self._embeds(cycle_rule, [p.prompt for p in plans])
+        own = [
+            r.prompt if self.preservation.prompt == "user" else p.prompt
+            for r, p in zip(requests, plans, strict=True)
+        ]
+        preserve_embeds = self._embeds(preserve_rule, own)
+        modulator = self._modulator(plans, seeds)
+        levels = self.cycle.levels(self.schedule, self.t1, self.t2)
+        per_cycle = self.t2 - self.cycle.last_state(self.t1)
+
+        def step(x: Tensor, e: Tensor, k: int, eta: float) -> tuple[Tensor, Tensor]:
+            draw = self._draw((1, *x.shape[1:]), generators) if eta > 0 else None
+            return diffusion.ddim_step(x, e, self.schedule.level(k + 1), self.schedule.level(k), eta, draw)
+
+        def p_a(x: Tensor, context: StepContext) -> tuple[Tensor, Tensor, Any]:
+            k = context.index
+            if modulator is None:
+                return *step(x, self._epsilon(cycle_rule, x, k, cycle_embeds, M), k, self.cycle.eta), {}
+            from sow.attention.processor import modulated
+
+            minus, plus = self.decay_time.factors(
+                context.cycle, self.t2 - 1 - k, self.cycle.cycles, per_cycle
+            )
+            with modulated(self.backbone.unet, modulator):
+                modulator.begin(
+                    self.p_minus.omega * minus,
+                    self.p_plus.omega * plus,
+                    len(cycle_rule.prompts("")),
+                    cycle_rule.text_branch,
+                )
+                e = self._epsilon(cycle_rule, x, k, cycle_embeds, M)
+                gates = modulator.end()
+            return *step(x, e, k, self.cycle.eta), gates
+
+        def p_s(x: Tensor, context: StepContext) -> tuple[Tensor, Tensor, Any]:
+            e = self._epsilon(preserve_rule, x, context.index, preserve_embeds, M)
+            return *step(x, e, context.index, self.preservation.eta), {}
+
+        def inject(x: Tensor) -> Tensor:
+            return diffusion.inject_noise(x, *levels, self._draw((1, *x.shape[1:]), generators))
+
+        return {"p_a": p_a, "p_s": p_s, "inject": inject}
+
+    def _modulator(self, plans: Sequence[Plan], seeds: Sequence[Seed]):
+        """The modulator of this batch, None where attention is left alone."""
+        if isinstance(self.modulation, NoModulation):
+            return None
+        from sow.attention.processor import Modulator
+        from sow.methods.regions import regions_of
+
+        regions = regions_of(plans, seeds, self.canvas, self.modulation.region)
+        return Modulator(
+            self.modulation,
+            self.gate,
+            self.decay_distance,
+            regions,
+            self.canvas.latent_size,
+            self.backbone.device,
+        )
+
+    def _invert(
+        self, x: Tensor, prompts: Sequence[str], stop: int, phase: Phase, condition: int | None
+    ) -> Iterator[Step]:
+        """DDIM inversion x_0 -> x_stop: a start, then one step for each state."""
+        rule = classifier_free(self.inversion.guidance_scale, self.inversion.negative_prompt)
+        embeds = self._embeds(rule, prompts)
+        mask = torch.zeros((len(x), 1, 1, 1), dtype=torch.bool, device=x.device)
+        yield Step(x, "start", StepContext(phase, None, 0, None, condition))
+        for k in range(stop):
+            e = self._epsilon(rule, x, k, embeds, mask)
+            x = diffusion.invert_step(x, e, *self.inversion.step_levels(self.schedule, k))
+            yield Step(x, "denoise", StepContext(phase, None, k, self.schedule.timesteps[k], condition))
+
+    def _encode(self, images: Sequence[Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+        """Latents of pictures of one size, the posterior's mode or a draw from it (A17)."""
+        height, width = images[0].shape[-2:]
+        draws = None
+        if self.inversion.vae == "sample":
+            size = (height // self.canvas.factor, width // self.canvas.factor)
+            channels = int(self.backbone.vae.config.latent_channels)
+            draws = self._draw((1, channels, *size), generators)
+        return self.backbone.encode(torch.stack(list(images)), draws)
+
+    def _draw(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+        """One draw of `shape` (1, C, h, w) for each generator, as a batch."""
+        draws = [noise.randn(shape, g, self.backbone.device, self.backbone.dtype) for g in generators]
+        return torch.cat(draws)
+
+    def _embeds(self, rule: Rule, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings of every branch, branch by branch: (branches x B, length, channels)."""
+        branches = zip(*(rule.prompts(p) for p in prompts), strict=True)
+        return torch.cat([self.backbone.embed(branch) for branch in branches])
+
+    def _epsilon(self, rule: Rule, x: Tensor, k: int, embeds: Tensor, mask: Tensor) -> Tensor:
+        """Guided noise prediction of step k for x (B, C, h, w)."""
+        branches = len(embeds) // len(x)
+        output = self.backbone.predict(torch.cat([x] * branches), self.schedule.timesteps[k], embeds)
+        output = self.schedule.epsilon(output, torch.cat([x] * branches), k)
+        return rule.combine(output.chunk(branches), mask)
+
+
+def by_size(seeds: Sequence[Seed]) -> list[list[int]]:
+    """Places of seeds grouped by latent size: those of one size are inverted together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, seed in enumerate(seeds):
+        groups.setdefault(tuple(seed.latent_mask.shape), []).append(i)
+    return list(groups.values())
+
+
+def pictures(backbone: Backbone, latents: Tensor) -> list[Any]:
+    """PIL images of latents (B, C, h, w)."""
+    from PIL import Image
+
+    pixels = (backbone.decode(latents) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(p) for p in pixels]

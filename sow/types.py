@@ -1,0 +1,228 @@
+"""The values that travel from a request to a sample; no tensor library is imported to describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from sow.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+Phase = Literal["invert_condition", "invert_canvas", "sample", "cycle", "preserve"]
+Event = Literal["start", "inject", "denoise", "replace"]
+
+
+@dataclass(frozen=True, order=True)
+class Box:
+    """An axis-aligned rectangle in pixels, [x, y, width, height] with (x, y) the upper left corner (Sec. IV-A)."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+    def __post_init__(self) -> None:
+        if self.w <= 0 or self.h <= 0:
+            raise UserError(f"a box needs a positive width and height, got {self.as_list()}")
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Box:
+        """A box from any four numbers [x, y, width, height], rounded to whole pixels."""
+        if len(values) != 4:
+            raise UserError(f"a box is [x, y, width, height], got {list(values)}")
+        return cls(*(round(float(v)) for v in values))
+
+    @property
+    def right(self) -> int:
+        return self.x + self.w
+
+    @property
+    def bottom(self) -> int:
+        return self.y + self.h
+
+    @property
+    def center(self) -> tuple[float, float]:
+        return self.x + self.w / 2, self.y + self.h / 2
+
+    @property
+    def area(self) -> int:
+        return self.w * self.h
+
+    def as_list(self) -> list[int]:
+        return [self.x, self.y, self.w, self.h]
+
+    def intersection(self, other: Box) -> int:
+        """Area shared with `other`, in square pixels."""
+        width = min(self.right, other.right) - max(self.x, other.x)
+        height = min(self.bottom, other.bottom) - max(self.y, other.y)
+        return max(0, width) * max(0, height)
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with `other`, in [0, 1]."""
+        shared = self.intersection(other)
+        return shared / (self.area + other.area - shared)
+
+    def inside(self, width: int, height: int) -> bool:
+        """Whether the box lies wholly on a canvas of `width` x `height` pixels."""
+        return self.x >= 0 and self.y >= 0 and self.right <= width and self.bottom <= height
+
+    def clipped(self, width: int, height: int) -> Box:
+        """The part of the box on a canvas of `width` x `height`; raises UserError when nothing is left."""
+        x, y = max(0, self.x), max(0, self.y)
+        right, bottom = min(width, self.right), min(height, self.bottom)
+        if right <= x or bottom <= y:
+            raise UserError(f"box {self.as_list()} lies outside the {width} x {height} canvas")
+        return Box(x, y, right - x, bottom - y)
+
+    def snapped(self, factor: int) -> Box:
+        """The box moved to the grid of the VAE: offsets rounded down, sizes to the nearest multiple of `factor`."""
+        return Box(
+            self.x // factor * factor,
+            self.y // factor * factor,
+            max(factor, (self.w + factor // 2) // factor * factor),
+            max(factor, (self.h + factor // 2) // factor * factor),
+        )
+
+    def scaled(self, ratio: float) -> Box:
+        """The box in the pixels of a canvas `ratio` times as large."""
+        return Box.of([v * ratio for v in self.as_list()])
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Size of the generated image in pixels, the VAE's factor, and the limits of a condition's side (Sec. V)."""
+
+    width: int
+    height: int
+    factor: int
+    condition_min: int
+    condition_max: int
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(height, width) of the latents."""
+        return self.height // self.factor, self.width // self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class VisualCondition:
+    """One visual condition V_0: an RGB picture and the pixels of it that belong to the condition.
+
+    `image`  PIL RGB. `mask`  PIL "L" of the same size, 255 = belongs to the condition, 0 = does not; None = all of it.
+    `box`    where the user wants it, in canvas pixels; None leaves the place to the planner.
+    `truth`  what is known about the picture (a rendered person's attributes and identity); only metrics read it.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None = None
+    box: Box | None = None
+    name: str = "condition"
+    truth: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.mask is not None:
+            if self.mask.size != self.image.size:
+                raise UserError(
+                    f"the mask is {self.mask.size[0]} x {self.mask.size[1]} but its image is {self.image.size[0]} x "
+                    f"{self.image.size[1]}: give a mask of the image's size (condition.mask)"
+                )
+            if self.mask.convert("L").getextrema()[1] == 0:
+                raise UserError(f"the mask of {self.name} is empty: mark the pixels to keep (condition.mask)")
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One TV2I request: visual conditions, prompt c, seed, and the task setting it belongs to (None = the sampler's)."""
+
+    conditions: tuple[VisualCondition, ...]
+    prompt: str
+    task: str | None = None
+    seed: int = 0
+    id: str = "0"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the planner decided (Sec. IV-A): one box_v a condition, the related region box_r (a union), the prompt c'."""
+
+    boxes: tuple[Box, ...]
+    related: tuple[Box, ...]
+    prompt: str
+    source: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers for plan.json."""
+        return {
+            "boxes": [b.as_list() for b in self.boxes],
+            "related": [b.as_list() for b in self.related],
+            "prompt": self.prompt,
+            "source": self.source,
+            "details": dict(self.details),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that `to_dict` wrote; raises KeyError or UserError for anything else."""
+        return cls(
+            boxes=tuple(Box.of(b) for b in values["boxes"]),
+            related=tuple(Box.of(b) for b in values["related"]),
+            prompt=str(values["prompt"]),
+            source=str(values["source"]),
+            details=dict(values.get("details", {})),
+        )
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where in Algorithm 1 a UNet call stands: the only clock there is.
+
+    `phase`; `cycle` from 0, None outside the cycles; `index` k of the step x_{k+1} -> x_k (x_k -> x_{k+1} in an
+    inversion), or of the state x_k for start, inject and replace; `timestep` t_k of the UNet call, None where there is
+    none; `condition` which visual condition is being inverted.
+    """
+
+    phase: Phase
+    cycle: int | None = None
+    index: int | None = None
+    timestep: int | None = None
+    condition: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One visible step.
+
+    `latents` (B, C, h, w) after the event; `gates` maps a layer's name to its (R_c, factor), each (B, parts), nan where
+    the layer is not modulated; `denoised` the x_0 predicted by a denoising step.
+    """
+
+    latents: torch.Tensor
+    event: Event
+    context: StepContext
+    gates: Mapping[str, Any] = field(default_factory=dict)
+    denoised: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A finished image. `image` PIL RGB; `latents` (1, C, h, w); `snapshots` one small image after each cycle;
+    `trace` one row a step (phase, cycle, index, timestep, event, norm, and R_c and gate for each layer);
+    `seconds` by phase; `counts` UNet sample-evaluations by latent size."""
+
+    request: Request
+    plan: Plan
+    image: Image.Image
+    latents: torch.Tensor
+    canvas: Canvas
+    snapshots: tuple[Image.Image, ...] = ()
+    trace: tuple[Mapping[str, Any], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
