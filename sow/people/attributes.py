@@ -17,7 +17,16 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
     "hair_color": ("black", "brown", "blond", "red", "gray", "blue"),
     "hat": ("none", "cap", "beanie", "straw hat", "top hat"),
     "clothing": ("t-shirt", "shirt", "sweater", "suit", "dress", "hoodie"),
-    "clothing_color": ("red", "orange", "yellow", "green", "blue", "purple", "white", "black"),
+    "clothing_color": (
+        "red",
+        "orange",
+        "yellow",
+        "green",
+        "blue",
+        "purple",
+        "white",
+        "black",
+    ),
     "scene": (
         "forest",
         "beach",
@@ -122,7 +131,10 @@ class Attributes:
 def identity_categories(identity: int) -> dict[str, str]:
     """Skin tone and eye colour of an identity (they repeat with period 20 over the integers)."""
     skins, eyes = VOCABULARY["skin"], VOCABULARY["eyes"]
-    return {"skin": skins[identity % len(skins)], "eyes": eyes[identity // len(skins) % len(eyes)]}
+    return {
+        "skin": skins[identity % len(skins)],
+        "eyes": eyes[identity // len(skins) % len(eyes)],
+    }
 
 
 def sample_identity(rng: np.random.Generator, attributes: Attributes | None = None) -> int:
@@ -141,8 +153,8 @@ def with_identity(attributes: Attributes, identity: int) -> Attributes:
 
 def sample_attributes(rng: np.random.Generator) -> Attributes:
     """Draw the attributes of one picture; about 8 % show nobody (empty scenes, and walls more often)."""
-    values = {name: _draw(rng, name) for name in VOCABULARY}
-    values["hair_color"] = str(rng.choice(VOCABULARY["hair_color"], p=_HAIR_COLOR_BY_AGE[values["age"]]))
+    values = {name: _pick(rng, options, _WEIGHTS.get(name)) for name, options in VOCABULARY.items()}
+    values["hair_color"] = _pick(rng, VOCABULARY["hair_color"], _HAIR_COLOR_BY_AGE[values["age"]])
     if values["presence"] == "nobody" and rng.random() < 0.35:
         values["scene"] = "plain wall"
     rainy = rng.random() < 0.15
@@ -150,5 +162,16 @@ def sample_attributes(rng: np.random.Generator) -> Attributes:
     return Attributes(**values)
 
 
-def _draw(rng: np.random.Generator, name: str) -> str:
-    return str(rng.choice(VOCABULARY[name], p=_WEIGHTS.get(name)))
+def _pick(
+    rng: np.random.Generator,
+    options: tuple[str, ...],
+    weights: tuple[float, ...] | None,
+) -> str:
+    if weights is None:
+        return options[int(rng.integers(len(options)))]
+    u = rng.random()
+    for option, weight in zip(options, weights, strict=True):
+        u -= weight
+        if u < 0:
+            return option
+    return options[-1]

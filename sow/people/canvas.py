@@ -51,7 +51,9 @@ def ellipse_points(x: float, y: float, rx: float, ry: float) -> Points:
     return _CIRCLE * (rx, ry) + (x, y)
 
 
-def outline_stroke(points: Points, start: float, end: float | None = None, middle: float | None = None) -> Points:
+def outline_stroke(
+    points: Points, start: float, end: float | None = None, middle: float | None = None
+) -> Points:
     """Polygon of a stroke along an open curve (k, 2), with widths at its start, middle and end."""
     end = start if end is None else end
     k = len(points)
@@ -79,12 +81,20 @@ def _ramp(count: int) -> Points:
 
 def mix(a: Color, b: Color, t: float) -> Color:
     """Linear blend of two colours, t = 0 gives a."""
-    return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t)
+    return (
+        a[0] + (b[0] - a[0]) * t,
+        a[1] + (b[1] - a[1]) * t,
+        a[2] + (b[2] - a[2]) * t,
+    )
 
 
 def shade(color: Color, gain: float) -> Color:
     """The colour times a gain, clipped to [0, 255]."""
-    return (min(color[0] * gain, 255.0), min(color[1] * gain, 255.0), min(color[2] * gain, 255.0))
+    return (
+        min(color[0] * gain, 255.0),
+        min(color[1] * gain, 255.0),
+        min(color[2] * gain, 255.0),
+    )
 
 
 class Frame:

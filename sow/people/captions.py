@@ -43,19 +43,50 @@ _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "spiky": ("spiky{c} hair",),
     },
     "scene": {
-        "forest": ("in a forest", "in the woods", "in a serene forest", "among trees in a forest"),
-        "beach": ("on a beach", "at the beach", "at the seaside", "on a sunny beach"),
+        "forest": (
+            "in a forest",
+            "in the woods",
+            "in a serene forest",
+            "among trees in a forest",
+        ),
+        "beach": ("on a beach", "at the beach", "at the seaside", "on a sandy beach"),
         "city street": ("on a city street", "in a street", "on a busy street"),
-        "snowy mountains": ("in front of snowy mountains", "in the mountains", "by a snowy mountain"),
+        "snowy mountains": (
+            "in front of snowy mountains",
+            "in the mountains",
+            "by a snowy mountain",
+        ),
         "library": ("in a library", "at a library", "in front of bookshelves"),
         "kitchen": ("in a kitchen", "in the kitchen"),
-        "river": ("beside a river", "besides a peaceful river", "by a lake", "near a river"),
+        "river": (
+            "beside a river",
+            "besides a peaceful river",
+            "by a lake",
+            "near a river",
+        ),
         "desert": ("in a desert", "in the desert", "among cacti in a desert"),
-        "night city": ("in a city at night", "in front of a night city", "in a night city"),
-        "formal hall": ("in a formal hall", "at a formal event", "in a ballroom", "attending a formal event"),
-        "car show": ("at a car show", "at a vintage car show", "in front of vintage cars"),
+        "night city": (
+            "in a city at night",
+            "in front of a night city",
+            "in a night city",
+        ),
+        "formal hall": (
+            "in a formal hall",
+            "at a formal event",
+            "in a ballroom",
+            "attending a formal event",
+        ),
+        "car show": (
+            "at a car show",
+            "at a vintage car show",
+            "in front of vintage cars",
+        ),
         "savanna": ("in the savanna", "on a safari", "on a wildlife expedition"),
-        "plain wall": ("in front of a{c} wall", "against a plain{c} wall", "before a{c} wall"),
+        "plain wall": (
+            "in front of a{c} wall",
+            "against a plain{c} wall",
+            "before a{c} wall",
+        ),
     },
     "empty": {
         "forest": ("forest",),
@@ -97,7 +128,10 @@ _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "straw hat": ("a straw hat", "a safari hat", "a sun hat"),
         "top hat": ("a top hat",),
     },
-    "glasses": {"glasses": ("glasses", "eyeglasses"), "sunglasses": ("sunglasses", "dark sunglasses")},
+    "glasses": {
+        "glasses": ("glasses", "eyeglasses"),
+        "sunglasses": ("sunglasses", "dark sunglasses"),
+    },
     "clothing": {
         "t-shirt": ("t-shirt", "tee"),
         "shirt": ("shirt", "buttoned shirt"),
@@ -108,7 +142,7 @@ _PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 _STYLE_PREFIX = {
-    "photo": ("a photo of", "a picture of", "a portrait photo of", "an image of"),
+    "photo": ("a photo of", "a picture of", "a photograph of", "an image of"),
     "pencil sketch": ("a pencil sketch of", "a pencil drawing of"),
     "oil painting": ("an oil painting of", "a painting of"),
     "pixel art": ("pixel art of", "a pixel art picture of"),
@@ -116,8 +150,16 @@ _STYLE_PREFIX = {
 }
 _STYLE_SUFFIX = {
     "photo": (),
-    "pencil sketch": ("pencil sketch", "in pencil sketch style", "in the style of a pencil sketch"),
-    "oil painting": ("oil painting", "in the style of an oil painting", "in oil painting style"),
+    "pencil sketch": (
+        "pencil sketch",
+        "in pencil sketch style",
+        "in the style of a pencil sketch",
+    ),
+    "oil painting": (
+        "oil painting",
+        "in the style of an oil painting",
+        "in oil painting style",
+    ),
     "pixel art": ("pixel art", "in pixel art style", "in the style of pixel art"),
     "comic": ("comic", "in comic style", "in the style of a comic book"),
 }
@@ -153,7 +195,16 @@ def caption(
     else:
         core = _person_core(attributes, mentioned, pick, rng)
         if framing != "scene":
-            core = pick(("a close-up of the face of ", "a close-up portrait of ", "the face of ")) + core
+            core = (
+                pick(
+                    (
+                        "a close-up of the face of ",
+                        "a close-up portrait of ",
+                        "the face of ",
+                    )
+                )
+                + core
+            )
     text = _styled(core, attributes, mentioned, pick)
     if rng.random() < 0.5:
         text = text[0].upper() + text[1:]
@@ -173,14 +224,32 @@ def _styled(core: str, a: Attributes, mentioned: set[str], pick: Callable[[Seque
 def _empty_core(a: Attributes, mentioned: set[str], pick: Callable[[Sequence[str]], str]) -> str:
     if a.scene == "plain wall":
         color = f" {a.wall_color}" if "wall_color" in mentioned else ""
-        return pick((f"a plain{color} wall", f"an empty{color} wall", _article(f"{color} wall".strip())))
+        return pick(
+            (
+                f"a plain{color} wall",
+                f"an empty{color} wall",
+                _article(f"{color} wall".strip()),
+            )
+        )
     place = pick(_PHRASES["empty"][a.scene])
     rain = " in the rain" if a.weather == "rain" and "weather" in mentioned else ""
-    return pick((f"an empty {place}", f"{_article(place)} with nobody", f"{_article(place)} without people")) + rain
+    return (
+        pick(
+            (
+                f"an empty {place}",
+                f"{_article(place)} with nobody",
+                f"{_article(place)} without people",
+            )
+        )
+        + rain
+    )
 
 
 def _person_core(
-    a: Attributes, mentioned: set[str], pick: Callable[[Sequence[str]], str], rng: np.random.Generator
+    a: Attributes,
+    mentioned: set[str],
+    pick: Callable[[Sequence[str]], str],
+    rng: np.random.Generator,
 ) -> str:
     noun = pick(_PHRASES["age"][a.age]) if "age" in mentioned else "person"
     features, wearing, front = [], [], ""
@@ -241,7 +310,10 @@ def _join(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
-_STYLE_WORDS = {v: v for v in VOCABULARY["style"]} | {"comic": "comic style", "pixel art": "pixel art style"}
+_STYLE_WORDS = {v: v for v in VOCABULARY["style"]} | {
+    "comic": "comic style",
+    "pixel art": "pixel art style",
+}
 
 
 def describe(attributes: Attributes, fields: Iterable[str]) -> str:
@@ -250,7 +322,11 @@ def describe(attributes: Attributes, fields: Iterable[str]) -> str:
     a, use = attributes, asked & shown
     color = f"{a.hair_color} " if "hair_color" in use else ""
     cloth = f"{a.clothing_color} " if "clothing_color" in use else ""
-    hair = {"bald": "bald head", "bun": f"{color}hair in a bun", "bob": f"{color}bob haircut"}
+    hair = {
+        "bald": "bald head",
+        "bun": f"{color}hair in a bun",
+        "bob": f"{color}bob haircut",
+    }
     if "presence" in use and a.presence == "nobody":
         out.append("nobody")
     if "age" in use:

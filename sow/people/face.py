@@ -8,7 +8,17 @@ import cv2
 import numpy as np
 
 from sow.people.attributes import Attributes
-from sow.people.canvas import Canvas, Color, Frame, Points, ellipse_points, mix, outline_stroke, shade, smooth
+from sow.people.canvas import (
+    Canvas,
+    Color,
+    Frame,
+    Points,
+    ellipse_points,
+    mix,
+    outline_stroke,
+    shade,
+    smooth,
+)
 from sow.people.identity import EYES, SKIN, Geometry
 
 _GRID = 48  # samples a side of the shading map
@@ -44,7 +54,7 @@ MOODS = {
     "happy": Mood(0.78, 0.0, 0.0, -0.012, 0.055, 0.058, 1.28, True),
     "sad": Mood(0.74, -0.042, 0.030, 0.0, -0.048, 0.0, 0.92),
     "angry": Mood(0.74, 0.048, -0.034, 0.016, -0.022, 0.03, 1.06, True),
-    "surprised": Mood(1.42, -0.01, 0.0, -0.05, -0.006, 0.12, 0.66),
+    "surprised": Mood(1.4, -0.01, 0.0, -0.05, -0.006, 0.105, 0.74),
 }
 
 
@@ -68,7 +78,7 @@ class Head:
         """Local points on the turned head surface; `depth` is how far they stand out in front."""
         p = np.array(points, dtype=np.float64)
         r = 1.12 * self.half
-        angle = np.arcsin(np.clip(p[:, 0] / r, -0.98, 0.98)) + self.pose.yaw
+        angle = np.arcsin(np.minimum(np.maximum(p[:, 0] / r, -0.98), 0.98)) + self.pose.yaw
         p[:, 0] = r * np.sin(angle) + depth * np.sin(self.pose.yaw)
         p[:, 1] += self.down + self.pose.pitch * (1 + depth)
         return p
@@ -104,7 +114,10 @@ def draw_skin(canvas: Canvas, head: Head) -> None:
         far = 1 - 0.5 * max(0.0, side * head.pose.yaw * 2)
         y = 0.06 + head.down
         canvas.poly(frame(ellipse_points(x, y, g.ear * 0.62 * far, g.ear)), shade(skin, 0.86))
-        canvas.poly(frame(ellipse_points(x, y + 0.005, g.ear * 0.36 * far, g.ear * 0.66)), shade(skin, 0.68))
+        canvas.poly(
+            frame(ellipse_points(x, y + 0.005, g.ear * 0.36 * far, g.ear * 0.66)),
+            shade(skin, 0.68),
+        )
     outline = frame(head.outline())
     canvas.poly(outline, skin)
     _apply_shading(canvas, head, outline)
@@ -118,7 +131,7 @@ def _spot(x: float, y: float, rx: float, ry: float) -> np.ndarray:
 
 
 def _shading(head: Head) -> np.ndarray:
-    """RGB gains (48, 48, 3) of the skin: an ellipsoid under a soft light, plus the face's relief."""
+    """RGBA gains (48, 48, 4) of the skin: an ellipsoid under a soft light, plus the face's relief."""
     g, pose = head.geo, head.pose
     dx = 1.12 * head.half * np.sin(pose.yaw)  # where the middle of the face went
     dy = head.down + pose.pitch
@@ -145,15 +158,16 @@ def _shading(head: Head) -> np.ndarray:
     gain += 0.06 * _spot(dx + 0.06 * pose.light, -0.22, 0.16, 0.09)  # forehead
     if head.deep:
         gain = 1.06 + 1.12 * (gain - 1)  # relief must survive on dark skin
-    rgb = np.repeat(gain[..., None], 3, axis=2).astype(np.float32)
+    rgb = np.ones((_GRID, _GRID, 4), np.float32)  # RGBA: the alpha channel keeps its label
+    rgb[..., :3] = gain[..., None]
     # Shadows of skin turn warm: blue and green fall faster than red.
-    rgb[..., 1:] -= ((1.03 - gain) * 0.13).clip(0)[..., None]
+    rgb[..., 1:3] -= ((1.03 - gain) * 0.13).clip(0)[..., None]
     if head.a.expression == "angry":
         flush, where = 0.13, _spot(dx, 0.08, 0.32, 0.3)
     else:
         flush = 0.07
         where = _spot(dx - 0.21, ey + 0.19, 0.1, 0.08) + _spot(dx + 0.21, ey + 0.19, 0.1, 0.08)
-    rgb[..., 1:] -= (flush * where)[..., None]
+    rgb[..., 1:3] -= (flush * where)[..., None]
     return rgb
 
 
@@ -166,14 +180,19 @@ def _apply_shading(canvas: Canvas, head: Head, outline: Points) -> None:
     corners = head.frame(np.array([(-0.5, -0.55), (0.5, -0.55), (-0.5, 0.6)])) * canvas.size - 0.5 - (x0, y0)
     grid = np.array([(0, 0), (_GRID - 1, 0), (0, _GRID - 1)], np.float32)
     affine = cv2.getAffineTransform(grid, corners.astype(np.float32))
-    gains = cv2.warpAffine(rgb, affine, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    gains = cv2.warpAffine(
+        rgb,
+        affine,
+        (x1 - x0, y1 - y0),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
     fixed = canvas.to_pixels(outline) - (np.array([x0, y0]) << 4).astype(np.int32)
-    cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, 4)
-    weight = cv2.merge([mask] * 3).astype(np.float32) * (1 / 255)
-    region = np.ascontiguousarray(canvas.pixels[y0:y1, x0:x1, :3])
-    gains = 1 + weight * (gains - 1)
-    canvas.pixels[y0:y1, x0:x1, :3] = cv2.multiply(region, gains, dtype=cv2.CV_8U)
+    cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, 4)  # nonzero wherever the skin touched a pixel
+    region = canvas.pixels[y0:y1, x0:x1]
+    shaded = cv2.multiply(region, gains, dtype=cv2.CV_8U)
+    cv2.copyTo(shaded, mask, region)
 
 
 def _lids(head: Head, side: int) -> tuple[Points, Points]:
@@ -201,22 +220,45 @@ def draw_eyes(canvas: Canvas, head: Head, lash: Color) -> None:
         up, low = _lids(head, side)
         eye = np.vstack([up, low[::-1]])
         crease = up + (0, -0.022)
-        canvas.poly(place(outline_stroke(crease[1:], 0.004, 0.006, 0.011)), shade(head.skin, 0.62))
+        canvas.poly(
+            place(outline_stroke(crease[1:], 0.004, 0.006, 0.011)),
+            shade(head.skin, 0.62),
+        )
         canvas.poly(place(eye), (240, 238, 236))
         cx = side * g.eye_x + head.pose.gaze * 0.25 * g.eye_half
         cy = 0.5 * (up[5, 1] + low[5, 1]) - 0.002
         r = 0.0365 * head.eye_scale
         order = np.argsort(up[:, 0])
-        for radius, color in ((r, shade(iris_color, 0.55)), (0.84 * r, iris_color), (0.46 * r, (12, 10, 12))):
+        for radius, color in (
+            (r, shade(iris_color, 0.55)),
+            (0.84 * r, iris_color),
+            (0.46 * r, (12, 10, 12)),
+        ):
             disc = ellipse_points(cx, cy, radius, radius)
             top = np.interp(disc[:, 0], up[order, 0], up[order, 1])
             bottom = np.interp(disc[:, 0], low[order, 0], low[order, 1])
             disc[:, 1] = np.clip(disc[:, 1], top, bottom)
             canvas.poly(place(disc), color)
-        canvas.poly(place(ellipse_points(cx + 0.012 * np.sign(head.pose.light + 0.01), cy - 0.013, 0.0085, 0.0085)), (255, 255, 255))
+        canvas.poly(
+            place(
+                ellipse_points(
+                    cx + 0.012 * np.sign(head.pose.light + 0.01),
+                    cy - 0.013,
+                    0.0085,
+                    0.0085,
+                )
+            ),
+            (255, 255, 255),
+        )
         canvas.poly(place(outline_stroke(up + (0, -0.003), 0.010, 0.02, 0.017)), lash)
-        canvas.poly(place(outline_stroke(low + (0, 0.003), 0.004, 0.008, 0.006)), shade(head.skin, 0.5))
-        canvas.poly(place(outline_stroke(low + (0, 0.026), 0.003, 0.004, 0.009)), shade(head.skin, 0.76))
+        canvas.poly(
+            place(outline_stroke(low + (0, 0.003), 0.004, 0.008, 0.006)),
+            shade(head.skin, 0.5),
+        )
+        canvas.poly(
+            place(outline_stroke(low + (0, 0.026), 0.003, 0.004, 0.009)),
+            shade(head.skin, 0.76),
+        )
 
 
 def draw_brows(canvas: Canvas, head: Head, color: Color) -> None:
@@ -225,27 +267,57 @@ def draw_brows(canvas: Canvas, head: Head, color: Color) -> None:
     thick = g.brow_thick * (0.8 if head.a.age == "child" else 1.0)
     y = g.brow_y + m.brow_all - 0.01 * head.eye_scale
     for side in (-1, 1):
-        inner = (side * (g.eye_x - 1.02 * g.eye_half), y + m.brow_inner + 0.4 * g.brow_tilt)
-        middle = (side * (g.eye_x + 0.28 * g.eye_half), y - g.brow_arch + 0.35 * m.brow_inner + 0.3 * m.brow_outer)
-        outer = (side * (g.eye_x + 1.3 * g.eye_half), y + m.brow_outer - 0.4 * g.brow_tilt)
+        inner = (
+            side * (g.eye_x - 1.02 * g.eye_half),
+            y + m.brow_inner + 0.4 * g.brow_tilt,
+        )
+        middle = (
+            side * (g.eye_x + 0.28 * g.eye_half),
+            y - g.brow_arch + 0.35 * m.brow_inner + 0.3 * m.brow_outer,
+        )
+        outer = (
+            side * (g.eye_x + 1.3 * g.eye_half),
+            y + m.brow_outer - 0.4 * g.brow_tilt,
+        )
         curve = smooth([inner, middle, outer], closed=False)
-        canvas.poly(head.place(outline_stroke(curve, 0.8 * thick, 0.28 * thick, thick), 0.02), color)
+        canvas.poly(
+            head.place(outline_stroke(curve, 0.8 * thick, 0.28 * thick, thick), 0.02),
+            color,
+        )
 
 
 def draw_nose(canvas: Canvas, head: Head) -> None:
     """Wings, nostrils and the shadow line of the far flank."""
     g, skin = head.geo, head.skin
-    y, w = g.nose_length * head.nose_scale, g.nose_half * (0.84 if head.a.age == "child" else 1.0)
+    y, w = (
+        g.nose_length * head.nose_scale,
+        g.nose_half * (0.84 if head.a.age == "child" else 1.0),
+    )
     dark, soft = shade(skin, 0.42), shade(skin, 0.66)
     for side in (-1, 1):
-        wing = smooth([(side * 0.82 * w, y - 0.05), (side * 1.04 * w, y - 0.012), (side * 0.86 * w, y + 0.018), (side * 0.6 * w, y + 0.012)], closed=False)
+        wing = smooth(
+            [
+                (side * 0.82 * w, y - 0.05),
+                (side * 1.04 * w, y - 0.012),
+                (side * 0.86 * w, y + 0.018),
+                (side * 0.6 * w, y + 0.012),
+            ],
+            closed=False,
+        )
         canvas.poly(head.place(outline_stroke(wing, 0.003, 0.008, 0.012), 0.08), soft)
         nostril = ellipse_points(side * 0.46 * w, y + 0.014, 0.3 * w, 0.0125)
         canvas.poly(head.place(nostril, 0.09), dark)
     base = smooth([(-0.3 * w, y + 0.022), (0, y + 0.032), (0.3 * w, y + 0.022)], closed=False)
     canvas.poly(head.place(outline_stroke(base, 0.004, 0.004, 0.009), 0.1), soft)
     far = -1 if head.pose.light >= 0 else 1
-    flank = smooth([(far * 0.055, 0.0), (far * (0.03 + 0.012 * g.nose_bridge), 0.45 * y), (far * 0.6 * w, y - 0.04)], closed=False)
+    flank = smooth(
+        [
+            (far * 0.055, 0.0),
+            (far * (0.03 + 0.012 * g.nose_bridge), 0.45 * y),
+            (far * 0.6 * w, y - 0.04),
+        ],
+        closed=False,
+    )
     canvas.poly(head.place(outline_stroke(flank, 0.004, 0.004, 0.01), 0.06), shade(skin, 0.76))
 
 
@@ -268,6 +340,7 @@ def draw_mouth(canvas: Canvas, head: Head) -> None:
     top_out = top_in - upper * (bow**0.8) * (1.15 - dip) - 0.002
     low_out = low_in + lower * bow**0.7 + 0.002
     x = t * w
+
     def strip(a: Points, b: Points) -> Points:
         return np.vstack([np.stack([x, a], 1), np.stack([x, b], 1)[::-1]])
 
@@ -281,14 +354,23 @@ def draw_mouth(canvas: Canvas, head: Head) -> None:
             if head.a.expression == "angry":
                 canvas.poly(head.place(strip(middle + 0.006, low_in), 0.05), (232, 226, 216))
         else:
-            canvas.poly(head.place(ellipse_points(0, y + 0.7 * gap, 0.5 * w, 0.2 * gap), 0.05), (176, 70, 72))
+            canvas.poly(
+                head.place(ellipse_points(0, y + 0.7 * gap, 0.5 * w, 0.2 * gap), 0.05),
+                (176, 70, 72),
+            )
     else:
         line = np.stack([x, top_in], 1)
-        canvas.poly(head.place(outline_stroke(line, 0.006, 0.006, 0.011), 0.05), shade(red, 0.42))
+        canvas.poly(
+            head.place(outline_stroke(line, 0.006, 0.006, 0.011), 0.05),
+            shade(red, 0.42),
+        )
     glint = ellipse_points(0, float(low_out[7]) - 0.5 * lower, 0.3 * w, 0.2 * lower)
     canvas.poly(head.place(glint, 0.05), mix(red, (255, 230, 225), 0.28))
     for side in (-1, 1):  # corner shadows
-        canvas.poly(head.place(ellipse_points(side * w * 1.02, float(top_in[0]), 0.011, 0.01), 0.04), shade(skin, 0.55))
+        canvas.poly(
+            head.place(ellipse_points(side * w * 1.02, float(top_in[0]), 0.011, 0.01), 0.04),
+            shade(skin, 0.55),
+        )
 
 
 def draw_marks(canvas: Canvas, head: Head) -> None:
@@ -297,30 +379,79 @@ def draw_marks(canvas: Canvas, head: Head) -> None:
     if g.freckles:
         rng = np.random.default_rng([g.seed, 5])
         for x, y in rng.normal(0, 1, (g.freckles, 2)):
-            canvas.poly(place(ellipse_points(0.13 * x, 0.11 + 0.045 * y, 0.0085, 0.0085)), shade(skin, 0.72))
+            canvas.poly(
+                place(ellipse_points(0.13 * x, 0.11 + 0.045 * y, 0.0085, 0.0085)),
+                shade(skin, 0.72),
+            )
     if g.mole is not None:
         canvas.poly(place(ellipse_points(*g.mole, 0.015, 0.015)), shade(skin, 0.36))
     lines: list[tuple[list[tuple[float, float]], float, float]] = []
     nose = g.nose_length * head.nose_scale
     smile = head.a.expression in ("happy", "angry")
     for side in (-1, 1):
-        fold = [(side * 0.1, nose - 0.02), (side * (g.mouth_half + 0.025), nose + 0.06), (side * (g.mouth_half + 0.045), g.mouth_y + 0.03)]
+        fold = [
+            (side * 0.1, nose - 0.02),
+            (side * (g.mouth_half + 0.025), nose + 0.06),
+            (side * (g.mouth_half + 0.045), g.mouth_y + 0.03),
+        ]
         if head.a.age == "old":
             lines.append((fold, 0.014, 0.58))
-            lines.append(([(side * (g.eye_x - 0.06), 0.066), (side * g.eye_x, 0.09), (side * (g.eye_x + 0.07), 0.07)], 0.012, 0.64))
+            lines.append(
+                (
+                    [
+                        (side * (g.eye_x - 0.06), 0.066),
+                        (side * g.eye_x, 0.09),
+                        (side * (g.eye_x + 0.07), 0.07),
+                    ],
+                    0.012,
+                    0.64,
+                )
+            )
             for k in (-0.03, 0.0, 0.03):
                 far = g.eye_x + g.eye_half
-                lines.append(([(side * (far + 0.014), k * 0.5), (side * (far + 0.06), k * 1.6)], 0.008, 0.6))
+                lines.append(
+                    (
+                        [
+                            (side * (far + 0.014), k * 0.5),
+                            (side * (far + 0.06), k * 1.6),
+                        ],
+                        0.008,
+                        0.6,
+                    )
+                )
         elif smile:
             lines.append((fold, 0.009, 0.72))
         if head.a.expression == "angry":
-            lines.append(([(side * 0.028, g.brow_y + 0.035), (side * 0.022, g.brow_y - 0.045)], 0.011, 0.58))
+            lines.append(
+                (
+                    [
+                        (side * 0.028, g.brow_y + 0.035),
+                        (side * 0.022, g.brow_y - 0.045),
+                    ],
+                    0.011,
+                    0.58,
+                )
+            )
     if head.a.age == "old" or head.a.expression == "surprised":
         for k, span in ((-0.16, 0.17), (-0.2, 0.19), (-0.24, 0.16)):
-            lines.append(([(-span, k + 0.008), (-0.06, k - 0.006), (0.06, k + 0.004), (span, k + 0.006)], 0.008, 0.7))
+            lines.append(
+                (
+                    [
+                        (-span, k + 0.008),
+                        (-0.06, k - 0.006),
+                        (0.06, k + 0.004),
+                        (span, k + 0.006),
+                    ],
+                    0.008,
+                    0.7,
+                )
+            )
     for line, width, gain in lines:
         curve = smooth(line, closed=False) if len(line) > 2 else np.array(line)
-        canvas.poly(place(outline_stroke(curve, 0.4 * width, 0.3 * width, width)), shade(skin, gain))
+        canvas.poly(
+            place(outline_stroke(curve, 0.4 * width, 0.3 * width, width)),
+            shade(skin, gain),
+        )
     if head.a.expression == "sad":
         for side in (-1, 1):
             x = side * (g.eye_x + 0.01)
@@ -342,9 +473,24 @@ def draw_glasses(canvas: Canvas, head: Head) -> None:
         canvas.poly(head.place(outline_stroke(temple, 0.018)), dark)
         rim = ellipse_points(cx, cy, w, h)
         if head.a.glasses == "sunglasses":
-            shape = smooth([(cx - w, cy - 0.8 * h), (cx + w, cy - 0.8 * h), (cx + 0.9 * w, cy + 0.5 * h), (cx, cy + 1.05 * h), (cx - 0.9 * w, cy + 0.5 * h)])
+            shape = smooth(
+                [
+                    (cx - w, cy - 0.8 * h),
+                    (cx + w, cy - 0.8 * h),
+                    (cx + 0.9 * w, cy + 0.5 * h),
+                    (cx, cy + 1.05 * h),
+                    (cx - 0.9 * w, cy + 0.5 * h),
+                ]
+            )
             canvas.poly(head.place(shape, 0.04), (20, 20, 26))
-            glint = np.array([(cx - 0.5 * w, cy - 0.6 * h), (cx - 0.1 * w, cy - 0.6 * h), (cx - 0.5 * w, cy + 0.2 * h), (cx - 0.7 * w, cy + 0.1 * h)])
+            glint = np.array(
+                [
+                    (cx - 0.5 * w, cy - 0.6 * h),
+                    (cx - 0.1 * w, cy - 0.6 * h),
+                    (cx - 0.5 * w, cy + 0.2 * h),
+                    (cx - 0.7 * w, cy + 0.1 * h),
+                ]
+            )
             canvas.poly(head.place(glint, 0.04), (92, 98, 116))
         else:
             closed = np.vstack([rim, rim[:1]])

@@ -60,27 +60,27 @@ def geometry(identity: int) -> Geometry:
     """Draw the geometry of an identity from its own generator."""
     rng = np.random.default_rng([identity, 77])
     u = rng.uniform(-1, 1, 26)
-    half = 0.365 + 0.04 * u[0]
+    half = 0.365 + 0.045 * u[0]
     eye_half = 0.078 + 0.012 * u[1]
     gain = 1 + 0.05 * u[2]
     return Geometry(
         half_width=half,
-        jaw=0.82 + 0.11 * u[3],
-        chin=0.33 + 0.12 * u[4],
-        eye_x=0.166 + 0.022 * u[5],
+        jaw=0.82 + 0.12 * u[3],
+        chin=0.33 + 0.14 * u[4],
+        eye_x=0.168 + 0.024 * u[5],
         eye_y=0.0 + 0.02 * u[6],
         eye_half=eye_half,
         eye_open=0.034 + 0.009 * u[7],
-        eye_tilt=0.02 + 0.16 * u[8],
+        eye_tilt=0.02 + 0.18 * u[8],
         brow_y=-0.105 - 0.022 * u[9],
-        brow_thick=0.032 + 0.015 * u[10],
+        brow_thick=0.033 + 0.017 * u[10],
         brow_tilt=0.03 * u[11],
         brow_arch=0.022 + 0.018 * u[12],
         nose_length=0.215 + 0.035 * u[13],
-        nose_half=0.075 + 0.022 * u[14],
+        nose_half=0.075 + 0.026 * u[14],
         nose_bridge=0.5 + 0.4 * u[15],
         mouth_y=0.325 + 0.018 * u[16] + 0.4 * 0.035 * u[13],
-        mouth_half=0.128 + 0.028 * u[17],
+        mouth_half=0.128 + 0.032 * u[17],
         lip_upper=0.024 + 0.011 * u[18],
         lip_lower=0.034 + 0.014 * u[19],
         lip_red=0.5 + 0.5 * u[20],

@@ -20,7 +20,11 @@ _GARMENT = (
 
 # Colours belong to the noun they precede; the first match in the text wins.
 _COLORED: dict[str, tuple[str, ...]] = {
-    "hair_color": (rf"\b{_C}(?:,? (?:short|long|curly|spiky|wavy|straight))?,? (?:hair|bob\b|bun\b)", r"\bhair (?:is |dyed )?" + _C, r"\b(blonde?|brunette|redhead)\b"),
+    "hair_color": (
+        rf"\b{_C}(?:,? (?:short|long|curly|spiky|wavy|straight))?,? (?:hair|bob\b|bun\b)",
+        r"\bhair (?:is |dyed )?" + _C,
+        r"\b(blonde?|brunette|redhead)\b",
+    ),
     "eyes": (rf"\b{_C}[- ]eye[sd]\b",),
     "skin": (rf"\b{_C}[- ]skin",),
     "clothing_color": (rf"\b{_C} {_GARMENT}\b", rf"\bdressed in {_C}\b"),
@@ -98,8 +102,8 @@ _PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("photo", r"\b(?:photo|photograph|photorealistic|photography)\b"),
     ),
 }  # fmt: skip
-_COMPILED = {f: [(v, re.compile(p, re.I)) for v, p in rows] for f, rows in _PATTERNS.items()}
-_COMPILED_COLORS = {f: [re.compile(p, re.I) for p in rows] for f, rows in _COLORED.items()}
+_COMPILED = {f: [(v, re.compile(p, re.IGNORECASE)) for v, p in rows] for f, rows in _PATTERNS.items()}
+_COMPILED_COLORS = {f: [re.compile(p, re.IGNORECASE) for p in rows] for f, rows in _COLORED.items()}
 
 
 def parse(text: str) -> dict[str, str]:

@@ -8,7 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sow.people.attributes import Attributes, sample_attributes, sample_identity, with_identity
+from sow.people.attributes import (
+    Attributes,
+    sample_attributes,
+    sample_identity,
+    with_identity,
+)
 from sow.people.body import draw_body
 from sow.people.canvas import Canvas, Color, Frame, Points, mix, outline_stroke
 from sow.people.face import (
@@ -85,12 +90,12 @@ def render(
         empty = np.zeros((size, size), bool)
         return Render(image, chosen, -1, None, None, None, empty, empty.copy())
     chosen = with_identity(chosen, who)
-    pose = Pose(*(place_rng.uniform(-1, 1, 4) * (0.3, 0.025, 0.9, 0.8)))
+    pose = Pose(*(place_rng.uniform(-1, 1, 4) * (0.25, 0.025, 0.9, 0.8)))
     tilt = float(place_rng.normal(0, 0.06))
     cx, cy, height = _place(place_rng, framing, placement, who)
     truth = _draw_figure(canvas, chosen, who, pose, tilt, (cx, cy, height), hair_rng)
-    image = _finish(canvas, chosen, scene_rng, size)
-    face_mask, figure = (_reduce(m, size) for m in (truth.face, canvas.pixels[..., 3]))
+    image = _finish(canvas, chosen, scene_rng, size, truth.face)
+    face_mask, figure = (_reduce(m, size) for m in (truth.face, cv2.extractChannel(canvas.pixels, 3)))
     if framing == "gray":
         image = np.where(face_mask[..., None], image, np.uint8(GRAY))
     boxes = (_clip(p, size) for p in (truth.oval, truth.head, truth.body))
@@ -98,7 +103,10 @@ def render(
 
 
 def face_condition(
-    seed: int, identity: int | None = None, attributes: Attributes | None = None, size: int = 128
+    seed: int,
+    identity: int | None = None,
+    attributes: Attributes | None = None,
+    size: int = 128,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A face crop as a visual condition: the close-up (size, size, 3) uint8 and its face mask (size, size)."""
     picture = render(seed, size, attributes=attributes, identity=identity, framing="closeup")
@@ -114,7 +122,10 @@ class _Truth:
 
 
 def _place(
-    rng: np.random.Generator, framing: str, placement: tuple[float, float, float] | None, identity: int
+    rng: np.random.Generator,
+    framing: str,
+    placement: tuple[float, float, float] | None,
+    identity: int,
 ) -> tuple[float, float, float]:
     u = rng.uniform(size=4)
     if placement is not None and framing == "scene":
@@ -175,32 +186,37 @@ def _draw_figure(
     return _Truth(oval, np.vstack(head_points), np.vstack(body_points), face)
 
 
-def _finish(canvas: Canvas, a: Attributes, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+def _finish(
+    canvas: Canvas,
+    a: Attributes,
+    rng: np.random.Generator,
+    size: int,
+    face: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
     """Rain, style and reduction to the asked size."""
     if a.weather == "rain":
-        _rain(canvas, rng)
-    image = np.ascontiguousarray(canvas.pixels[..., :3])
-    image = apply_style(image, a.style)
-    if canvas.size != size:
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return image
+        _rain(canvas, rng, face)
+    image = apply_style(cv2.cvtColor(canvas.pixels, cv2.COLOR_RGBA2RGB), a.style)
+    return image if canvas.size == size else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def _rain(canvas: Canvas, rng: np.random.Generator) -> None:
+def _rain(canvas: Canvas, rng: np.random.Generator, face: NDArray[np.uint8] | None) -> None:
     pixels = canvas.pixels
-    dark = cv2.convertScaleAbs(pixels[..., :3], alpha=0.8, beta=14)
-    pixels[..., :3] = dark
     keep = pixels[..., 3].copy()
+    cv2.convertScaleAbs(pixels, pixels, alpha=0.8, beta=14)
+    dry = pixels.copy()
     drop: Color = (206, 220, 236)
-    for x, y, l in rng.uniform(size=(70, 3)):
-        line = np.array([(x + 0.012, y - 0.03 - 0.03 * l), (x, y)])
+    for x, y, u in rng.uniform(size=(60, 3)):
+        line = np.array([(x + 0.012, y - 0.03 - 0.03 * u), (x, y)])
         canvas.poly(outline_stroke(line, 0.003, 0.005), drop)
+    if face is not None:  # drops across the features would hide who it is
+        cv2.copyTo(dry, face, pixels)
     pixels[..., 3] = keep
 
 
 def _reduce(mask: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
     if mask.shape[0] != size:
-        mask = cv2.resize(np.ascontiguousarray(mask), (size, size), interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA)
     return mask >= 128
 
 

@@ -64,8 +64,15 @@ def _clouds(canvas: Canvas, rng: np.random.Generator, count: int, low: float, co
 def _conifer(canvas: Canvas, x: float, base: float, h: float, color: Color) -> None:
     canvas.rect(x - 0.03 * h, base - 0.2 * h, x + 0.03 * h, base, (78, 54, 36))
     for i in range(3):
-        top, bottom, half = base - h * (1 - 0.26 * i), base - h * (0.5 - 0.2 * i), h * (0.15 + 0.06 * i)
-        canvas.poly(np.array([(x, top), (x + half, bottom), (x - half, bottom)]), shade(color, 1.12 - 0.12 * i))
+        top, bottom, half = (
+            base - h * (1 - 0.26 * i),
+            base - h * (0.5 - 0.2 * i),
+            h * (0.15 + 0.06 * i),
+        )
+        canvas.poly(
+            np.array([(x, top), (x + half, bottom), (x - half, bottom)]),
+            shade(color, 1.12 - 0.12 * i),
+        )
 
 
 def _forest(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -74,11 +81,27 @@ def _forest(canvas: Canvas, rng: np.random.Generator) -> None:
     for depth in range(3):
         tone = mix((138, 172, 130), (28, 78, 40), depth / 2)
         for x, h in rng.uniform(size=(7 - depth, 2)):
-            _conifer(canvas, x * 1.1 - 0.05, 0.72 + 0.05 * depth, 0.4 + 0.18 * depth + 0.15 * h, tone)
+            _conifer(
+                canvas,
+                x * 1.1 - 0.05,
+                0.72 + 0.05 * depth,
+                0.4 + 0.18 * depth + 0.15 * h,
+                tone,
+            )
     for x, w in rng.uniform(size=(2, 2)):
         x = x * 0.3 if w > 0.5 else 0.7 + x * 0.3
         half = 0.025 + 0.03 * w
-        canvas.poly(np.array([(x - half, -0.05), (x + half, -0.05), (x + 1.3 * half, 0.92), (x - 1.3 * half, 0.92)]), (70, 48, 32))
+        canvas.poly(
+            np.array(
+                [
+                    (x - half, -0.05),
+                    (x + half, -0.05),
+                    (x + 1.3 * half, 0.92),
+                    (x - 1.3 * half, 0.92),
+                ]
+            ),
+            (70, 48, 32),
+        )
         canvas.rect(x - half, -0.05, x - 0.4 * half, 0.9, (98, 70, 46))
     for x, y in rng.uniform(size=(8, 2)):
         canvas.ellipse(x, 0.8 + 0.2 * y, 0.05, 0.022, mix((70, 116, 44), (40, 84, 34), y))
@@ -107,11 +130,19 @@ def _beach(canvas: Canvas, rng: np.random.Generator) -> None:
         for i in range(0, 12, 2):
             for j, c in ((i, hue), (i + 1, (250, 246, 236))):
                 a, b = arc[j], arc[j + 1]
-                rim = [(x + 0.17 * np.cos(a), 0.48 + 0.12 * np.sin(a)), (x + 0.17 * np.cos(b), 0.48 + 0.12 * np.sin(b))]
+                rim = [
+                    (x + 0.17 * np.cos(a), 0.48 + 0.12 * np.sin(a)),
+                    (x + 0.17 * np.cos(b), 0.48 + 0.12 * np.sin(b)),
+                ]
                 canvas.poly(np.array([(x, 0.48), *rim]), c)
 
 
-def _windows(canvas: Canvas, box: tuple[float, float, float, float], n: tuple[int, int], color: Color) -> None:
+def _windows(
+    canvas: Canvas,
+    box: tuple[float, float, float, float],
+    n: tuple[int, int],
+    color: Color,
+) -> None:
     x0, y0, x1, y1 = box
     columns, rows = n
     w, h = (x1 - x0) / columns, (y1 - y0) / rows
@@ -119,13 +150,28 @@ def _windows(canvas: Canvas, box: tuple[float, float, float, float], n: tuple[in
     for i in range(columns):
         for j in range(rows):
             x, y = x0 + (i + 0.25) * w, y0 + (j + 0.25) * h
-            cells.append(np.array([(x, y), (x + 0.5 * w, y), (x + 0.5 * w, y + 0.55 * h), (x, y + 0.55 * h)]))
+            cells.append(
+                np.array(
+                    [
+                        (x, y),
+                        (x + 0.5 * w, y),
+                        (x + 0.5 * w, y + 0.55 * h),
+                        (x, y + 0.55 * h),
+                    ]
+                )
+            )
     canvas.polys(cells, color)
 
 
 def _street(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.gradient(0, 0.6, (150, 186, 220), (226, 232, 236))
-    walls = ((178, 100, 78), (202, 180, 146), (134, 140, 150), (210, 148, 100), (160, 160, 130))
+    walls = (
+        (178, 100, 78),
+        (202, 180, 146),
+        (134, 140, 150),
+        (210, 148, 100),
+        (160, 160, 130),
+    )
     x = -0.05
     while x < 1.0:
         w, h = 0.13 + 0.12 * rng.uniform(), 0.36 + 0.3 * rng.uniform()
@@ -138,23 +184,60 @@ def _street(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.gradient(0.72, 0.8, (188, 186, 180), (170, 168, 164))
     canvas.gradient(0.8, 1, (92, 92, 98), (70, 70, 76))
     for i in range(4):
-        canvas.poly(np.array([(0.3 * i, 0.9), (0.3 * i + 0.14, 0.9), (0.3 * i + 0.13, 0.93), (0.3 * i - 0.02, 0.93)]), (230, 226, 200))
+        canvas.poly(
+            np.array(
+                [
+                    (0.3 * i, 0.9),
+                    (0.3 * i + 0.14, 0.9),
+                    (0.3 * i + 0.13, 0.93),
+                    (0.3 * i - 0.02, 0.93),
+                ]
+            ),
+            (230, 226, 200),
+        )
     if rng.uniform() < 0.7:
-        _car(canvas, 0.1 + 0.8 * rng.uniform(), 0.84, 0.3, _CAR_COLORS[int(rng.integers(len(_CAR_COLORS)))])
+        _car(
+            canvas,
+            0.1 + 0.8 * rng.uniform(),
+            0.84,
+            0.3,
+            _CAR_COLORS[int(rng.integers(len(_CAR_COLORS)))],
+        )
     lamp = 0.06 + 0.88 * rng.uniform()
     canvas.rect(lamp - 0.007, 0.28, lamp + 0.007, 0.78, (52, 56, 60))
     canvas.ellipse(lamp, 0.27, 0.025, 0.03, (250, 240, 200))
 
 
-_CAR_COLORS: tuple[Color, ...] = ((196, 40, 44), (56, 120, 190), (70, 160, 130), (236, 214, 150), (236, 150, 60))
+_CAR_COLORS: tuple[Color, ...] = (
+    (196, 40, 44),
+    (56, 120, 190),
+    (70, 160, 130),
+    (236, 214, 150),
+    (236, 150, 60),
+)
 
 
 def _car(canvas: Canvas, x: float, y: float, w: float, color: Color) -> None:
     h = 0.36 * w
-    body = [(-0.5, -0.1), (-0.48, -0.5), (-0.28, -0.58), (-0.18, -0.98), (0.14, -1.0), (0.28, -0.6), (0.48, -0.46), (0.5, -0.1)]
+    body = [
+        (-0.5, -0.1),
+        (-0.48, -0.5),
+        (-0.28, -0.58),
+        (-0.18, -0.98),
+        (0.14, -1.0),
+        (0.28, -0.6),
+        (0.48, -0.46),
+        (0.5, -0.1),
+    ]
     canvas.poly(np.array(body) * (w, h) + (x, y), color)
-    canvas.poly(np.array([(-0.23, -0.6), (-0.15, -0.9), (-0.02, -0.9), (-0.02, -0.6)]) * (w, h) + (x, y), (190, 220, 236))
-    canvas.poly(np.array([(0.02, -0.6), (0.02, -0.9), (0.12, -0.9), (0.22, -0.6)]) * (w, h) + (x, y), (176, 208, 228))
+    canvas.poly(
+        np.array([(-0.23, -0.6), (-0.15, -0.9), (-0.02, -0.9), (-0.02, -0.6)]) * (w, h) + (x, y),
+        (190, 220, 236),
+    )
+    canvas.poly(
+        np.array([(0.02, -0.6), (0.02, -0.9), (0.12, -0.9), (0.22, -0.6)]) * (w, h) + (x, y),
+        (176, 208, 228),
+    )
     canvas.rect(x - 0.5 * w, y - 0.3 * h, x + 0.5 * w, y - 0.22 * h, (224, 226, 230))
     for side in (-0.3, 0.3):
         canvas.ellipse(x + side * w, y - 0.06 * h, 0.1 * w, 0.1 * w, (30, 30, 34))
@@ -171,10 +254,20 @@ def _mountains(canvas: Canvas, rng: np.random.Generator) -> None:
             half = 0.34 - 0.06 * depth
             rock = mix((136, 154, 184), (88, 100, 124), depth)
             canvas.poly(np.array([(x, top), (x + half, base), (x - half, base)]), rock)
-            canvas.poly(np.array([(x, top), (x + half, base), (x + 0.1 * half, base)]), shade(rock, 0.8))
+            canvas.poly(
+                np.array([(x, top), (x + half, base), (x + 0.1 * half, base)]),
+                shade(rock, 0.8),
+            )
             t = 0.42
             y = top + t * (base - top)
-            cap = [(x, top), (x + t * half, y), (x + 0.18 * half, y - 0.05), (x, y + 0.03), (x - 0.2 * half, y - 0.05), (x - t * half, y)]
+            cap = [
+                (x, top),
+                (x + t * half, y),
+                (x + 0.18 * half, y - 0.05),
+                (x, y + 0.03),
+                (x - 0.2 * half, y - 0.05),
+                (x - t * half, y),
+            ]
             canvas.poly(np.array(cap), (246, 249, 253))
     canvas.gradient(0.7, 1, (232, 240, 250), (248, 250, 254))
     _hills(canvas, rng, 0.78, 0.06, (232, 240, 250))
@@ -186,12 +279,27 @@ def _mountains(canvas: Canvas, rng: np.random.Generator) -> None:
 def _library(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.gradient(0, 1, (92, 60, 36), (66, 42, 26))
     rows = 5
-    palette = np.array([(150, 44, 40), (40, 74, 120), (60, 104, 66), (196, 160, 80), (110, 66, 110), (206, 196, 176), (70, 56, 50)], float)
+    palette = np.array(
+        [
+            (150, 44, 40),
+            (40, 74, 120),
+            (60, 104, 66),
+            (196, 160, 80),
+            (110, 66, 110),
+            (206, 196, 176),
+            (70, 56, 50),
+        ],
+        float,
+    )
     for r in range(rows):
         y0, y1 = 0.02 + 0.19 * r, 0.02 + 0.19 * (r + 1)
         canvas.rect(0, y0, 1, y1 - 0.02, (40, 26, 18))
         x = -0.01
-        widths, tops, picks = rng.uniform(0.022, 0.045, 34), rng.uniform(0, 0.045, 34), rng.integers(0, 7, 34)
+        widths, tops, picks = (
+            rng.uniform(0.022, 0.045, 34),
+            rng.uniform(0, 0.045, 34),
+            rng.integers(0, 7, 34),
+        )
         for w, top, pick in zip(widths, tops, picks, strict=True):
             if x > 1:
                 break
@@ -208,7 +316,10 @@ def _kitchen(canvas: Canvas, rng: np.random.Generator) -> None:
     wall = ((238, 226, 196), (206, 226, 220), (240, 216, 206))[int(rng.integers(3))]
     cupboard = ((240, 240, 236), (128, 160, 150), (176, 124, 80))[int(rng.integers(3))]
     canvas.gradient(0, 1, wall, shade(wall, 0.9))
-    lines = [np.array([(x, 0.34), (x + 0.004, 0.34), (x + 0.004, 0.64), (x, 0.64)]) for x in np.arange(0.02, 1, 0.08)]
+    lines = [
+        np.array([(x, 0.34), (x + 0.004, 0.34), (x + 0.004, 0.64), (x, 0.64)])
+        for x in np.arange(0.02, 1, 0.08)
+    ]
     canvas.polys(lines, shade(wall, 0.8))
     for y in (0.42, 0.5, 0.58):
         canvas.rect(0, y, 1, y + 0.004, shade(wall, 0.8))
@@ -245,9 +356,24 @@ def _river(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.gradient(0.55, 1, (112, 168, 188), (38, 96, 136))
     for x, y, w in rng.uniform(size=(14, 3)):
         yy = 0.57 + 0.4 * y
-        canvas.rect(x - 0.12 * w, yy, x + 0.12 * w, yy + 0.004 + 0.004 * y, mix((190, 220, 226), (90, 150, 180), y))
+        canvas.rect(
+            x - 0.12 * w,
+            yy,
+            x + 0.12 * w,
+            yy + 0.004 + 0.004 * y,
+            mix((190, 220, 226), (90, 150, 180), y),
+        )
     side = -1 if rng.uniform() < 0.5 else 1
-    bank = np.array([(0.5 + 0.6 * side, 0.54), (0.5 + 0.3 * side, 0.58), (0.5 + 0.18 * side, 0.7), (0.5 + 0.3 * side, 0.86), (0.5 + 0.1 * side, 1.1), (0.5 + 0.6 * side, 1.1)])
+    bank = np.array(
+        [
+            (0.5 + 0.6 * side, 0.54),
+            (0.5 + 0.3 * side, 0.58),
+            (0.5 + 0.18 * side, 0.7),
+            (0.5 + 0.3 * side, 0.86),
+            (0.5 + 0.1 * side, 1.1),
+            (0.5 + 0.6 * side, 1.1),
+        ]
+    )
     canvas.poly(bank, (104, 150, 70))
     canvas.poly(bank + (0.06 * side, 0.02), (122, 168, 80))
     for x, y in rng.uniform(size=(5, 2)):
@@ -283,11 +409,22 @@ def _night_city(canvas: Canvas, rng: np.random.Generator) -> None:
             w, h = 0.1 + 0.1 * rng.uniform(), 0.3 + 0.34 * rng.uniform() - 0.12 * depth
             canvas.rect(x, 0.86 - h, x + w, 0.9, tone)
             lit = ((250, 214, 120), (255, 170, 90), (150, 210, 250))[int(rng.integers(3))]
-            _windows(canvas, (x, 0.87 - h, x + w, 0.85), (3, 5 - depth), shade(lit, 0.55 + 0.45 * depth))
+            _windows(
+                canvas,
+                (x, 0.87 - h, x + w, 0.85),
+                (3, 5 - depth),
+                shade(lit, 0.55 + 0.45 * depth),
+            )
             x += w + 0.01
     canvas.gradient(0.84, 1, (34, 30, 56), (18, 18, 30))
     for x, k in rng.uniform(size=(5, 2)):
-        canvas.glow(x, 0.84 + 0.1 * k, 0.09, ((255, 120, 90), (255, 220, 130), (120, 200, 255))[int(3 * k)], 0.75)
+        canvas.glow(
+            x,
+            0.84 + 0.1 * k,
+            0.09,
+            ((255, 120, 90), (255, 220, 130), (120, 200, 255))[int(3 * k)],
+            0.75,
+        )
 
 
 def _hall(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -304,11 +441,24 @@ def _hall(canvas: Canvas, rng: np.random.Generator) -> None:
         canvas.rect(x - 0.06, 0.72, x + 0.06, 0.77, (240, 214, 140))
     cx = offset + 0.15 + 0.3 * int(rng.integers(3))
     canvas.rect(cx - 0.004, 0.0, cx + 0.004, 0.14, (200, 170, 90))
-    canvas.poly(np.array([(cx - 0.1, 0.13), (cx + 0.1, 0.13), (cx + 0.04, 0.2), (cx - 0.04, 0.2)]), (246, 220, 150))
+    canvas.poly(
+        np.array([(cx - 0.1, 0.13), (cx + 0.1, 0.13), (cx + 0.04, 0.2), (cx - 0.04, 0.2)]),
+        (246, 220, 150),
+    )
     for i in range(5):
         canvas.glow(cx - 0.1 + 0.05 * i, 0.12, 0.05, (255, 250, 220), 0.95)
     carpet = 0.3 + 0.4 * rng.uniform()
-    canvas.poly(np.array([(carpet - 0.08, 0.76), (carpet + 0.08, 0.76), (carpet + 0.22, 1.02), (carpet - 0.22, 1.02)]), (170, 30, 44))
+    canvas.poly(
+        np.array(
+            [
+                (carpet - 0.08, 0.76),
+                (carpet + 0.08, 0.76),
+                (carpet + 0.22, 1.02),
+                (carpet - 0.22, 1.02),
+            ]
+        ),
+        (170, 30, 44),
+    )
     for x, y in rng.uniform(size=(3, 2)):
         canvas.ellipse(x, 0.84 + 0.1 * y, 0.09, 0.03, (246, 244, 240))
         canvas.rect(x - 0.085, 0.84 + 0.1 * y, x + 0.085, 0.9 + 0.1 * y, (226, 222, 216))
@@ -336,14 +486,35 @@ def _savanna(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.gradient(0.56, 1, (206, 176, 92), (164, 132, 60))
     for x, s in rng.uniform(size=(3, 2)):
         y, k = 0.56 + 0.2 * s, 0.7 + 0.6 * s
-        canvas.poly(np.array([(x - 0.012 * k, y), (x + 0.012 * k, y), (x + 0.05 * k, y - 0.2 * k), (x - 0.03 * k, y - 0.2 * k)]), (84, 62, 40))
+        canvas.poly(
+            np.array(
+                [
+                    (x - 0.012 * k, y),
+                    (x + 0.012 * k, y),
+                    (x + 0.05 * k, y - 0.2 * k),
+                    (x - 0.03 * k, y - 0.2 * k),
+                ]
+            ),
+            (84, 62, 40),
+        )
         canvas.ellipse(x, y - 0.21 * k, 0.17 * k, 0.04 * k, (92, 116, 50))
         canvas.ellipse(x + 0.03, y - 0.25 * k, 0.11 * k, 0.035 * k, (110, 134, 58))
     gx = 0.1 + 0.8 * rng.uniform()
     _giraffe(canvas, gx, 0.74, 0.5)
     for x, y in rng.uniform(size=(14, 2)):
         yy = 0.7 + 0.3 * y
-        canvas.poly(np.array([(x - 0.02, yy), (x - 0.024, yy - 0.06), (x, yy - 0.02), (x + 0.006, yy - 0.075), (x + 0.02, yy)]), mix((190, 160, 70), (132, 110, 44), y))
+        canvas.poly(
+            np.array(
+                [
+                    (x - 0.02, yy),
+                    (x - 0.024, yy - 0.06),
+                    (x, yy - 0.02),
+                    (x + 0.006, yy - 0.075),
+                    (x + 0.02, yy),
+                ]
+            ),
+            mix((190, 160, 70), (132, 110, 44), y),
+        )
 
 
 def _giraffe(canvas: Canvas, x: float, y: float, h: float) -> None:
@@ -354,10 +525,25 @@ def _giraffe(canvas: Canvas, x: float, y: float, h: float) -> None:
         [(0.13, -0.95), (0.19, -1.0), (0.3, -0.9), (0.27, -0.86), (0.17, -0.88)],
     ]
     for leg in (-0.11, -0.06, 0.05, 0.1):
-        parts.append([(leg - 0.014, -0.34), (leg + 0.014, -0.34), (leg + 0.01, 0), (leg - 0.01, 0)])
+        parts.append(
+            [
+                (leg - 0.014, -0.34),
+                (leg + 0.014, -0.34),
+                (leg + 0.01, 0),
+                (leg - 0.01, 0),
+            ]
+        )
     for part in parts:
         canvas.poly(np.array(part) * h + (x, y), coat)
-    for sx, sy in ((-0.07, -0.4), (0.0, -0.42), (0.05, -0.36), (-0.03, -0.34), (0.1, -0.56), (0.13, -0.68), (0.155, -0.8)):
+    for sx, sy in (
+        (-0.07, -0.4),
+        (0.0, -0.42),
+        (0.05, -0.36),
+        (-0.03, -0.34),
+        (0.1, -0.56),
+        (0.13, -0.68),
+        (0.155, -0.8),
+    ):
         canvas.ellipse(x + sx * h, y + sy * h, 0.02 * h, 0.024 * h, spot)
 
 

@@ -38,7 +38,13 @@ def _oil(image: Image) -> Image:
     size = image.shape[0]
     flow = _at(_FLOW, size) * (size * 0.0038)
     grid = np.arange(size, dtype=np.float32)
-    moved = cv2.remap(image, flow[..., 0] + grid[None, :], flow[..., 1] + grid[:, None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    moved = cv2.remap(
+        image,
+        flow[..., 0] + grid[None, :],
+        flow[..., 1] + grid[:, None],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
+    )
     moved = cv2.medianBlur(moved, max(3, int(size / 256 * 5) | 1))
     hsv = cv2.cvtColor(moved, cv2.COLOR_RGB2HSV)
     hsv[..., 1] = cv2.multiply(hsv[..., 1], 1.35)
@@ -66,4 +72,9 @@ def _comic(image: Image) -> Image:
     return np.clip(flat * (1 - ink[..., None]), 0, 255).astype(np.uint8)
 
 
-_STYLES = {"pencil sketch": _pencil, "oil painting": _oil, "pixel art": _pixel, "comic": _comic}
+_STYLES = {
+    "pencil sketch": _pencil,
+    "oil painting": _oil,
+    "pixel art": _pixel,
+    "comic": _comic,
+}
