@@ -76,7 +76,9 @@ class Person:
             image=Image.fromarray(picture.image),
             mask=Image.fromarray(picture.face_mask.astype(np.uint8) * 255),
             box=box,
-            name=f"person {picture.identity}" if index == 0 or self.count == 1 else f"person {picture.identity} #{index}",
+            name=f"person {picture.identity}"
+            if index == 0 or self.count == 1
+            else f"person {picture.identity} #{index}",
             truth=truth,
         )
 
@@ -119,7 +121,9 @@ class Photo:
         if len(masks) == 1 and masks[0] in ("none", "face"):
             masks = masks * count
         if len(masks) != count:
-            raise UserError(f"{len(masks)} masks for {count} images: give one mask an image, none or face (condition.mask)")
+            raise UserError(
+                f"{len(masks)} masks for {count} images: give one mask an image, none or face (condition.mask)"
+            )
         return masks
 
     def _one(self, path: str, mask_name: str, box: Box | None) -> VisualCondition:
@@ -129,8 +133,14 @@ class Photo:
             if mask is not None and mask.getextrema()[1] < 128:
                 raise UserError(f"{path} is transparent everywhere: give an opaque image (condition.image)")
         else:
-            image = image if alpha is None else Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
-            mask = face_ellipse(image, path) if mask_name == "face" else self._mask_file(mask_name, image.size)
+            image = (
+                image
+                if alpha is None
+                else Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
+            )
+            mask = (
+                face_ellipse(image, path) if mask_name == "face" else self._mask_file(mask_name, image.size)
+            )
         if mask is not None and (self.crop == "mask" or (self.crop == "auto" and mask_name == "face")):
             window = _square_around(mask)
             image, mask = image.crop(window), mask.crop(window)
@@ -149,7 +159,9 @@ class Photo:
             )
         if mask.getextrema()[1] < 128:
             other = "black" if self.keep == "white" else "white"
-            raise UserError(f"mask {path} is empty: no {self.keep} pixels to keep; try condition.keep={other} (condition.mask)")
+            raise UserError(
+                f"mask {path} is empty: no {self.keep} pixels to keep; try condition.keep={other} (condition.mask)"
+            )
         return mask
 
 
@@ -216,7 +228,9 @@ def _read_deep(file: Path) -> Image.Image | None:
     eight = _to_eight_bits(pixels)
     if eight.ndim == 2:
         return Image.fromarray(eight)
-    return Image.fromarray(cv2.cvtColor(eight, cv2.COLOR_BGRA2RGBA if eight.shape[2] == 4 else cv2.COLOR_BGR2RGB))
+    return Image.fromarray(
+        cv2.cvtColor(eight, cv2.COLOR_BGRA2RGBA if eight.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    )
 
 
 def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
@@ -269,7 +283,9 @@ def _boxes(value: Any, count: int) -> list[Box | None]:
             items = [items]
         boxes = [None if item is None else Box.of(item) for item in items]
     except (TypeError, ValueError) as error:
-        raise UserError(f"need [x, y, width, height] or a list of these, got {value!r} (condition.box)") from error
+        raise UserError(
+            f"need [x, y, width, height] or a list of these, got {value!r} (condition.box)"
+        ) from error
     if len(boxes) != count:
         raise UserError(f"{len(boxes)} boxes for {count} conditions: give one each (condition.box)")
     return boxes
@@ -282,4 +298,6 @@ def _check_attributes(attributes: Mapping[str, str]) -> None:
         if name not in VOCABULARY:
             raise UserError(f"condition.attributes has no {name}: choose from {', '.join(VOCABULARY)}")
         if value not in VOCABULARY[name]:
-            raise UserError(f"condition.attributes.{name}={value} is not one of {', '.join(VOCABULARY[name])}")
+            raise UserError(
+                f"condition.attributes.{name}={value} is not one of {', '.join(VOCABULARY[name])}"
+            )

@@ -30,7 +30,9 @@ class ClipText:
 
     def __post_init__(self) -> None:
         if not self.pretrained:
-            raise UserError(f"metrics.pretrained is empty: name the weights of {self.model}, for example laion2b_s34b_b79k")
+            raise UserError(
+                f"metrics.pretrained is empty: name the weights of {self.model}, for example laion2b_s34b_b79k"
+            )
 
     def check(self) -> None:
         """Raises UserError when the model is unknown or its weights are not on disk and cannot be fetched."""
@@ -62,11 +64,15 @@ def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tup
     import open_clip
 
     if name not in open_clip.list_models():
-        raise UserError(f"open_clip has no model {name}: choose from {', '.join(open_clip.list_models()[:12])}, ... (metrics.model)")
+        raise UserError(
+            f"open_clip has no model {name}: choose from {', '.join(open_clip.list_models()[:12])}, ... (metrics.model)"
+        )
     is_file = Path(pretrained).expanduser().is_file()
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not is_file and pretrained not in tags:
-        raise UserError(f"{pretrained} is neither a file nor weights of {name}: choose from {', '.join(tags)} (metrics.pretrained)")
+        raise UserError(
+            f"{pretrained} is neither a file nor weights of {name}: choose from {', '.join(tags)} (metrics.pretrained)"
+        )
     source = str(Path(pretrained).expanduser()) if is_file else pretrained
     try:
         model, _, transform = open_clip.create_model_and_transforms(

@@ -27,12 +27,19 @@ WEIGHTS_NAME = "20180402-114759-vggface2.pt"
 WEIGHTS_URL = f"https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/{WEIGHTS_NAME}"
 
 
-def detect_faces(images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[Box | None]:
+def detect_faces(
+    images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16
+) -> list[Box | None]:
     """The largest face of each image in its own pixels, None where MTCNN finds none."""
-    return [max(found, key=lambda b: b.area, default=None) for found in detect_all_faces(images, device, batch_size)]
+    return [
+        max(found, key=lambda b: b.area, default=None)
+        for found in detect_all_faces(images, device, batch_size)
+    ]
 
 
-def detect_all_faces(images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[list[Box]]:
+def detect_all_faces(
+    images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16
+) -> list[list[Box]]:
     """Every face of each image, clipped to it, in its own pixels; images of one size go through MTCNN together."""
     ready = [_detection_size(image) for image in images]
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -94,7 +101,9 @@ class Faces:
             rows.append({"face_detected": bool(faces), "face_iou": sum(ious) / len(ious) if ious else None})
         vectors = embed_faces(crops, self.weights, device, self.batch_size) if crops else None
         for row, mine in zip(rows, pairs, strict=True):
-            distances = [float((vectors[i] - vectors[i + 1]).norm()) for i in mine] if vectors is not None else []
+            distances = (
+                [float((vectors[i] - vectors[i + 1]).norm()) for i in mine] if vectors is not None else []
+            )
             row["id_distance"] = sum(distances) / len(distances) if distances else None
         return rows
 
@@ -111,7 +120,9 @@ def embed_faces(
     for start in range(0, len(crops), batch_size):
         chunk = crops[start : start + batch_size]
         faces = [
-            fixed_image_standardization(extract_face(image.convert("RGB"), [b.x, b.y, b.right, b.bottom], CROP_SIZE, 0))
+            fixed_image_standardization(
+                extract_face(image.convert("RGB"), [b.x, b.y, b.right, b.bottom], CROP_SIZE, 0)
+            )
             for image, b in chunk
         ]
         with torch.no_grad():
@@ -173,7 +184,9 @@ def _facenet(file: str, device: str) -> torch.nn.Module:
         # The file carries the training head (`logits`), which embeddings do not use.
         model.load_state_dict({k: v for k, v in state.items() if not k.startswith("logits.")})
     except Exception as error:
-        raise UserError(f"{file} does not hold FaceNet weights: replace it by {WEIGHTS_NAME} (metrics.weights)") from error
+        raise UserError(
+            f"{file} does not hold FaceNet weights: replace it by {WEIGHTS_NAME} (metrics.weights)"
+        ) from error
     return model.eval().to(device)
 
 

@@ -11,6 +11,7 @@ from sow.types import Box, Canvas, Plan, Request, VisualCondition
 
 # A box relative to another one: [x, y, width, height] in units of the other's width and height, from its upper left.
 Relative = Sequence[float]
+_SURROUND = (-0.25, -0.25, 1.5, 1.5)  # a quarter of the box on each side
 
 
 @runtime_checkable
@@ -21,7 +22,7 @@ class Planner(Protocol):
         """One plan a request, in order; boxes legal on the canvas."""
         ...
 
-    def related(self, request: Request, boxes: Sequence[Box], canvas: Canvas) -> tuple[Box, ...]:
+    def relate(self, request: Request, boxes: Sequence[Box], canvas: Canvas) -> tuple[Box, ...]:
         """The condition-related region for boxes that someone else chose (stage 3 alone)."""
         ...
 
@@ -76,7 +77,9 @@ def on_canvas(box: Box, canvas: Canvas, key: str) -> Box:
     width = min(snapped.w, (canvas.width - snapped.x) // f * f)
     height = min(snapped.h, (canvas.height - snapped.y) // f * f)
     if width <= 0 or height <= 0:
-        raise UserError(f"box {box.as_list()} is smaller than {f} px at the canvas's edge: make it larger ({key})")
+        raise UserError(
+            f"box {box.as_list()} is smaller than {f} px at the canvas's edge: make it larger ({key})"
+        )
     return Box(snapped.x, snapped.y, width, height)
 
 
@@ -87,7 +90,9 @@ def legal(boxes: Sequence[Box], conditions: Sequence[VisualCondition], canvas: C
     Raises UserError for a count that does not match, a user's box off the canvas, or conditions that cannot all fit.
     """
     if len(boxes) != len(conditions):
-        raise UserError(f"need one box for each of the {len(conditions)} conditions, got {len(boxes)} (planner)")
+        raise UserError(
+            f"need one box for each of the {len(conditions)} conditions, got {len(boxes)} (planner)"
+        )
     fixed = [user_box(c, canvas) for c in conditions]
     sizes, centers = [], []
     for box, condition in zip(boxes, conditions, strict=True):
@@ -126,6 +131,13 @@ def legal_related(related: Sequence[Box], boxes: Sequence[Box], canvas: Canvas) 
         if not covered and region not in out:
             out.append(region)
     return tuple(out)
+
+
+def or_surround(related: Sequence[Box], boxes: Sequence[Box], canvas: Canvas) -> tuple[Box, ...]:
+    """The related regions, or what lies around each box where a planner found none (a box that hides its own body)."""
+    if related:
+        return tuple(related)
+    return legal_related([relative(b, _SURROUND) for b in boxes], boxes, canvas)
 
 
 def touches(a: Box, b: Box) -> bool:

@@ -1,0 +1,78 @@
+"""A stored plan again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from sow.errors import UserError
+from sow.planner.base import legal_related, moved, on_canvas, or_surround
+from sow.types import Box, Canvas, Plan, Request
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Plans read from disk: `path` is a plan.json, a folder that holds one, or a folder of `<request id>.json` or
+    `<request id>/plan.json`.
+
+    A file holds one plan, or a list of plans with an "id" each.
+    """
+
+    path: str
+
+    def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
+        """The stored plan of each request; raises UserError where there is none or it does not fit the request."""
+        return [self._one(request, canvas) for request in requests]
+
+    def relate(self, request: Request, boxes: Sequence[Box], canvas: Canvas) -> tuple[Box, ...]:
+        """The stored region, carried along with the first condition from its stored box to the new one."""
+        plan = self._one(request, canvas)
+        regions = [moved(region, plan.boxes[0], boxes[0]) for region in plan.related]
+        return or_surround(legal_related(regions, boxes, canvas), boxes, canvas)
+
+    def _one(self, request: Request, canvas: Canvas) -> Plan:
+        file = _find(Path(self.path).expanduser(), request.id)
+        plan = _read(str(file), file.stat().st_mtime_ns, request.id)
+        if len(plan.boxes) != len(request.conditions):
+            raise UserError(
+                f"{file} plans {len(plan.boxes)} conditions but the request has {len(request.conditions)} (planner.path)"
+            )
+        boxes = tuple(on_canvas(b, canvas, "planner.path") for b in plan.boxes)
+        details = {**plan.details, "replayed_from": str(file), "planned_by": plan.source}
+        return replace(plan, boxes=boxes, source="replay", details=details)
+
+
+def _find(path: Path, request_id: str) -> Path:
+    if path.is_file():
+        return path
+    for file in (path / f"{request_id}.json", path / request_id / "plan.json", path / "plan.json"):
+        if file.is_file():
+            return file
+    raise UserError(
+        f"no plan for request {request_id} at {path}: give a plan.json or a run folder (planner.path)"
+    )
+
+
+@lru_cache(maxsize=64)
+def _read(file: str, modified: int, request_id: str) -> Plan:
+    try:
+        stored = json.loads(Path(file).read_text(encoding="utf-8"))
+        if isinstance(stored, list):
+            matching = [p for p in stored if len(stored) == 1 or str(p.get("id")) == request_id]
+            if not matching:
+                raise UserError(f"{file} holds no plan for request {request_id} (planner.path)")
+            stored = matching[0]
+        return Plan.from_dict(stored)
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+    ) as error:
+        raise UserError(f"{file} is no stored plan: {type(error).__name__} {error} (planner.path)") from error
