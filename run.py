@@ -1,0 +1,57 @@
+"""One command for everything: `python run.py [group=option] [key=value] [-m]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from sow.config import explain, typed
+from sow.errors import UserError
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line
+failed: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(composed: DictConfig) -> None:
+    """One job: validate, then run the study; a failing job of a multirun lets the others go on."""
+    from sow.records import discard_untouched
+
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    try:
+        config = typed(composed, job.runtime.choices, job.overrides.task)
+        from experiments.study import run_job
+
+        run_job(config, folder, group=Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        discard_untouched(folder)
+        failed.append(str(error))
+
+
+def command_line() -> int:
+    """Run `main` on the words of the command line; the exit status: 1 after any failure, 130 when interrupted."""
+    failed.clear()
+    try:
+        main()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
+        print(f"error: {error if isinstance(error, UserError) else explain(error, words)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line())

@@ -1,0 +1,240 @@
+"""From a command line to a typed configuration to a sampler. Nothing here imports torch before `build`."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sow.errors import UserError
+from sow.schema import MISSING, check, instantiate, unknown
+
+if TYPE_CHECKING:
+    from sow.methods.sow import Sampler
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+COMPONENTS = (
+    "study condition planner position intensify seed_init inversion cycle preservation guidance modulation p_plus "
+    "p_minus decay_time decay_distance gate metrics tracker method model"
+).split()
+SCALARS = {
+    "seed": int,
+    "prompt": str,
+    "num_inference_steps": int,
+    "height": int | None,
+    "width": int | None,
+    "batch_size": int,
+    "force": bool,
+}
+PLAIN = {"calibration": "sow.config.Calibration", "task": "sow.config.Task", "paths": "sow.config.Paths"}
+
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Numbers tuned for one model; the components read them by interpolation."""
+
+    omega_plus: float
+    omega_minus: float
+    tau: float
+    t1: float
+    t2: float
+    cycles: int
+    preservation: Mapping[str, Any]
+    condition_size: list[int]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A setting of the benchmark (Sec. V): its name, and the prompt used when none is given."""
+
+    name: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where runs are written; no part of what a run is."""
+
+    outputs: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Config:
+    """A validated configuration: one component a group, the scalars, and where they came from.
+
+    `resolved` is the plain container of every value; `choices` maps a group to its option; `overrides` are the words of
+    the command line.
+    """
+
+    seed: int
+    prompt: str
+    num_inference_steps: int
+    height: int | None
+    width: int | None
+    batch_size: int
+    force: bool
+    calibration: Calibration
+    task: Task
+    paths: Paths
+    study: Any
+    condition: Any
+    planner: Any
+    position: Any
+    intensify: Any
+    seed_init: Any
+    inversion: Any
+    cycle: Any
+    preservation: Any
+    guidance: Any
+    modulation: Any
+    p_plus: Any
+    p_minus: Any
+    decay_time: Any
+    decay_distance: Any
+    gate: Any
+    metrics: Any
+    tracker: Any
+    method: Any
+    model: Any
+    resolved: Mapping[str, Any]
+    choices: Mapping[str, str]
+    overrides: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, low in {"seed": 0, "num_inference_steps": 1, "batch_size": 1}.items():
+            if getattr(self, name) < low:
+                raise UserError(f"need {name} >= {low}, got {getattr(self, name)} ({name})")
+        if self.num_inference_steps > 1000:
+            raise UserError(
+                f"need num_inference_steps <= 1000, got {self.num_inference_steps} (num_inference_steps)"
+            )
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            if side is not None and side < 1:
+                raise UserError(f"need {name} > 0 pixels, got {side} ({name})")
+        self.cycle.resolve(self.num_inference_steps)
+        self.preservation.resolve(self.cycle, self.num_inference_steps)
+
+    @property
+    def ablations(self) -> tuple[str, ...]:
+        """Names of the ablations on the command line, in order."""
+        words = (o.lstrip("+").partition("=") for o in self.overrides)
+        return tuple(
+            n.strip() for key, _, value in words if key == "ablation" for n in value.strip("[]").split(",")
+        )
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one."""
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            config = hydra_compose("config", overrides, return_hydra_config=True)
+        choices = dict(config.hydra.runtime.choices)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, overrides)) from error
+    return typed(config, choices, overrides)
+
+
+def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
+    """Check a composed configuration against the components' types and instantiate them; raises UserError."""
+    resolved = plain(config)
+    known = {*COMPONENTS, *SCALARS, *PLAIN}
+    for name in resolved:
+        if name not in known:
+            raise unknown(str(name), known)
+    for name in sorted(known):
+        if name not in resolved:
+            raise UserError(f"{name} is missing from the configuration: do not delete it ({name})")
+    for key in _missing(resolved):
+        raise UserError(f"{key} has no value: give {key}=... ({key})")
+    return Config(
+        **{name: check(resolved[name], hint, name) for name, hint in SCALARS.items()},
+        **{name: instantiate(resolved[name], name) for name in COMPONENTS},
+        **{name: instantiate({**resolved[name], "_target_": target}, name) for name, target in PLAIN.items()},
+        resolved=resolved,
+        choices={
+            str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None
+        },
+        overrides=tuple(overrides),
+    )
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as resolved plain containers, without Hydra's own; raises UserError where it cannot resolve."""
+    names = [name for name in config if name not in ("hydra", "experiment")]
+    try:
+        masked = OmegaConf.masked_copy(config, names)  # type: ignore[arg-type]
+        values = OmegaConf.to_container(masked, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, [])) from error
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}
+
+
+def _missing(node: Any, key: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _missing(value, f"{key}.{name}" if key else str(name))
+    elif node == MISSING:
+        yield key
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line for an error of Hydra or OmegaConf: the value, the key and the choices."""
+    text = str(error)
+    option = re.search(r"Could not find '(.+)/([^/']+)'", text)
+    if option:
+        group, value = option.groups()
+        listed = text.partition("Available options")[2].partition("Config search path")[0].partition(":")[2]
+        names = ", ".join(listed.split())
+        return f"{group}={value} is no option: choose one of {names} ({group})"
+    key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
+    if key:
+        name = key.group(1).partition("=")[0]
+        return str(unknown(name, _siblings(name, overrides)))
+    return " ".join(re.sub(r"(See https|full_key:|object_type=).*", "", text).split())
+
+
+def _siblings(name: str, overrides: Sequence[str]) -> list[str]:
+    """Keys beside `name` in the configuration that the other overrides compose."""
+    others = [o for o in overrides if o.lstrip("+~").partition("=")[0].partition("@")[0] != name]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            node: Any = hydra_compose("config", others)
+    except (HydraException, OmegaConfBaseException):
+        return []
+    parent = ""
+    for part in name.split(".")[:-1]:
+        if not OmegaConf.is_dict(node) or part not in node:
+            break
+        node, parent = node[part], f"{parent}{part}."
+    names = list(node) if OmegaConf.is_dict(node) else []
+    return [f"{parent}{n}" for n in names if n not in ("_target_", "hydra", "experiment")]
+
+
+_backbones: dict[str, Any] = {}
+
+
+def build(config: Config) -> Sampler:
+    """The sampler of a configuration; the model is loaded once a process. This imports torch."""
+    key = json.dumps(config.resolved["model"], sort_keys=True)
+    if key not in _backbones:
+        _backbones.clear()  # two models seldom fit one device
+        _backbones[key] = config.model.load()
+    return config.method.sampler(config, _backbones[key])
+
+
+assert {f.name for f in fields(Config)} >= {*COMPONENTS, *SCALARS}
