@@ -36,13 +36,21 @@ def letterbox(image: Picture, side: int = SIDE) -> tuple[Picture, float, tuple[i
     return square, scale, (x, y)
 
 
-def crop(image: Picture, box: NDArray[np.float64], view: tuple[float, float], side: int = CROP) -> Picture:
+def crop(
+    image: Picture,
+    box: NDArray[np.float64],
+    view: tuple[float, float],
+    side: int = CROP,
+) -> Picture:
     """A square view (side, side, 4) around a face box; the last channel is 255 inside the picture, 0 outside."""
     x, y, w, h = (float(v) for v in box)
     scale, drop = view
     size = max(w, h, 2.0)
     length = max(2, round(scale * size))
-    left, top = round(x + w / 2 - length / 2), round(y + h / 2 + drop * size - length / 2)
+    left, top = (
+        round(x + w / 2 - length / 2),
+        round(y + h / 2 + drop * size - length / 2),
+    )
     height, width = image.shape[:2]
     out = np.full((length, length, 4), GRAY, np.uint8)
     out[..., 3] = 0
@@ -52,7 +60,11 @@ def crop(image: Picture, box: NDArray[np.float64], view: tuple[float, float], si
         region = out[y0 - top : y1 - top, x0 - left : x1 - left]
         region[..., :3] = image[y0:y1, x0:x1]
         region[..., 3] = 255
-    return cv2.resize(out, (side, side), interpolation=cv2.INTER_AREA if length > side else cv2.INTER_LINEAR)
+    return cv2.resize(
+        out,
+        (side, side),
+        interpolation=cv2.INTER_AREA if length > side else cv2.INTER_LINEAR,
+    )
 
 
 def to_tensor(pictures: list[Picture]) -> Tensor:

@@ -19,7 +19,16 @@ SIDE = 128  # pixels a side of the picture that is read
 CROP = 64  # pixels a side of both crops
 EMBEDDING = 64
 SCENE_HEADS = ("presence", "scene", "wall_color", "weather", "style")
-CLOSE_HEADS = ("age", "skin", "eyes", "expression", "glasses", "hair", "hair_color", "hat")
+CLOSE_HEADS = (
+    "age",
+    "skin",
+    "eyes",
+    "expression",
+    "glasses",
+    "hair",
+    "hair_color",
+    "hat",
+)
 FIGURE_HEADS = ("clothing", "clothing_color")
 GRID_STRIDE = 16
 
@@ -27,7 +36,9 @@ GRID_STRIDE = 16
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """3 x 3 convolution, batch normalisation, rectifier."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
     )
 
 

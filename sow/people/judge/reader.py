@@ -59,7 +59,9 @@ class Judge:
         self.batch = batch
 
     def read(
-        self, images: Sequence[Image.Image | NDArray[np.uint8]], boxes: Sequence[Box | None] | None = None
+        self,
+        images: Sequence[Image.Image | NDArray[np.uint8]],
+        boxes: Sequence[Box | None] | None = None,
     ) -> list[Reading]:
         """Read each picture; a given face box replaces the one that the judge finds. Raises ValueError for a length mismatch."""
         boxes = [None] * len(images) if boxes is None else list(boxes)
@@ -72,7 +74,11 @@ class Judge:
         return readings
 
     @torch.no_grad()
-    def _read(self, images: Sequence[Image.Image | NDArray[np.uint8]], boxes: Sequence[Box | None]) -> list[Reading]:
+    def _read(
+        self,
+        images: Sequence[Image.Image | NDArray[np.uint8]],
+        boxes: Sequence[Box | None],
+    ) -> list[Reading]:
         arrays = [as_array(image) for image in images]
         squares = [letterbox(array) for array in arrays]
         pictures = [square[0] for square in squares]
@@ -95,7 +101,8 @@ class Judge:
         joined = torch.sigmoid(whole / self.calibration.temperatures.get("whole", 1.0)).numpy()
         heads = {**scene, **close, **figure}
         probabilities = {
-            n: torch.softmax(v / self.calibration.temperatures.get(n, 1.0), 1).numpy() for n, v in heads.items()
+            n: torch.softmax(v / self.calibration.temperatures.get(n, 1.0), 1).numpy()
+            for n, v in heads.items()
         }
         readings = []
         for i, (given, (_, scale, offset)) in enumerate(zip(boxes, squares, strict=True)):
@@ -110,7 +117,9 @@ class Judge:
                     face_box=box,
                     attributes={n: VOCABULARY[n][k] for n, k in best.items()},
                     confidence={n: float(probabilities[n][i][k]) for n, k in best.items()},
-                    embedding=embedding[i].numpy() if person else np.full(embedding.shape[1], np.nan, np.float32),
+                    embedding=embedding[i].numpy()
+                    if person
+                    else np.full(embedding.shape[1], np.nan, np.float32),
                     whole=float(joined[i]) if person else float("nan"),
                 )
             )
@@ -126,7 +135,12 @@ def as_array(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
-def _back(box: NDArray[np.float64], scale: float, offset: tuple[int, int], image: NDArray[np.uint8]) -> Box | None:
+def _back(
+    box: NDArray[np.float64],
+    scale: float,
+    offset: tuple[int, int],
+    image: NDArray[np.uint8],
+) -> Box | None:
     """The box in pixels of the original picture, clipped to it; None where nothing is left of it."""
     x, y, w, h = (box - (*offset, 0, 0)) / scale
     height, width = image.shape[:2]
@@ -135,19 +149,30 @@ def _back(box: NDArray[np.float64], scale: float, offset: tuple[int, int], image
     return Box(x0, y0, x1 - x0, y1 - y0) if x1 > x0 and y1 > y0 else None
 
 
-def save_judge(path: Path, network: JudgeNetwork, calibration: Calibration, report: dict[str, object]) -> None:
+def save_judge(
+    path: Path,
+    network: JudgeNetwork,
+    calibration: Calibration,
+    report: dict[str, object],
+) -> None:
     """Write the weights in float16, with calibration and report as JSON in the metadata."""
     from safetensors.torch import save_file
 
     tensors = {
-        name: value.detach().to(torch.float16).contiguous() if value.is_floating_point() else value.contiguous()
+        name: value.detach().to(torch.float16).contiguous()
+        if value.is_floating_point()
+        else value.contiguous()
         for name, value in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     metadata = {
         "temperatures": json.dumps(calibration.temperatures),
         "thresholds": json.dumps(
-            {"face": calibration.face, "whole": calibration.whole, "same_person": calibration.same_person}
+            {
+                "face": calibration.face,
+                "whole": calibration.whole,
+                "same_person": calibration.same_person,
+            }
         ),
         "report": json.dumps(report),
     }
@@ -160,7 +185,9 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
     from safetensors import safe_open
 
     if not path.is_file():
-        raise UserError(f"the judge's weights are missing at {path}: run `python run.py study=train_judge` (metrics=people)")
+        raise UserError(
+            f"the judge's weights are missing at {path}: run `python run.py study=train_judge` (metrics=people)"
+        )
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
         state = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
@@ -168,6 +195,8 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
     missing, unexpected = network.load_state_dict(state, strict=False)
     lost = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lost or unexpected:
-        raise UserError(f"the judge's weights at {path} do not fit the code: train them again (study=train_judge)")
+        raise UserError(
+            f"the judge's weights at {path} do not fit the code: train them again (study=train_judge)"
+        )
     calibration = Calibration(json.loads(metadata["temperatures"]), **json.loads(metadata["thresholds"]))
     return Judge(network, calibration)

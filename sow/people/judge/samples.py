@@ -1,0 +1,247 @@
+"""Training and held-out pictures of the judge: a rolling pool of fresh renders, and the labels of a batch.
+
+Seeds: training uses [3_000_000_000, 3_200_000_000), calibration [3_200_000_000, 3_300_000_000) and evaluation
+[3_300_000_000, 3_400_000_000). Identities of training are below 2e7; held-out ones start at 30_000_000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sow.people.attributes import VOCABULARY, sample_attributes, with_identity
+from sow.people.judge.composites import Figure, degraded, disturbed, truncated
+from sow.people.judge.crops import CLOSE, FIGURE, crop, to_tensor
+from sow.people.judge.network import (
+    CLOSE_HEADS,
+    FIGURE_HEADS,
+    GRID_STRIDE,
+    SCENE_HEADS,
+    SIDE,
+)
+from sow.people.render import render
+
+TRAINING_SEED, CALIBRATION_SEED, EVALUATION_SEED = (
+    3_000_000_000,
+    3_200_000_000,
+    3_300_000_000,
+)
+HELD_OUT_IDENTITY = 30_000_000
+COLORS = (
+    "skin",
+    "eyes",
+    "hair_color",
+    "clothing_color",
+    "wall_color",
+)  # a pencil sketch has none of them
+
+
+def readable(figure: Figure) -> dict[str, int]:
+    """Class index of each attribute that can be seen in the picture, -1 for the others."""
+    labels = figure.attributes.indices()
+    hidden: set[str] = set()
+    if figure.colorless:
+        hidden.update(COLORS)
+    if figure.framing != "scene":
+        hidden.update(("scene", "wall_color"))
+        hidden.add("hair")  # its length is out of sight
+    if figure.bare or figure.framing == "gray":
+        hidden.update(("hair", "hair_color", "hat"))
+    if not figure.clothed:
+        hidden.update(FIGURE_HEADS)
+    return {name: -1 if name in hidden else index for name, index in labels.items()}
+
+
+def figure_of(
+    seed: int, identity: int | None, framing: str = "scene", age: str | None = None, nobody: bool | None = None,
+    background: bool = False,
+) -> Figure:  # fmt: skip
+    """Render one labelled picture; the attributes come from the seed, the age and presence may be given."""
+    a = sample_attributes(np.random.default_rng([seed, 91]))
+    if nobody is not None:
+        a = replace(a, presence="nobody" if nobody else "person")
+    if a.presence == "nobody":
+        r = render(seed, SIDE, attributes=a)
+        sketch = a.style == "pencil sketch"
+        return Figure(
+            r.image,
+            a,
+            -1,
+            None,
+            None,
+            None,
+            r.face_mask,
+            r.figure_mask,
+            "scene",
+            colorless=sketch,
+        )
+    if age is not None:
+        a = replace(a, age=age)
+    if identity is not None:
+        a = with_identity(a, identity)
+    r = render(seed, SIDE, attributes=a, identity=identity, framing=framing)
+    face, head, body = (
+        None if b is None else np.array(b, float) for b in (r.face_box, r.head_box, r.body_box)
+    )
+    below = (SIDE - face[1] - face[3]) / face[3]
+    shown = framing == "scene" and body is not None
+    empty = (
+        render(seed, SIDE, attributes=replace(r.attributes, presence="nobody")).image if background else None
+    )
+    return Figure(
+        r.image, r.attributes, r.identity, face, head, body, r.face_mask, r.figure_mask, framing, empty, (face,),
+        1 if shown and below > 0.2 else -1, shown and below > 0.25, a.style == "pencil sketch",
+    )  # fmt: skip
+
+
+class Pool:
+    """A rolling pool of rendered people (views of the same identities) and empty scenes; never the same for long."""
+
+    def __init__(
+        self,
+        seed: int,
+        identities: int,
+        views: int,
+        empty: int,
+        first: int = TRAINING_SEED,
+    ) -> None:
+        self.rng = np.random.default_rng([seed, 17])
+        self.views, self.next_seed = views, first + seed * 10_000_000
+        self.people = [self._person() for _ in range(identities)]
+        self.empty = [self._scene() for _ in range(empty)]
+
+    def refresh(self, people: int, scenes: int) -> None:
+        """Replace random members by new ones."""
+        for _ in range(people):
+            self.people[int(self.rng.integers(len(self.people)))] = self._person()
+        for _ in range(scenes):
+            self.empty[int(self.rng.integers(len(self.empty)))] = self._scene()
+
+    def _seed(self) -> int:
+        self.next_seed += 1
+        return self.next_seed
+
+    def _person(self) -> list[Figure]:
+        identity = int(self.rng.integers(0, 20_000_000))
+        age = str(self.rng.choice(VOCABULARY["age"])) if self.rng.random() < 0.5 else None
+        framings = ["scene"] * (self.views - 1) + [str(self.rng.choice(("closeup", "gray", "scene")))]
+        return [
+            figure_of(self._seed(), identity, framing, age, False, background=k == 0)
+            for k, framing in enumerate(framings)
+        ]
+
+    def _scene(self) -> Figure:
+        return figure_of(self._seed(), None, nobody=True)
+
+    def figures(self, pairs: int, broken: int, empty: int) -> list[Figure]:
+        """`pairs` identities twice (some disturbed), `broken` truncated outlines, `empty` scenes."""
+        rng, chosen = self.rng, []
+        for k in rng.choice(len(self.people), pairs, replace=False):
+            for v in rng.choice(self.views, 2, replace=False):
+                figure = self.people[k][v]
+                if figure.framing == "scene" and rng.random() < 0.3:
+                    figure = disturbed(rng, figure, self._anyone())
+                chosen.append(figure)
+        while broken > 0:
+            donor = self._anyone(first=rng.random() < 0.6)
+            target = self.empty[int(rng.integers(len(self.empty)))] if rng.random() < 0.6 else self._anyone()
+            figure = truncated(rng, donor, target)
+            if figure is not None:
+                chosen.append(figure)
+                broken -= 1
+        chosen.extend(self.empty[int(k)] for k in rng.integers(0, len(self.empty), empty))
+        return chosen
+
+    def _anyone(self, first: bool = False) -> Figure:
+        views = self.people[int(self.rng.integers(len(self.people)))]
+        return views[0 if first else int(self.rng.integers(self.views))]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs and labels; `close` and `figure` crops exist for the B' pictures with a face, listed in `rows`.
+
+    Labels (B or B',) int64, -1 where unknown; grid targets (B, 5, 8, 8) as the network writes them, `grid_mask`
+    (B, 8, 8) true where a face's box is to be learned.
+    """
+
+    pictures: Tensor
+    close: Tensor
+    figure: Tensor
+    rows: Tensor
+    scene_labels: dict[str, Tensor]
+    close_labels: dict[str, Tensor]
+    figure_labels: dict[str, Tensor]
+    identity: Tensor
+    whole: Tensor
+    grid: Tensor
+    grid_mask: Tensor
+
+
+def jittered(rng: np.random.Generator, box: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
+    """The box moved and scaled at random by about `amount` of its size."""
+    x, y, w, h = box
+    k = float(np.exp(rng.normal(0, amount)))
+    dx, dy = rng.normal(0, 0.7 * amount, 2) * (w, h)
+    return np.array([x + dx + w * (1 - k) / 2, y + dy + h * (1 - k) / 2, w * k, h * k])
+
+
+def batch_of(figures: list[Figure], rng: np.random.Generator | None, jitter: float = 0.08) -> Batch:
+    """Degrade, crop and label the figures; without `rng` pictures and boxes stay as they are."""
+    images = [f.image if rng is None else degraded(rng, f.image) for f in figures]
+    rows = [i for i, f in enumerate(figures) if f.face is not None]
+    boxes = [figures[i].face if rng is None else jittered(rng, figures[i].face, jitter) for i in rows]
+    labels = [readable(f) for f in figures]
+
+    def column(name: str, keep: list[int]) -> Tensor:
+        return torch.tensor([labels[i][name] for i in keep])
+
+    everything = list(range(len(figures)))
+    scene_labels = {n: column(n, everything) for n in SCENE_HEADS}
+    for i, f in enumerate(figures):
+        if f.whole == 0:  # scene, wall and style may be another picture's
+            for name in ("scene", "wall_color", "weather", "style"):
+                scene_labels[name][i] = -1
+    grid, mask = grid_targets(figures)
+    return Batch(
+        pictures=to_tensor(images),
+        close=to_tensor([crop(images[i], b, CLOSE) for i, b in zip(rows, boxes, strict=True)]),
+        figure=to_tensor([crop(images[i], b, FIGURE) for i, b in zip(rows, boxes, strict=True)]),
+        rows=torch.tensor(rows),
+        scene_labels=scene_labels,
+        close_labels={n: column(n, rows) for n in CLOSE_HEADS},
+        figure_labels={n: column(n, rows) for n in FIGURE_HEADS},
+        identity=torch.tensor([figures[i].identity for i in rows]),
+        whole=torch.tensor([figures[i].whole for i in rows]),
+        grid=grid,
+        grid_mask=mask,
+    )
+
+
+def grid_targets(figures: list[Figure]) -> tuple[Tensor, Tensor]:
+    """Face heat (Gaussian around each centre), offsets and log sizes on the 8 x 8 grid, and where they hold."""
+    cells = SIDE // GRID_STRIDE
+    grid = np.zeros((len(figures), 5, cells, cells), np.float32)
+    mask = np.zeros((len(figures), cells, cells), bool)
+    at = np.arange(cells) + 0.5
+    for i, figure in enumerate(figures):
+        for box in figure.faces:
+            x, y, w, h = box / SIDE
+            cx, cy = np.clip(((x + w / 2) * cells, (y + h / 2) * cells), 0, cells - 1e-3)
+            heat = np.exp(-((at - cx)[None, :] ** 2 + (at - cy)[:, None] ** 2) / (2 * 0.5**2))
+            grid[i, 0] = np.maximum(grid[i, 0], heat)
+            for row in range(max(0, int(cy) - 1), min(cells, int(cy) + 2)):
+                for col in range(max(0, int(cx) - 1), min(cells, int(cx) + 2)):
+                    grid[i, 1:, row, col] = (
+                        cx - col - 0.5,
+                        cy - row - 0.5,
+                        np.log(w),
+                        np.log(h),
+                    )
+                    mask[i, row, col] = True
+            grid[i, 0, int(cy), int(cx)] = 1.0
+    return torch.from_numpy(grid), torch.from_numpy(mask)

@@ -1,0 +1,231 @@
+"""Training of the judge: one optimiser over three trunks, fresh renders, weights averaged, resumable by the clock."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sow.people.judge.network import JudgeNetwork
+from sow.people.judge.samples import Batch, Pool, batch_of
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of a batch and of the pool, and the optimiser's numbers; `queue` past embeddings serve as negatives."""
+
+    pairs: int
+    broken: int
+    empty: int
+    identities: int
+    views: int
+    scenes: int
+    refresh: int
+    learning_rate: float
+    weight_decay: float
+    warmup: int
+    average: float
+    queue: int
+    contrast: float
+
+
+def cross_entropy(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+    """Mean over attributes of the cross entropy over the known labels (-1 is unknown)."""
+    terms = [
+        F.cross_entropy(logits[n], labels[n], ignore_index=-1, label_smoothing=0.02)
+        for n in logits
+        if bool((labels[n] >= 0).any())
+    ]
+    return torch.stack(terms).mean()
+
+
+def grid_loss(grid: Tensor, batch: Batch) -> Tensor:
+    """Penalty-reduced focal loss of the face heat plus L1 of offsets and log sizes around each face."""
+    logit, target = grid[:, 0], batch.grid[:, 0]
+    p = torch.sigmoid(logit).clamp(1e-5, 1 - 1e-5)
+    positive = target >= 1.0
+    heat = torch.where(
+        positive, -((1 - p) ** 2) * p.log(), -((1 - target) ** 4) * p**2 * (1 - p).log()
+    ).sum() / positive.sum().clamp(min=1)
+    where = batch.grid_mask
+    shape = (grid[:, 1:] - batch.grid[:, 1:]).abs().sum(1)[where].mean()
+    return heat + shape
+
+
+def contrastive(
+    embedding: Tensor,
+    identity: Tensor,
+    queue: Tensor,
+    queue_identity: Tensor,
+    tau: float,
+) -> Tensor:
+    """Supervised contrastive loss of unit embeddings (B, d) against the batch and a queue of past ones."""
+    everything = torch.cat([embedding, queue])
+    names = torch.cat([identity, queue_identity])
+    logits = embedding @ everything.T / tau
+    own = torch.zeros_like(logits, dtype=torch.bool)
+    own.fill_diagonal_(True)
+    logits = logits.masked_fill(own, -1e9)
+    same = (identity[:, None] == names[None, :]) & ~own & (identity >= 0)[:, None]
+    log_p = logits - torch.logsumexp(logits, 1, keepdim=True)
+    count = same.sum(1)
+    chosen = count > 0
+    return -((log_p * same).sum(1)[chosen] / count[chosen]).mean()
+
+
+class Trainer:
+    """The state of a training: network, average, optimiser, pool, queue of embeddings."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        folder: Path | None = None,
+        network: JudgeNetwork | None = None,
+    ) -> None:
+        self.recipe, self.seed, self.folder = recipe, seed, folder
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = network or JudgeNetwork()
+        self.network = self.network.to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+        )
+        self.step, self.spent = 0, 0.0
+        self.queue: list[tuple[Tensor, Tensor]] = []
+        if folder is not None and (folder / "state.pt").is_file():
+            self._resume(folder / "state.pt")
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Renders to train on, drawn when first needed; a resumed training draws others."""
+        r = self.recipe
+        return Pool(self.seed + 1 + self.step // 100, r.identities, r.views, r.scenes)
+
+    def _resume(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.spent = state["step"], state["spent"]
+
+    def save(self) -> None:
+        """Write the state beside its place and rename it, so that a kill never leaves half a file."""
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "network": self.network.state_dict(), "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "step": self.step, "spent": self.spent,
+        }  # fmt: skip
+        temporary = self.folder / "state.tmp"
+        torch.save(state, temporary)
+        temporary.replace(self.folder / "state.pt")
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every term of the loss on a batch; remembers the embeddings as negatives for later batches."""
+        scene, grid = self.network.forward_scene(batch.pictures)
+        close, embedding = self.network.forward_close(batch.close)
+        figure, whole = self.network.forward_figure(batch.figure)
+        known = batch.whole >= 0
+        people = batch.identity >= 0
+        old, names = (
+            zip(*self.queue, strict=True) if self.queue else ((embedding[:0],), (batch.identity[:0],))
+        )
+        terms = {
+            "scene": 2.0 * cross_entropy(scene, batch.scene_labels),
+            "face": 0.5 * grid_loss(grid, batch),
+            "close": 3.0 * cross_entropy(close, batch.close_labels),
+            "figure": cross_entropy(figure, batch.figure_labels),
+            "whole": F.binary_cross_entropy_with_logits(
+                whole[known], batch.whole[known].float() * 0.96 + 0.02
+            ),
+            "identity": contrastive(
+                embedding[people],
+                batch.identity[people],
+                torch.cat(old).detach(),
+                torch.cat(names),
+                self.recipe.contrast,
+            ),
+        }
+        self.queue.append((embedding[people].detach(), batch.identity[people]))
+        while sum(len(q[1]) for q in self.queue) > self.recipe.queue:
+            self.queue.pop(0)
+        return terms
+
+    def train_step(self, progress: float) -> dict[str, float]:
+        """One step of AdamW at the cosine schedule's `progress` in [0, 1]; returns the loss terms."""
+        r = self.recipe
+        self.pool.refresh(r.refresh, 1)
+        batch = batch_of(self.pool.figures(r.pairs, r.broken, r.empty), self.pool.rng)
+        rate = (
+            r.learning_rate
+            * min(1.0, (self.step + 1) / r.warmup)
+            * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(rate)
+        self.network.train()
+        terms = self.losses(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        keep = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(
+            self.average.state_dict().values(),
+            self.network.state_dict().values(),
+            strict=True,
+        ):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+    def run(
+        self, seconds: float, clock: Callable[[], float] = time.process_time, save_every: float = 120.0
+    ) -> Iterator[tuple[int, float, dict[str, float]]]:
+        """Train until `seconds` of `clock` in all (earlier runs included) are spent; yields step, progress, loss terms.
+
+        By default the clock is the process's own, so that a busy machine delays a training but does not shorten it.
+        """
+        last = saved = clock()
+        while self.spent < seconds:
+            progress = min(1.0, self.spent / seconds)
+            terms = self.train_step(progress)
+            now = clock()
+            self.spent += now - last
+            last = now
+            if self.folder is not None and now - saved > save_every:
+                self.save()
+                saved = now
+            yield self.step, progress, terms
+        if self.folder is not None:
+            self.save()
+
+
+def seconds_until(clock: str) -> float:
+    """Seconds from now to the next time the wall clock shows "HH:MM"."""
+    hour, minute = (int(part) for part in clock.split(":"))
+    now = datetime.now()
+    then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    if then <= now:
+        then += timedelta(days=1)
+    return (then - now).total_seconds()
