@@ -1,4 +1,4 @@
-"""The renderer of drawn people: determinism, scale, ground truth, vocabulary, and captions that parse back."""
+"""The renderer of drawn people: determinism, scale, ground truth, vocabulary, captions that parse back."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ from sow.people.captions import caption, describe, parse
 from sow.people.render import FRAMINGS, Render, face_condition, render
 
 SEEDS = range(60)
+GOLDEN = {
+    ("scene", 0): (218.03, 166.69, 129.63),
+    ("scene", 1): (214.68, 148.26, 94.74),
+    ("scene", 2): (151.22, 169.09, 194.21),
+    ("scene", 3): (160.83, 106.32, 106.03),
+    ("closeup", 0): (183.03, 147.36, 148.82),
+    ("closeup", 1): (180.98, 159.73, 146.86),
+    ("closeup", 2): (147.56, 122.51, 109.46),
+    ("closeup", 3): (198.25, 161.97, 116.07),
+    ("gray", 0): (161.09, 148.04, 143.89),
+    ("gray", 1): (174.58, 154.55, 141.26),
+    ("gray", 2): (135.13, 109.83, 94.38),
+    ("gray", 3): (174.90, 151.52, 131.16),
+}
 
 
 def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -220,6 +234,13 @@ def test_descriptions_parse_back_in_full() -> None:
     ) == ("long red hair, glasses")
 
 
+def test_pictures_are_those_the_shipped_weights_learned() -> None:
+    """Mean colours of seeds at three framings; a change here means every network must be trained anew."""
+    for (framing, seed), expected in GOLDEN.items():
+        mean = render(seed, 64, framing=framing).image.reshape(-1, 3).mean(0)
+        assert np.abs(mean - expected).max() < 0.5, (framing, seed, mean)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -229,11 +250,20 @@ def test_descriptions_parse_back_in_full() -> None:
             {"age": "child", "hat": "straw hat", "scene": "savanna"},
         ),
         ("A person crying in the rain.", {"expression": "sad", "weather": "rain"}),
-        ("A person with an angry expression at a vintage car show.", {"expression": "angry", "scene": "car show"}),
+        (
+            "A person with an angry expression at a vintage car show.",
+            {"expression": "angry", "scene": "car show"},
+        ),
         ("a person in a forest", {"scene": "forest"}),
         ("a photo of a person attending a formal event.", {"scene": "formal hall", "style": "photo"}),
-        ("An elderly woman with grey hair in the mountains", {"age": "old", "hair_color": "gray", "scene": "snowy mountains"}),
-        ("A person in a Van Gogh style reading a book while on a ferry.", {"style": "oil painting", "scene": "river"}),
+        (
+            "An elderly woman with grey hair in the mountains",
+            {"age": "old", "hair_color": "gray", "scene": "snowy mountains"},
+        ),
+        (
+            "A person in a Van Gogh style reading a book while on a ferry.",
+            {"style": "oil painting", "scene": "river"},
+        ),
         ("a red car and a dog", {}),
     ],
 )  # fmt: skip

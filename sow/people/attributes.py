@@ -1,4 +1,4 @@
-"""The enumerated attributes of a drawn picture and of an identity; the order of each tuple is the class index."""
+"""The enumerated attributes of a drawn picture and of an identity; a tuple's order is the class index."""
 
 from __future__ import annotations
 

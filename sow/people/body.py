@@ -15,7 +15,7 @@ from sow.people.canvas import (
     shade,
     smooth,
 )
-from sow.people.face import Head
+from sow.people.head import Head
 from sow.people.identity import Geometry
 
 CLOTH: dict[str, Color] = {

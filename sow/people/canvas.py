@@ -164,7 +164,7 @@ class Canvas:
         t = ((np.arange(a, b) + 0.5) / self.size - y0) / max(y1 - y0, 1e-6)
         rows = np.zeros((b - a, 1, 4))
         rows[:, 0, :3] = np.asarray(top) + np.clip(t, 0, 1)[:, None] * (np.asarray(bottom) - np.asarray(top))
-        # whole RGBA pixels copy as 32-bit words, three times as fast as three channels; scenes lie below label 0
+        # whole RGBA pixels copy as 32-bit words, faster than three channels; scenes have label 0
         words = rows.round().astype(np.uint8).view(np.uint32)[:, :, 0]
         self.pixels.view(np.uint32)[a:b, :, 0] = words
 

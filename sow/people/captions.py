@@ -1,4 +1,4 @@
-"""Captions of drawn pictures in varied English, fixed short descriptions, and the parser that reads them back.
+"""Captions of drawn pictures in varied English, and fixed short descriptions.
 
 Every phrase that `caption` and `describe` write is one that `parse` reads as the same value.
 """
@@ -9,160 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from sow.people.attributes import VOCABULARY, Attributes
+from sow.people.attributes import Attributes
 from sow.people.parse import parse
+from sow.people.phrases import KEEP, PHRASES, STYLE_PREFIX, STYLE_SUFFIX, STYLE_WORDS
 
 __all__ = ["caption", "describe", "parse"]
-
-_KEEP = {
-    "age": 0.75,
-    "skin": 0.25,
-    "eyes": 0.2,
-    "expression": 0.75,
-    "glasses": 0.8,
-    "hair": 0.65,
-    "hair_color": 0.8,
-    "hat": 0.8,
-    "clothing": 0.6,
-    "clothing_color": 0.85,
-    "scene": 0.8,
-    "wall_color": 0.8,
-    "weather": 0.8,
-    "style": 0.85,
-}
-_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
-    "skin": {v: (f"{v} skin",) for v in VOCABULARY["skin"]},
-    "eyes": {v: (f"{v} eyes",) for v in VOCABULARY["eyes"]},
-    "hair": {
-        "bald": ("a bald head",),
-        "short": ("short{c} hair",),
-        "long": ("long{c} hair",),
-        "curly": ("curly{c} hair",),
-        "bun": ("{c} hair in a bun", "a{c} hair bun"),
-        "bob": ("a{c} bob haircut", "a{c} hair bob"),
-        "spiky": ("spiky{c} hair",),
-    },
-    "scene": {
-        "forest": (
-            "in a forest",
-            "in the woods",
-            "in a serene forest",
-            "among trees in a forest",
-        ),
-        "beach": ("on a beach", "at the beach", "at the seaside", "on a sandy beach"),
-        "city street": ("on a city street", "in a street", "on a busy street"),
-        "snowy mountains": (
-            "in front of snowy mountains",
-            "in the mountains",
-            "by a snowy mountain",
-        ),
-        "library": ("in a library", "at a library", "in front of bookshelves"),
-        "kitchen": ("in a kitchen", "in the kitchen"),
-        "river": (
-            "beside a river",
-            "besides a peaceful river",
-            "by a lake",
-            "near a river",
-        ),
-        "desert": ("in a desert", "in the desert", "among cacti in a desert"),
-        "night city": (
-            "in a city at night",
-            "in front of a night city",
-            "in a night city",
-        ),
-        "formal hall": (
-            "in a formal hall",
-            "at a formal event",
-            "in a ballroom",
-            "attending a formal event",
-        ),
-        "car show": (
-            "at a car show",
-            "at a vintage car show",
-            "in front of vintage cars",
-        ),
-        "savanna": ("in the savanna", "on a safari", "on a wildlife expedition"),
-        "plain wall": (
-            "in front of a{c} wall",
-            "against a plain{c} wall",
-            "before a{c} wall",
-        ),
-    },
-    "empty": {
-        "forest": ("forest",),
-        "beach": ("beach",),
-        "city street": ("city street", "street"),
-        "snowy mountains": ("snowy mountain landscape", "view of snowy mountains"),
-        "library": ("library",),
-        "kitchen": ("kitchen",),
-        "river": ("river", "lake"),
-        "desert": ("desert",),
-        "night city": ("night city", "city at night"),
-        "formal hall": ("formal hall", "ballroom"),
-        "car show": ("car show", "vintage car show"),
-        "savanna": ("savanna",),
-        "plain wall": ("{c} wall",),
-    },
-    "age": {
-        "child": ("kid", "child", "young child"),
-        "adult": ("adult", "person", "adult person"),
-        "old": ("old person", "elderly person", "senior"),
-    },
-    "expression_adjective": {
-        "neutral": ("calm", "neutral"),
-        "happy": ("happy", "smiling", "cheerful"),
-        "sad": ("sad", "crying", "unhappy"),
-        "angry": ("angry", "furious"),
-        "surprised": ("surprised", "amazed"),
-    },
-    "expression_with": {
-        "neutral": ("a neutral expression", "a calm face"),
-        "happy": ("a happy expression", "a big smile", "a smile"),
-        "sad": ("a sad expression", "tears on the face", "a sad face"),
-        "angry": ("an angry expression", "an angry face"),
-        "surprised": ("a surprised expression", "a surprised face"),
-    },
-    "hat_wearing": {
-        "cap": ("a cap", "a baseball cap"),
-        "beanie": ("a beanie", "a woolly beanie"),
-        "straw hat": ("a straw hat", "a safari hat", "a sun hat"),
-        "top hat": ("a top hat",),
-    },
-    "glasses": {
-        "glasses": ("glasses", "eyeglasses"),
-        "sunglasses": ("sunglasses", "dark sunglasses"),
-    },
-    "clothing": {
-        "t-shirt": ("t-shirt", "tee"),
-        "shirt": ("shirt", "buttoned shirt"),
-        "sweater": ("sweater", "knitted sweater", "pullover"),
-        "suit": ("suit", "suit with a tie"),
-        "dress": ("dress",),
-        "hoodie": ("hoodie",),
-    },
-}
-_STYLE_PREFIX = {
-    "photo": ("a photo of", "a picture of", "a photograph of", "an image of"),
-    "pencil sketch": ("a pencil sketch of", "a pencil drawing of"),
-    "oil painting": ("an oil painting of", "a painting of"),
-    "pixel art": ("pixel art of", "a pixel art picture of"),
-    "comic": ("a comic of", "a comic book drawing of", "a cartoon of"),
-}
-_STYLE_SUFFIX = {
-    "photo": (),
-    "pencil sketch": (
-        "pencil sketch",
-        "in pencil sketch style",
-        "in the style of a pencil sketch",
-    ),
-    "oil painting": (
-        "oil painting",
-        "in the style of an oil painting",
-        "in oil painting style",
-    ),
-    "pixel art": ("pixel art", "in pixel art style", "in the style of pixel art"),
-    "comic": ("comic", "in comic style", "in the style of a comic book"),
-}
 
 
 def caption(
@@ -179,7 +30,7 @@ def caption(
     """
     shown = attributes.shown()
     if keep is None:
-        mentioned = {n for n in shown if rng.random() < _KEEP.get(n, 1.0)}
+        mentioned = {n for n in shown if rng.random() < KEEP.get(n, 1.0)}
         if rng.random() < 0.08:  # very short prompts occur too
             mentioned &= {str(n) for n in rng.choice(list(shown), 3)}
     else:
@@ -215,10 +66,10 @@ def _styled(core: str, a: Attributes, mentioned: set[str], pick: Callable[[Seque
     if "style" not in mentioned:
         return core
     if a.style == "photo":
-        return pick((pick(_STYLE_PREFIX["photo"]) + " ", "", "")) + core
+        return pick((pick(STYLE_PREFIX["photo"]) + " ", "", "")) + core
     if pick("ab") == "a":
-        return f"{pick(_STYLE_PREFIX[a.style])} {core}"
-    return f"{core}, {pick(_STYLE_SUFFIX[a.style])}"
+        return f"{pick(STYLE_PREFIX[a.style])} {core}"
+    return f"{core}, {pick(STYLE_SUFFIX[a.style])}"
 
 
 def _empty_core(a: Attributes, mentioned: set[str], pick: Callable[[Sequence[str]], str]) -> str:
@@ -231,7 +82,7 @@ def _empty_core(a: Attributes, mentioned: set[str], pick: Callable[[Sequence[str
                 _article(f"{color} wall".strip()),
             )
         )
-    place = pick(_PHRASES["empty"][a.scene])
+    place = pick(PHRASES["empty"][a.scene])
     rain = " in the rain" if a.weather == "rain" and "weather" in mentioned else ""
     return (
         pick(
@@ -251,20 +102,20 @@ def _person_core(
     pick: Callable[[Sequence[str]], str],
     rng: np.random.Generator,
 ) -> str:
-    noun = pick(_PHRASES["age"][a.age]) if "age" in mentioned else "person"
+    noun = pick(PHRASES["age"][a.age]) if "age" in mentioned else "person"
     features, wearing, front = [], [], ""
     if "expression" in mentioned:
         if pick("ab") == "a":
-            front = pick(_PHRASES["expression_adjective"][a.expression]) + " "
+            front = pick(PHRASES["expression_adjective"][a.expression]) + " "
         else:
-            features.append(pick(_PHRASES["expression_with"][a.expression]))
+            features.append(pick(PHRASES["expression_with"][a.expression]))
     hair = _hair_phrase(a, mentioned, pick)
     features += [hair] if hair else []
-    features += [pick(_PHRASES[n][getattr(a, n)]) for n in ("skin", "eyes") if n in mentioned]
+    features += [pick(PHRASES[n][getattr(a, n)]) for n in ("skin", "eyes") if n in mentioned]
     if a.glasses != "none" and "glasses" in mentioned:
-        (features if pick("ab") == "a" else wearing).append(pick(_PHRASES["glasses"][a.glasses]))
+        (features if pick("ab") == "a" else wearing).append(pick(PHRASES["glasses"][a.glasses]))
     if a.hat != "none" and "hat" in mentioned:
-        hat = pick(_PHRASES["hat_wearing"][a.hat])
+        hat = pick(PHRASES["hat_wearing"][a.hat])
         (features if pick("ab") == "a" else wearing).append(hat)
     dress = _clothes_phrase(a, mentioned, pick)
     in_clothes = ""
@@ -278,7 +129,7 @@ def _person_core(
     where = ""
     if "scene" in mentioned:
         color = f" {a.wall_color}" if "wall_color" in mentioned else ""
-        where += " " + pick(_PHRASES["scene"][a.scene]).format(c=color)
+        where += " " + pick(PHRASES["scene"][a.scene]).format(c=color)
     if a.weather == "rain" and "weather" in mentioned:
         where += pick((" in the rain", " on a rainy day"))
     body = _article(front + noun) + in_clothes + "".join(parts[i] for i in rng.permutation(len(parts)))
@@ -290,7 +141,7 @@ def _person_core(
 def _hair_phrase(a: Attributes, mentioned: set[str], pick: Callable[[Sequence[str]], str]) -> str:
     color = f" {a.hair_color}" if "hair_color" in mentioned else ""
     if "hair" in mentioned:
-        text = pick(_PHRASES["hair"][a.hair]).format(c=color).strip()
+        text = pick(PHRASES["hair"][a.hair]).format(c=color).strip()
         return _article(text[2:]) if text.startswith("a ") else text
     return f"{color.strip()} hair" if color else ""
 
@@ -298,7 +149,7 @@ def _hair_phrase(a: Attributes, mentioned: set[str], pick: Callable[[Sequence[st
 def _clothes_phrase(a: Attributes, mentioned: set[str], pick: Callable[[Sequence[str]], str]) -> str:
     color = f"{a.clothing_color} " if "clothing_color" in mentioned else ""
     if "clothing" in mentioned:
-        return _article(color + pick(_PHRASES["clothing"][a.clothing]))
+        return _article(color + pick(PHRASES["clothing"][a.clothing]))
     return f"{color}clothes" if color else ""
 
 
@@ -310,14 +161,8 @@ def _join(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
-_STYLE_WORDS = {v: v for v in VOCABULARY["style"]} | {
-    "comic": "comic style",
-    "pixel art": "pixel art style",
-}
-
-
 def describe(attributes: Attributes, fields: Iterable[str]) -> str:
-    """Short fixed phrases for the given fields, comma-separated, e.g. "long red hair, glasses"; "" if none apply."""
+    """Short fixed phrases for the given fields, e.g. "long red hair, glasses"; "" if none apply."""
     asked, shown, out = set(fields), set(attributes.shown()), []
     a, use = attributes, asked & shown
     color = f"{a.hair_color} " if "hair_color" in use else ""
@@ -355,5 +200,5 @@ def describe(attributes: Attributes, fields: Iterable[str]) -> str:
     if "weather" in use and a.weather == "rain":
         out.append("rain")
     if "style" in use:
-        out.append(_STYLE_WORDS[a.style])
+        out.append(STYLE_WORDS[a.style])
     return ", ".join(out)

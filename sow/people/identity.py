@@ -25,7 +25,7 @@ EYES: dict[str, Color] = {
 
 @dataclass(frozen=True)
 class Geometry:
-    """One identity's face; lengths in head heights, angles in radians, x to the right, y down, eyes at y = 0."""
+    """One identity's face: lengths in head heights, angles in radians; x right, y down, eyes at y = 0."""
 
     half_width: float  # at the cheek bones
     jaw: float  # jaw width as a share of half_width

@@ -7,15 +7,16 @@ import re
 from sow.people.attributes import VOCABULARY
 
 _COLOR_WORDS = {
-    "black": "black", "brown": "brown", "brunette": "brown", "blond": "blond", "blonde": "blond", "golden": "blond",
-    "red": "red", "ginger": "red", "gray": "gray", "grey": "gray", "white": "white", "silver": "gray", "blue": "blue",
-    "orange": "orange", "yellow": "yellow", "green": "green", "purple": "purple", "violet": "purple",
-    "beige": "beige", "pale": "pale", "fair": "pale", "light": "light", "tan": "tan", "tanned": "tan", "dark": "dark",
+    "black": "black", "white": "white", "gray": "gray", "grey": "gray", "silver": "gray",
+    "brown": "brown", "brunette": "brown", "blond": "blond", "blonde": "blond", "golden": "blond",
+    "red": "red", "ginger": "red", "orange": "orange", "yellow": "yellow", "green": "green", "blue": "blue",
+    "purple": "purple", "violet": "purple", "beige": "beige", "pale": "pale", "fair": "pale",
+    "light": "light", "tan": "tan", "tanned": "tan", "dark": "dark",
 }  # fmt: skip
 _C = "(" + "|".join(sorted(_COLOR_WORDS, key=len, reverse=True)) + ")"
 _GARMENT = (
-    r"(?:t-?shirt|tee|button(?:ed|ed-up|-up)? shirt|shirt|knitted sweater|sweater|pullover|jumper|suit|tuxedo|dress|gown"
-    r"|hoodie|clothes|clothing|outfit)"
+    r"(?:t-?shirt|tee|button(?:ed|ed-up|-up)? shirt|shirt|knitted sweater|sweater|pullover|jumper"
+    r"|suit|tuxedo|dress|gown|hoodie|clothes|clothing|outfit)"
 )
 
 # Colours belong to the noun they precede; the first match in the text wins.
@@ -35,15 +36,18 @@ _PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
     "presence": (
         ("nobody", r"\b(?:nobody|no one|without (?:any )?(?:people|persons?|anyone)|empty|unpopulated)\b"),
         ("nobody", r"^(?:an? )?(?:plain )?(?:\w+ )?wall\.?$"),
-        ("person", r"\b(?:person|people|man|woman|men|women|kid|child|children|boy|girl|adult|lady|senior|face|portrait|someone|teen\w*|baby|toddler|elderly|grand\w+)\b"),
+        ("person", (r"\b(?:person|people|man|woman|men|women|kid|child|children|boy|girl|adult|lady"
+            r"|senior|face|portrait|someone|teen\w*|baby|toddler|elderly|grand\w+)\b")),
     ),
     "age": (
-        ("old", r"\b(?:old|elderly|aged|senior|grand(?:father|mother|ma|pa))\b(?! (?:car|town|house|building|city))"),
+        ("old", (r"\b(?:old|elderly|aged|senior|grand(?:father|mother|ma|pa))\b"
+            r"(?! (?:car|town|house|building|city))")),
         ("child", r"\b(?:kids?|child|children|boy|girl|toddler|baby)\b"),
         ("adult", r"\b(?:adult|middle-aged|grown-up)\b"),
     ),
     "expression": (
-        ("sad", r"\b(?:sad|unhappy|crying|cries|cry|weeping|tears?|tearful|sorrow\w*|gloomy|upset|depressed|melanchol\w+)\b"),
+        ("sad", (r"\b(?:sad|unhappy|crying|cries|cry|weeping|tears?|tearful"
+            r"|sorrow\w*|gloomy|upset|depressed|melanchol\w+)\b")),
         ("angry", r"\b(?:angry|furious|mad|rage|raging|annoyed|scowl\w*|frown\w*|anger)\b"),
         ("happy", r"\b(?:happy|happily|smil\w+|cheerful|joy\w*|laugh\w+|grin\w*|delighted)\b"),
         ("surprised", r"\b(?:surprised?|amazed|astonished|shocked|startled)\b"),
@@ -80,8 +84,10 @@ _PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "scene": (
         ("car show", r"\b(?:car show|vintage cars?|classic cars?|old cars?)\b"),
-        ("formal hall", r"\b(?:formal (?:hall|event|dinner|party|wedding|gala)|ballroom|banquet|gala|wedding|palace|theater|theatre|concert hall)\b"),
-        ("night city", r"\b(?:night city|city at night|cit(?:y|yscape) (?:\w+ )?(?:by |at )?night|city lights|neon|skyline)\b"),
+        ("formal hall", (r"\b(?:formal (?:hall|event|dinner|party|wedding|gala)|ballroom|banquet|gala"
+            r"|wedding|palace|theater|theatre|concert hall)\b")),
+        ("night city", (r"\b(?:night city|city at night"
+            r"|cit(?:y|yscape) (?:\w+ )?(?:by |at )?night|city lights|neon|skyline)\b")),
         ("savanna", r"\b(?:savannah?|(?:on a|an african) safari|wildlife|giraffes?|grassland)\b"),
         ("forest", r"\b(?:forests?|woods|woodland|jungle|trees)\b"),
         ("beach", r"\b(?:beach|seaside|sea|seashore|ocean|coast)\b"),
@@ -93,7 +99,10 @@ _PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("city street", r"\b(?:streets?|city|downtown|road|sidewalk|town)\b"),
         ("plain wall", r"\b(?:wall|plain background|backdrop)\b"),
     ),
-    "weather": (("rain", r"\b(?:rain|rainy|raining|rainstorm|storm)\b"), ("clear", r"\b(?:clear weather|sunny)\b")),
+    "weather": (
+        ("rain", r"\b(?:rain|rainy|raining|rainstorm|storm)\b"),
+        ("clear", r"\b(?:clear weather|sunny)\b"),
+    ),
     "style": (
         ("pencil sketch", r"\b(?:pencil|sketch|charcoal)\b"),
         ("oil painting", r"\b(?:oil|paintings?|painted|van gogh|cezanne|cézanne|monet|impressionis\w+)\b"),
@@ -107,7 +116,7 @@ _COMPILED_COLORS = {f: [re.compile(p, re.IGNORECASE) for p in rows] for f, rows 
 
 
 def parse(text: str) -> dict[str, str]:
-    """The attribute values that a prompt names, field to value of `VOCABULARY`; fields it is silent on are absent."""
+    """The values of `VOCABULARY` that a prompt names, by field; fields it is silent on are absent."""
     found: dict[str, str] = {}
     for field, rows in _COMPILED.items():
         for value, pattern in rows:

@@ -1,4 +1,4 @@
-"""Procedural pictures of drawn people in scenes, with their ground truth; the same seed is the same picture at any size."""
+"""Drawn people in scenes with their ground truth: the same seed is the same picture at any size."""
 
 from __future__ import annotations
 
@@ -16,20 +16,13 @@ from sow.people.attributes import (
 )
 from sow.people.body import draw_body
 from sow.people.canvas import Canvas, Color, Frame, Points, mix, outline_stroke
-from sow.people.face import (
-    Head,
-    Pose,
-    draw_brows,
-    draw_eyes,
-    draw_glasses,
-    draw_marks,
-    draw_mouth,
-    draw_nose,
-    draw_skin,
-)
-from sow.people.hair import brow_color, draw_back_hair, draw_front_hair, draw_hat
+from sow.people.face import draw_brows, draw_eyes, draw_glasses, draw_marks, draw_mouth, draw_nose
+from sow.people.hair import brow_color, draw_back_hair, draw_front_hair
+from sow.people.hats import draw_hat
+from sow.people.head import Head, Pose
 from sow.people.identity import geometry
 from sow.people.scenes import draw_scene
+from sow.people.skin import draw_skin
 from sow.people.styles import apply_style
 
 Box = tuple[int, int, int, int]
@@ -42,8 +35,9 @@ _BASE = 256  # pictures below this size are drawn at it and reduced, so that siz
 class Render:
     """A picture and its ground truth; boxes are (x, y, w, h) in pixels, None without a person.
 
-    image (H, W, 3) uint8 RGB; face_mask and figure_mask (H, W) bool. `face_box` bounds the face from hairline to
-    chin without the ears, `head_box` adds hair and hat, `body_box` bounds neck, torso and arms on the canvas.
+    image (H, W, 3) uint8 RGB; face_mask and figure_mask (H, W) bool. `face_box` bounds the face from
+    hairline to chin without the ears, `head_box` adds hair and hat, `body_box` bounds neck, torso, arms and
+    legs on the canvas.
     `identity` is -1 without a person.
     """
 
@@ -70,8 +64,9 @@ def render(
 
     `identity` overrides skin and eyes of `attributes`; without it an identity that agrees with them is drawn.
     `placement` is the face's centre (x, y) and the head height from crown to chin, in units of the canvas.
-    `framing`: "scene"; "closeup", where the face box enlarged by 5 to 25 % fills the canvas; or "gray", the close-up
-    with mid-gray outside the face mask. The close-ups always show a person. Raises ValueError for another framing.
+    `framing`: "scene"; "closeup", where the face box enlarged by 5 to 25 % fills the canvas; or "gray", the
+    close-up with mid-gray outside the face mask. The close-ups always show a person.
+    Raises ValueError for another framing.
     """
     if framing not in FRAMINGS:
         raise ValueError(f"framing={framing!r} is not one of {FRAMINGS}")
@@ -108,7 +103,7 @@ def face_condition(
     attributes: Attributes | None = None,
     size: int = 128,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A face crop as a visual condition: the close-up (size, size, 3) uint8 and its face mask (size, size)."""
+    """A visual condition: the face's close-up (size, size, 3) uint8 and its face mask (size, size) bool."""
     picture = render(seed, size, attributes=attributes, identity=identity, framing="closeup")
     return picture.image, picture.face_mask
 
