@@ -16,6 +16,7 @@ _NOUN = re.compile(
 )
 _GROWN = {"man", "woman", "lady", "gentleman", "guy", "adult", "senior", "men", "women"}
 _PLURAL = {"people", "men", "women", "children", "kids"}
+_OWN_ARTICLE = re.compile(r"\b(?P<article>an?) (?P<own>(?:(?!(?:an?|of) )[\w-]+ ){0,2})$", re.IGNORECASE)
 # Nouns that another word must not stand before ("a happy someone").
 _BARE = {"someone"}
 
@@ -64,9 +65,9 @@ def _uncontradicted(found: Mapping[str, str], named: Mapping[str, str], prompt: 
     noun = _NOUN.search(prompt)
     if noun and noun["noun"].lower() in _GROWN and out.get("age") == "child":
         del out["age"]
-    if named.get("glasses") == "sunglasses":
+    if "sunglasses" in (named.get("glasses"), out.get("glasses")):
         out.pop("eyes", None)  # not to be seen behind them
-    if {**found, **named}.get("hair") == "bald":
+    if "bald" in (named.get("hair"), found.get("hair")):
         out.pop("hair_color", None)
     return out
 
@@ -96,40 +97,32 @@ def _into(prompt: str, match: re.Match[str], person: Mapping[str, str]) -> str:
     """The sentence with the attributes around its subject's noun."""
     if not person:
         return prompt
-    noun = match["noun"]
     before, after = prompt[: match.start()], prompt[match.end() :]
-    adjectives, features = _parts(person, noun)
-    if noun.lower() in _BARE:
-        adjectives = []
-    if adjectives:
-        head = " ".join(adjectives)
-        article = re.search(r"\b(an?) (?P<own>(?:[\w-]+ ){0,3})$", before, re.I)
-        if article:
-            own = article["own"]
-            lead = _article(head)
-            if article[1][0].isupper():
-                lead = lead[0].upper() + lead[1:]
-            before = f"{before[: article.start()]}{lead} {own}"
-        elif not before.strip():
-            before, noun = head[0].upper() + head[1:] + " " if noun[0].isupper() else head + " ", noun.lower()
-        else:
-            before = before + head + " "
-    if features:
-        own_with = re.match(r" with (?!whom|which)", after)
-        if own_with:  # "a kid with a safari hat": one list instead of two
-            return f"{before}{noun} with {', '.join(features)} and {after[own_with.end() :]}"
-        return f"{before}{noun} with {_join(features)}{after}"
-    return f"{before}{noun}{after}"
+    adjectives, noun, features = _parts(person, match["noun"])
+    article = _OWN_ARTICLE.search(before)
+    if article:
+        subject = _article(" ".join([*adjectives, article["own"] + noun]))
+        capital = article["article"][0].isupper()
+        before = before[: article.start()]
+    else:
+        subject = " ".join([*adjectives, noun.lower() if adjectives else noun])
+        capital = not before.strip() and match["noun"][0].isupper()
+    subject = subject[0].upper() + subject[1:] if capital else subject
+    if not features:
+        return f"{before}{subject}{after}"
+    own_with = re.match(r" with (?!whom|which)", after)
+    if own_with:  # "a kid with a safari hat": one list instead of two
+        return f"{before}{subject} with {', '.join(features)} and {after[own_with.end() :]}"
+    return f"{before}{subject} with {_join(features)}{after}"
 
 
 def _phrase(person: Mapping[str, str]) -> str:
-    adjectives, features = _parts(person, "person")
-    noun = " ".join([*adjectives, "person"])
-    return _article(noun) + (f" with {_join(features)}" if features else "")
+    adjectives, noun, features = _parts(person, "person")
+    return _article(" ".join([*adjectives, noun])) + (f" with {_join(features)}" if features else "")
 
 
-def _parts(person: Mapping[str, str], noun: str) -> tuple[list[str], list[str]]:
-    """Adjectives before the noun and features after it."""
+def _parts(person: Mapping[str, str], noun: str) -> tuple[list[str], str, list[str]]:
+    """Adjectives before the noun, the noun, and features after it."""
     from sow.people.attributes import Attributes
     from sow.people.captions import describe
 
@@ -137,20 +130,21 @@ def _parts(person: Mapping[str, str], noun: str) -> tuple[list[str], list[str]]:
     adjectives = []
     if "expression" in person:
         adjectives.append(_ADJECTIVE.get(person["expression"], person["expression"]))
-    if "age" in person and not (person["age"] == "adult" and noun.lower() in _GROWN):
-        adjectives.append({"child": "child", "adult": "adult", "old": "old"}[person["age"]])
+    age = person.get("age")
+    if age == "child":
+        noun = "child" if noun.lower() == "person" else noun
+    elif age == "old" or (age == "adult" and noun.lower() not in _GROWN):
+        adjectives.append(age)
+    if noun.lower() in _BARE:
+        adjectives = []
     features = []
     for group in SALIENCE[2:]:
         names = [k for k in person if _group(k) == group]
         text = describe(attributes, names) if names else ""
         if text:
-            counted = (
-                group == "hat"
-                or text.endswith(("head", "haircut"))
-                or (group == "clothing" and "clothing" in person)
-            )
+            counted = group == "hat" or text.endswith(("head", "haircut")) or "clothing" in names
             features.append(_article(text) if counted else text)
-    return adjectives, features
+    return adjectives, noun, features
 
 
 def _article(noun: str) -> str:
