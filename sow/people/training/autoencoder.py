@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +13,18 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
+from sow.people.training.checkpoint import (
+    LossFile,
+    Tracker,
+    no_tracker,
+    pack,
+    save_state,
+    unpack,
+)
 from sow.people.training.figures import read_shard
+from sow.people.training.muon import Muon
 from sow.people.training.pace import Average, Pace
-
-
-@dataclass(frozen=True)
-class AutoencoderRecipe:
-    """Numbers of the autoencoder and of its training."""
-
-    latent_channels: int = 8
-    channels: tuple[int, ...] = (16, 32, 64, 128)  # full resolution first; four levels make the factor 8
-    groups: int = 8
-    batch: int = 16  # crops a step
-    crop: int = 64  # pixels
-    closeup_share: float = 0.25
-    learning_rate: float = 2e-3
-    warmup: int = 100  # steps
-    l1: float = 0.1  # weight of |x - y| beside (x - y)^2
-    kl: float = 1e-5  # weight of the mean KL divergence of a latent value
-    average: float = 0.998
-    minutes: float = 30.0
-    until: str | None = None  # "HH:MM"; takes the place of `minutes`
-    decoder_only: bool = False  # the encoder is frozen: latents already cached stay valid
-    pool: int = 24  # shards in memory
-    seed: int = 0
-    threads: int = 1
+from sow.people.training.recipes import AutoencoderRecipe
 
 
 def build_autoencoder(recipe: AutoencoderRecipe, canvas: int = 128) -> AutoencoderKL:
@@ -47,7 +32,7 @@ def build_autoencoder(recipe: AutoencoderRecipe, canvas: int = 128) -> Autoencod
     levels = len(recipe.channels)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        return AutoencoderKL(
+        model = AutoencoderKL(
             in_channels=3,
             out_channels=3,
             latent_channels=recipe.latent_channels,
@@ -58,6 +43,37 @@ def build_autoencoder(recipe: AutoencoderRecipe, canvas: int = 128) -> Autoencod
             norm_num_groups=recipe.groups,
             sample_size=canvas,
         )
+        _start_linear(model, recipe)
+        return model
+
+
+def _start_linear(model: AutoencoderKL, recipe: AutoencoderRecipe) -> None:
+    """Start with silent residual branches around a norm-preserving trunk, and with nearly noiseless latents.
+
+    torch's usual convolution shrinks its input by 1/sqrt(3), so after seven of them the trunk carries next to nothing,
+    and the latents' unit noise hides the rest: the first hundreds of steps went to undoing that.
+    """
+    init, latent = torch.nn.init, recipe.latent_channels
+    for name, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Conv2d):
+            continue
+        fan_in = layer.weight[0].numel()
+        init.zeros_(layer.bias)
+        if name.endswith("conv2"):
+            init.zeros_(layer.weight)
+        elif "upsamplers" in name:
+            init.dirac_(layer.weight)
+        elif name.endswith("conv1"):
+            init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
+        elif name.endswith("conv_out"):
+            init.normal_(layer.weight, std=fan_in**-0.5)
+        elif name == "quant_conv":
+            init.orthogonal_(layer.weight.data[:latent])
+            init.zeros_(layer.weight.data[latent:])
+            init.constant_(layer.bias.data[latent:], recipe.start_log_variance)
+        else:
+            init.orthogonal_(layer.weight)
+            layer.weight.data *= (len(layer.weight) / layer.weight.square().sum()) ** 0.5
 
 
 def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
@@ -90,7 +106,10 @@ class CropPool:
     def refresh(self, rng: np.random.Generator) -> None:
         """Take in one unseen shard of each kind and drop a random old one where the pool is full."""
         while True:
-            wanted = (("-scene-", self.scenes), (f"-{self.recipe.crop}.", self.closeups))
+            wanted = (
+                ("-scene-", self.scenes),
+                (f"-{self.recipe.crop}.", self.closeups),
+            )
             for mark, pool in wanted:
                 fresh = [p for p in sorted(self.folder.glob("*.npz")) if mark in p.name and p not in pool]
                 if fresh:
@@ -117,17 +136,22 @@ class CropPool:
 
 
 def train_autoencoder(
-    recipe: AutoencoderRecipe, figures: Path, work: Path, held_out: NDArray[np.uint8], track: Tracker = no_tracker
+    recipe: AutoencoderRecipe,
+    figures: Path,
+    work: Path,
+    held_out: NDArray[np.uint8],
+    track: Tracker = no_tracker,
 ) -> Path:
     """Train until the budget is spent and return the checkpoint; minimises ||x - y||^2 + l1 |x - y| + kl KL(q(z|x) || N(0, 1))."""
     torch.set_num_threads(recipe.threads)
-    model = build_autoencoder(recipe).to(memory_format=torch.channels_last)
+    model = AutoencoderKL.from_pretrained(recipe.start) if recipe.start else build_autoencoder(recipe)
+    model = model.train().to(memory_format=torch.channels_last)
     if recipe.decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
     weights = [p for p in model.parameters() if p.requires_grad]
     average = Average(weights, recipe.average)
-    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = Muon(weights, recipe.learning_rate)
     pace = Pace(recipe.minutes, recipe.until, recipe.warmup)
     path = work / "state.pt"
     step, seen = unpack(path, model, average, optimizer, pace)
@@ -139,16 +163,16 @@ def train_autoencoder(
         rng = np.random.default_rng([recipe.seed, 1, step])
         if step % 50 == 49:
             pool.refresh(rng)
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * pace.factor(step, share)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * pace.factor(step, share)
         values = _step(model, to_tensor(pool.batch(rng)), recipe, rng)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(step)
         step, seen = step + 1, seen + recipe.batch
         losses.add(**values)
         bar.update()
-        if step % 200 == 0:
+        if step % 100 == 0:
             average.swap()
             quality = float(psnr(held_out, reconstruct(model, held_out)).mean())
             average.swap()
@@ -162,7 +186,10 @@ def train_autoencoder(
 
 
 def _step(
-    model: AutoencoderKL, x: torch.Tensor, recipe: AutoencoderRecipe, rng: np.random.Generator
+    model: AutoencoderKL,
+    x: torch.Tensor,
+    recipe: AutoencoderRecipe,
+    rng: np.random.Generator,
 ) -> dict[str, float]:
     with torch.set_grad_enabled(not recipe.decoder_only):
         posterior = model.encode(x).latent_dist
@@ -172,7 +199,44 @@ def _step(
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
     loss = mse + recipe.l1 * (x - y).abs().mean() + recipe.kl * divergence
     loss.backward()
-    return {"mse": mse.item(), "kl": divergence.item(), "psnr_crop": 10 * math.log10(4 / mse.item())}
+    return {
+        "mse": mse.item(),
+        "kl": divergence.item(),
+        "psnr_crop": 10 * math.log10(4 / mse.item()),
+    }
+
+
+def load_average(path: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
+    """The averaged model of a training checkpoint, for use."""
+    model = AutoencoderKL.from_pretrained(recipe.start) if recipe.start else build_autoencoder(recipe)
+    if recipe.decoder_only:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.no_grad():
+        weights = [p for p in model.parameters() if p.requires_grad]
+        for mine, theirs in zip(weights, state["average"], strict=True):
+            mine.copy_(theirs)
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def settle_latents(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 32) -> AutoencoderKL:
+    """Centre each latent channel and set the scaling factor, as the pipeline has no place for a shift.
+
+    The channel means over `images` move from quant_conv's bias into post_quant_conv's, so that decode(encode(x)) stays
+    what it was; `scaling_factor` becomes 1 / the standard deviation of all values.
+    """
+    parts = [
+        model.encode(to_tensor(images[k : k + batch])).latent_dist.mean for k in range(0, len(images), batch)
+    ]
+    latents = torch.cat(parts)
+    center = latents.mean(dim=(0, 2, 3))
+    model.quant_conv.bias.data[: len(center)] -= center
+    model.post_quant_conv.bias.data += model.post_quant_conv.weight[:, :, 0, 0] @ center
+    spread = (latents - center[:, None, None]).square().mean().sqrt()
+    model.register_to_config(scaling_factor=1 / float(spread))
+    return model
 
 
 @torch.no_grad()
@@ -181,6 +245,10 @@ def reconstruct(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 16
     return np.concatenate(list(_reconstructed(model, images, batch)))
 
 
-def _reconstructed(model: AutoencoderKL, images: NDArray[np.uint8], batch: int) -> Iterator[NDArray[np.uint8]]:
+def _reconstructed(
+    model: AutoencoderKL, images: NDArray[np.uint8], batch: int
+) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(images), batch):
-        yield to_images(model.decode(model.encode(to_tensor(images[start : start + batch])).latent_dist.mean).sample)
+        yield to_images(
+            model.decode(model.encode(to_tensor(images[start : start + batch])).latent_dist.mean).sample
+        )

@@ -32,7 +32,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def pack(
-    model: torch.nn.Module, average: Average, optimizer: torch.optim.Optimizer, step: int, pace: Pace, seen: int
+    model: torch.nn.Module,
+    average: Average,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    pace: Pace,
+    seen: int,
 ) -> dict[str, Any]:
     """Everything a stage needs to go on; the draws of a step depend on (seed, step) alone, so no random state is kept."""
     return {
@@ -46,7 +51,11 @@ def pack(
 
 
 def unpack(
-    path: Path, model: torch.nn.Module, average: Average, optimizer: torch.optim.Optimizer, pace: Pace
+    path: Path,
+    model: torch.nn.Module,
+    average: Average,
+    optimizer: torch.optim.Optimizer,
+    pace: Pace,
 ) -> tuple[int, int]:
     """Restore a stage's state where `path` exists; returns (step, samples seen), (0, 0) for a fresh start."""
     if not path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +13,11 @@ from tqdm import tqdm
 
 from sow.people.attributes import VOCABULARY, Attributes
 from sow.people.render import render
+from sow.people.training.recipes import FigureRecipe
 
 TRAINING_SEEDS = 1_000_000_000  # training figures are rendered from this seed on; held-out ones from below it
 HELD_OUT_SEEDS = 900_000_000
 FIELDS = tuple(field.name for field in fields(Attributes))
-
-
-@dataclass(frozen=True)
-class FigureShards:
-    """How figures are rendered into shards.
-
-    Three of four shards hold whole scenes at `canvas` px; the others close-ups (in colour or on mid-gray, alternating)
-    whose side is one of `closeups` px.
-    """
-
-    folder: str
-    canvas: int = 128
-    closeups: tuple[int, ...] = (48, 56, 64)
-    shard: int = 512  # figures a shard
-    closeup_every: int = 6  # every so-manieth shard holds close-ups
-    total: int = 100  # shards
-
-    def layout(self, index: int) -> tuple[str, int]:
-        """Framing and side in pixels of shard `index`."""
-        if index % self.closeup_every != 1:
-            return "scene", self.canvas
-        turn = index // self.closeup_every
-        return ("closeup", "gray")[turn % 2], self.closeups[turn // 2 % len(self.closeups)]
 
 
 def attribute_row(attributes: Attributes) -> list[int]:
@@ -52,9 +30,10 @@ def attributes_of(row: NDArray[np.integer]) -> Attributes:
     return Attributes(**{name: VOCABULARY[name][int(k)] for name, k in zip(FIELDS, row, strict=True)})
 
 
-def shard_path(config: FigureShards, index: int) -> Path:
-    framing, side = config.layout(index)
-    return Path(config.folder) / f"{index:05d}-{framing}-{side}.npz"
+def shard_path(folder: Path, recipe: FigureRecipe, index: int) -> Path:
+    """Where shard `index` lies; its name tells framing and side."""
+    framing, side = recipe.layout(index)
+    return folder / f"{index:05d}-{framing}-{side}.npz"
 
 
 def write_arrays(path: Path, **arrays: NDArray) -> None:
@@ -66,14 +45,14 @@ def write_arrays(path: Path, **arrays: NDArray) -> None:
     os.replace(partial, path)
 
 
-def render_shards(config: FigureShards) -> Iterator[Path]:
+def render_shards(folder: Path, recipe: FigureRecipe) -> Iterator[Path]:
     """Render the missing shards in order; images (N, s, s, 3) uint8, attributes (N, fields) int8, seeds (N,) int64."""
-    for index in tqdm(range(config.total), desc="figures", unit="shard"):
-        path = shard_path(config, index)
+    for index in tqdm(range(recipe.total), desc="figures", unit="shard"):
+        path = shard_path(folder, recipe, index)
         if path.exists():
             continue
-        framing, side = config.layout(index)
-        seeds = TRAINING_SEEDS + np.arange(index * config.shard, (index + 1) * config.shard, dtype=np.int64)
+        framing, side = recipe.layout(index)
+        seeds = TRAINING_SEEDS + np.arange(index * recipe.shard, (index + 1) * recipe.shard, dtype=np.int64)
         pictures = [render(int(seed), side, framing=framing) for seed in seeds]
         write_arrays(
             path,

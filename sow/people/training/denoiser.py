@@ -1,0 +1,145 @@
+"""The noise predictor: stock UNet2DConditionModel, trained to predict epsilon on Stable Diffusion 2.1-base's schedule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
+from sow.people.training.latents import Batch, LatentStream
+from sow.people.training.pace import Average, Pace
+from sow.people.training.recipes import DenoiserRecipe
+
+
+def noise_schedule() -> DDIMScheduler:
+    """Stable Diffusion 2.1-base's: 1000 steps, scaled-linear beta from 0.00085 to 0.012, epsilon prediction."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def build_denoiser(
+    recipe: DenoiserRecipe, latent_channels: int, text_width: int, side: int = 16
+) -> UNet2DConditionModel:
+    """A fresh UNet2DConditionModel with self- and cross-attention at every level; weights (seeded) in float32."""
+    levels = len(recipe.channels)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return UNet2DConditionModel(
+            sample_size=side,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            layers_per_block=recipe.layers,
+            block_out_channels=recipe.channels,
+            down_block_types=("CrossAttnDownBlock2D",) * levels,
+            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            cross_attention_dim=text_width,
+            attention_head_dim=tuple(
+                c // recipe.head for c in recipe.channels
+            ),  # the number of heads, in spite of its name
+            use_linear_projection=True,
+            norm_num_groups=recipe.groups,
+        )
+
+
+def denoising_loss(
+    model: Callable[..., tuple[torch.Tensor]], batch: Batch, alphas_cumprod: torch.Tensor, gamma: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Min-SNR-weighted squared error of the predicted noise, and the same unweighted; scalars."""
+    a = alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
+    noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    predicted = model(noisy, batch.timesteps, batch.prompts, return_dict=False)[0]
+    error = (predicted - batch.noise).square().mean(dim=(1, 2, 3))
+    snr = (a / (1 - a)).flatten()
+    return (error * snr.clamp(max=gamma) / snr).mean(), error.mean()
+
+
+def train_denoiser(
+    recipe: DenoiserRecipe,
+    work: Path,
+    latents: Path,
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    *,
+    scale: float,
+    latent_channels: int,
+    track: Tracker = no_tracker,
+    on_save: Callable[[UNet2DConditionModel, int], None] | None = None,
+) -> Path:
+    """Train until the budget is spent and return the checkpoint; `on_save` gets the averaged model after each save."""
+    torch.set_num_threads(recipe.threads)
+    model = build_denoiser(recipe, latent_channels, encoder.config.hidden_size).to(
+        memory_format=torch.channels_last
+    )
+    average = Average(model.parameters(), recipe.average)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    pace = Pace(recipe.minutes, recipe.until, recipe.warmup)
+    path = work / "state.pt"
+    step, seen = unpack(path, model, average, optimizer, pace)
+    stream = LatentStream(
+        latents, encoder.requires_grad_(False).eval(), tokenizer, scale=scale, batch=recipe.batch,
+        closeup_share=recipe.closeup_share, dropout=recipe.dropout, seed=recipe.seed,
+    )  # fmt: skip
+    alphas = noise_schedule().alphas_cumprod
+    losses = LossFile(work / "losses.csv", track)
+    forward = torch.compile(model, dynamic=False) if recipe.compile else model
+    saved = time.monotonic()
+    bar = tqdm(desc="denoiser", initial=step, unit="step", mininterval=10)
+    batches = stream.run(step)
+    while (share := pace.tick()) < 1:
+        batch = next(batches)
+        square = batch.latents.shape[-1] == model.config.sample_size
+        loss, plain = denoising_loss(forward if square else model, batch, alphas, recipe.gamma)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * pace.factor(step, share)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(step)
+        step, seen = step + 1, seen + len(batch.latents)
+        losses.add(loss=loss.item(), plain=plain.item(), norm=norm.item())
+        bar.update()
+        if step % 50 == 0:
+            row = losses.write(step, share=share, seen=seen, spent=pace.spent, figures=stream.figures)
+            bar.set_postfix(loss=f"{row['loss']:.4f}", plain=f"{row['plain']:.4f}", figures=stream.figures)
+        if time.monotonic() - saved > recipe.save_every:
+            save_state(path, pack(model, average, optimizer, step, pace, seen))
+            _hand_over(model, average, step, on_save)
+            saved = time.monotonic()
+    batches.close()
+    save_state(path, pack(model, average, optimizer, step, pace, seen))
+    _hand_over(model, average, step, on_save)
+    return path
+
+
+def _hand_over(
+    model: UNet2DConditionModel,
+    average: Average,
+    step: int,
+    on_save: Callable[[UNet2DConditionModel, int], None] | None,
+) -> None:
+    if on_save is not None:
+        average.swap()
+        on_save(model, step)
+        average.swap()

@@ -1,0 +1,114 @@
+"""The trained parts as one Stable Diffusion folder: fp16 safetensors, replaced as a whole, with checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from sow.people.training.denoiser import noise_schedule
+
+SHARD = "15MB"  # of one weight file, at most
+KEPT = ("README.md",)  # lives in the folder, but is not written by the export
+
+
+def export_weights(
+    folder: Path,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+) -> Path:
+    """Write the pipeline to `folder` in float16 as Stable Diffusion's layout, beside it first and then renamed.
+
+    `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)` reads it. Files of
+    the old folder that no export writes (the judge's weights, the model card) move along.
+    """
+    fresh = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+    for name, model in parts.items():
+        kinds = {p: p.dtype for p in model.parameters()}
+        if any(kind != torch.float32 for kind in kinds.values()):
+            raise ValueError(f"{name} must be float32 before the export halves it")
+        copy = type(model).from_config(model.config) if name != "text_encoder" else type(model)(model.config)
+        copy.load_state_dict(model.state_dict())
+        copy.half().save_pretrained(fresh / name, max_shard_size=SHARD, safe_serialization=True)
+    noise_schedule().save_pretrained(fresh / "scheduler")
+    tokenizer_files = Path(tokenizer.name_or_path)
+    shutil.copytree(tokenizer_files, fresh / "tokenizer")
+    _write_index(fresh)
+    _carry_over(folder, fresh)
+    write_checksums(fresh)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _write_index(folder: Path) -> None:
+    classes = {
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+    }
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.36.0",
+        "requires_safety_checker": False,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index | classes, indent=2) + "\n")
+
+
+def _carry_over(old: Path, fresh: Path) -> None:
+    if old.exists():
+        for item in old.iterdir():
+            if not (fresh / item.name).exists() and item.name != "CHECKSUMS":
+                (shutil.copytree if item.is_dir() else shutil.copy2)(item, fresh / item.name)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of the folder but the list itself and the model card, by relative path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("CHECKSUMS", *KEPT))
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def write_checksums(folder: Path) -> None:
+    """Write `CHECKSUMS` in the format of sha256sum."""
+    (folder / "CHECKSUMS").write_text(
+        "".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items())
+    )
+
+
+def assemble(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionPipeline:
+    """The parts as a pipeline in memory."""
+    pipeline = StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, noise_schedule(), None, None, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_pipeline(folder: Path) -> StableDiffusionPipeline:
+    """The exported pipeline in float32 on the CPU, without a progress bar."""
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, feature_extractor=None, dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,160 @@
+"""Latents of the rendered figures on disk, and the batches that the noise predictor trains on."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from sow.people.training.autoencoder import to_tensor
+from sow.people.training.figures import attributes_of, read_shard, write_arrays
+from sow.people.training.text import prompt_of, tokenize
+
+
+@torch.no_grad()
+def encode_shard(model: AutoencoderKL, images: NDArray[np.uint8], batch: int = 32) -> NDArray[np.float16]:
+    """Latent means (N, C, h, w) of images (N, H, W, 3) uint8, not scaled."""
+    parts = [
+        model.encode(to_tensor(images[k : k + batch])).latent_dist.mean for k in range(0, len(images), batch)
+    ]
+    return torch.cat(parts).contiguous().numpy().astype(np.float16)
+
+
+def encode_shards(model: AutoencoderKL, figures: Path, latents: Path, *, total: int) -> Iterator[Path]:
+    """Encode figure shards as they appear until `total` are done; latents (N, C, h, w) float16 beside the attributes."""
+    done = {p.name for p in latents.glob("*.npz")}
+    bar = tqdm(desc="latents", total=total, initial=len(done), unit="shard")
+    while len(done) < total:
+        fresh = [p for p in sorted(figures.glob("*.npz")) if p.name not in done]
+        if not fresh:
+            time.sleep(2)
+        for path in fresh:
+            shard = read_shard(path)
+            values = encode_shard(model, shard["images"])
+            write_arrays(
+                latents / path.name, latents=values, attributes=shard["attributes"], seeds=shard["seeds"]
+            )
+            done.add(path.name)
+            bar.update()
+            yield latents / path.name
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's inputs: scaled latents, noise (B, C, h, w), timesteps (B,) and prompt embeddings (B, L, D)."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    prompts: torch.Tensor
+
+
+class LatentStream:
+    """Batches from a folder that keeps filling, made by a thread of its own so that captions cost the trainer nothing.
+
+    A batch is drawn from (seed, step) and what the folder holds at that moment; captions are written anew each time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        *,
+        scale: float,
+        batch: int,
+        closeup_share: float,
+        dropout: float,
+        seed: int,
+    ) -> None:
+        self.folder, self.encoder, self.tokenizer = folder, encoder, tokenizer
+        self.scale, self.size, self.closeup_share, self.dropout = scale, batch, closeup_share, dropout
+        self.seed = seed
+        self.scenes: list[tuple[NDArray, NDArray]] = []
+        self.closeups: list[tuple[NDArray, NDArray]] = []
+        self.names: set[str] = set()
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
+        self._stop = threading.Event()
+
+    @property
+    def figures(self) -> int:
+        """Figures at hand."""
+        return sum(len(a) for _, a in [*self.scenes, *self.closeups])
+
+    def refresh(self) -> None:
+        """Take in the shards that have appeared."""
+        for path in sorted(self.folder.glob("*.npz")):
+            if path.name not in self.names:
+                shard = read_shard(path)
+                kind = self.scenes if "-scene-" in path.name else self.closeups
+                kind.append((shard["latents"], shard["attributes"]))
+                self.names.add(path.name)
+
+    def make(self, step: int) -> Batch:
+        """The batch of one step."""
+        rng = np.random.default_rng([self.seed, 2, step])
+        close = bool(self.closeups) and rng.random() < self.closeup_share
+        if close:  # one shard a batch: its close-ups share a size
+            pool = [self.closeups[int(rng.integers(len(self.closeups)))]]
+        else:
+            pool = self.scenes
+        latents, texts = [], []
+        for _ in range(self.size):
+            values, rows = pool[int(rng.integers(len(pool)))]
+            k = int(rng.integers(len(values)))
+            latents.append(values[k])
+            drop = rng.random() < self.dropout
+            framing = "closeup" if close else "scene"
+            texts.append("" if drop else prompt_of(attributes_of(rows[k]), rng, framing))
+        x = torch.from_numpy(np.stack(latents).astype(np.float32)) / self.scale
+        noise = torch.from_numpy(rng.standard_normal(tuple(x.shape), dtype=np.float32))
+        times = (
+            (rng.permutation(self.size) + rng.random(self.size)) / self.size * 1000
+        )  # stratified: every step sees all levels
+        with torch.no_grad():
+            prompts = self.encoder(input_ids=tokenize(self.tokenizer, texts)).last_hidden_state
+        return Batch(x, noise, torch.from_numpy(times.astype(np.int64)), prompts)
+
+    def run(self, start: int) -> Iterator[Batch]:
+        """Batches of steps `start`, `start` + 1, ... made ahead by a thread; close the generator to end it."""
+        self._stop.clear()
+        thread = threading.Thread(target=self._fill, args=(start,), daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = self._queue.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self._stop.set()
+
+    def _fill(self, step: int) -> None:
+        try:
+            torch.set_num_threads(1)
+            while not self._stop.is_set():
+                if step % 100 == 0 or not self.scenes:
+                    self.refresh()
+                if not self.scenes:
+                    time.sleep(2)
+                    continue
+                batch = self.make(step)
+                while not self._stop.is_set():
+                    try:
+                        self._queue.put(batch, timeout=1)
+                        break
+                    except queue.Full:
+                        continue
+                step += 1
+        except BaseException as error:  # the trainer re-raises it
+            self._queue.put(error)

@@ -1,0 +1,151 @@
+"""The numbers of each training stage; their values live in conf/study/train_people.yaml. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sow.errors import UserError
+
+
+def _need(valid: bool, message: str) -> None:
+    if not valid:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class FigureRecipe:
+    """How figures are rendered into shards, and how many.
+
+    One shard in `closeup_every` holds close-ups (in colour or on mid-gray, alternating) with a side from `closeups`;
+    the others whole scenes at `canvas`. Sizes are in pixels.
+    """
+
+    canvas: int
+    closeups: tuple[int, ...]
+    closeup_every: int
+    shard: int
+    total: int
+    _target_: str = "sow.people.training.recipes.FigureRecipe"
+
+    def __post_init__(self) -> None:
+        sides = (self.canvas, *self.closeups)
+        _need(
+            all(s % 8 == 0 for s in sides), f"need sides that 8 divides, got {sides} (study.figures.closeups)"
+        )
+        _need(self.total > 0, f"need total > 0 shards, got {self.total} (study.figures.total)")
+
+    def layout(self, index: int) -> tuple[str, int]:
+        """Framing and side in pixels of shard `index`."""
+        if index % self.closeup_every != 1:
+            return "scene", self.canvas
+        turn = index // self.closeup_every
+        return ("closeup", "gray")[turn % 2], self.closeups[turn // 2 % len(self.closeups)]
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """The autoencoder and its training on crops; with `decoder_only` the encoder stays what `start` holds."""
+
+    latent_channels: int
+    channels: tuple[int, ...]
+    groups: int
+    start_log_variance: float
+    batch: int
+    crop: int
+    closeup_share: float
+    learning_rate: float
+    warmup: int
+    l1: float
+    kl: float
+    average: float
+    minutes: float
+    until: str | None
+    decoder_only: bool
+    start: str | None
+    pool: int
+    seed: int
+    threads: int
+    _target_: str = "sow.people.training.recipes.AutoencoderRecipe"
+
+    def __post_init__(self) -> None:
+        _need(self.crop % 8 == 0, f"need a crop that 8 divides, got {self.crop} (study.autoencoder.crop)")
+        _need(
+            len(self.channels) == 4,
+            "need four levels of channels for the factor 8 (study.autoencoder.channels)",
+        )
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """The tokenizer, learnt from `captions` captions, the text encoder, and its training on captions alone."""
+
+    vocabulary: int
+    captions: int
+    length: int
+    hidden: int
+    layers: int
+    heads: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    average: float
+    empty: float
+    noise: float
+    minutes: float
+    until: str | None
+    seed: int
+    threads: int
+    _target_: str = "sow.people.training.recipes.TextRecipe"
+
+    def __post_init__(self) -> None:
+        _need(
+            self.vocabulary >= 600, f"need 600 tokens at least, got {self.vocabulary} (study.text.vocabulary)"
+        )
+        _need(
+            self.hidden % self.heads == 0, f"need heads that divide hidden={self.hidden} (study.text.heads)"
+        )
+
+
+@dataclass(frozen=True)
+class DenoiserRecipe:
+    """The noise predictor and its training on latents."""
+
+    channels: tuple[int, ...]
+    layers: int
+    head: int
+    groups: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    average: float
+    gamma: float
+    dropout: float
+    closeup_share: float
+    minutes: float
+    until: str | None
+    save_every: float
+    seed: int
+    threads: int
+    compile: bool
+    _target_: str = "sow.people.training.recipes.DenoiserRecipe"
+
+    def __post_init__(self) -> None:
+        wrong = [c for c in self.channels if c % self.head or c % self.groups]
+        _need(
+            not wrong, f"need head and groups that divide the channels, got {wrong} (study.denoiser.channels)"
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """How much is measured, and how pictures are sampled for it."""
+
+    figures: int
+    inversions: int
+    inversion_steps: int
+    captions: int
+    guidance: float
+    steps: tuple[int, ...]
+    grid: str
+    _target_: str = "sow.people.training.recipes.EvaluationRecipe"
