@@ -60,27 +60,30 @@ def place(center: tuple[float, float], size: tuple[int, int], canvas: Canvas) ->
 
 
 def user_box(condition: VisualCondition, canvas: Canvas) -> Box | None:
-    """The user's own box snapped to the grid; raises UserError when it does not lie on the canvas."""
+    """The user's own box, its sides on the grid; raises UserError when it does not lie on the canvas."""
     if condition.box is None:
         return None
     return on_canvas(condition.box, canvas, "condition.box")
 
 
 def on_canvas(box: Box, canvas: Canvas, key: str) -> Box:
-    """The box snapped to the grid, kept inside; raises UserError when it was not inside the canvas."""
+    """The box with its sides on the grid, inside the canvas; raises UserError when it was not.
+
+    Its corner stays where it was put: whether a corner snaps is seed initialisation's choice (COW pastes at any pixel).
+    """
     if not box.inside(canvas.width, canvas.height):
         raise UserError(
             f"box {box.as_list()} leaves the {canvas.width} x {canvas.height} canvas: "
             f"give [x, y, width, height] inside it ({key})"
         )
     f, snapped = canvas.factor, box.snapped(canvas.factor)
-    width = min(snapped.w, (canvas.width - snapped.x) // f * f)
-    height = min(snapped.h, (canvas.height - snapped.y) // f * f)
+    width = min(snapped.w, (canvas.width - box.x) // f * f)
+    height = min(snapped.h, (canvas.height - box.y) // f * f)
     if width <= 0 or height <= 0:
         raise UserError(
             f"box {box.as_list()} is smaller than {f} px at the canvas's edge: make it larger ({key})"
         )
-    return Box(snapped.x, snapped.y, width, height)
+    return Box(box.x, box.y, width, height)
 
 
 def legal(boxes: Sequence[Box], conditions: Sequence[VisualCondition], canvas: Canvas) -> tuple[Box, ...]:
@@ -203,7 +206,7 @@ def parse_boxes(value: object, key: str) -> tuple[Box, ...]:
         if items and all(isinstance(v, int | float) for v in items):
             items = [items]
         return tuple(Box.of(item) for item in items)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(f"need boxes as [x, y, width, height] numbers, got {value!r} ({key})") from error
 
 

@@ -96,11 +96,11 @@ def _label(
     taken: list[tuple[float, ...]],
     bottom: bool,
 ) -> None:
-    """A label inside a corner of the rectangle, moved inward past labels that are there already."""
+    """A label at a corner of the rectangle, moved up past labels that are there already, kept on the picture."""
     width, height = font.getlength(text) + 8, font.size + 8
     x = min(max(0, corners[0]), max(0, picture.width - width))
-    y = corners[3] + 1 - height if bottom else corners[1]
-    step = -height if bottom else height
+    y = corners[3] + 1 - height if bottom else corners[1] - height  # above the box: the head stays visible
+    step = -height
     while any(x < t[2] and x + width > t[0] and y < t[3] and y + height > t[1] for t in taken):
         y += step
     if not 0 <= y <= picture.height - height:

@@ -100,7 +100,7 @@ class Pinned:
 
 
 def pin(value: Any, reference: int | None, request: Request, canvas: Canvas, key: str) -> tuple[Box, ...]:
-    """Configured boxes on this canvas, one a condition, snapped to the grid; raises UserError naming `key`."""
+    """Configured boxes on this canvas, one a condition, sides on the grid; raises UserError naming `key`."""
     boxes = scale_boxes(parse_boxes(value, key), reference, canvas)
     if len(boxes) != len(request.conditions):
         raise UserError(
