@@ -13,14 +13,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.config import explain, typed
+from sow.config import CONF, explain, typed
 from sow.errors import UserError
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line
 failed: list[str] = []
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(composed: DictConfig) -> None:
     """One job: validate, then run the study; a failing job of a multirun lets the others go on."""
     from sow.records import discard_untouched
@@ -33,8 +33,10 @@ def main(composed: DictConfig) -> None:
 
         run_job(config, folder, group=Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
         discard_untouched(folder)
+        if not job.launcher._target_.endswith(".BasicLauncher"):
+            raise  # the job runs in a process of its own: its launcher must hear of it
+        print(f"error: {error}", file=sys.stderr, flush=True)
         failed.append(str(error))
 
 

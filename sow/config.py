@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COMPONENTS = (
     "study condition planner position intensify seed_init inversion cycle preservation guidance modulation p_plus "
-    "p_minus decay_time decay_distance gate metrics tracker method model"
+    "p_minus decay_time decay_distance gate data metrics tracker method model"
 ).split()
 SCALARS = {
     "seed": int,
@@ -104,6 +104,7 @@ class Config:
     decay_time: Any
     decay_distance: Any
     gate: Any
+    data: Any
     metrics: Any
     tracker: Any
     method: Any
@@ -205,11 +206,14 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if key:
         name = key.group(1).partition("=")[0]
         return str(unknown(name, _siblings(name, overrides)))
+    word = re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text)
+    if word:
+        return f"{word.group(1)} has no value: give {word.group(1)}=... ({word.group(1)})"
     return " ".join(re.sub(r"(See https|full_key:|object_type=).*", "", text).split())
 
 
 def _siblings(name: str, overrides: Sequence[str]) -> list[str]:
-    """Keys beside `name` in the configuration that the other overrides compose."""
+    """Keys beside `name` in the configuration that the other overrides compose, [] where they compose none."""
     others = [o for o in overrides if o.lstrip("+~").partition("=")[0].partition("@")[0] != name]
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):

@@ -51,6 +51,7 @@ class Preservation:
         steps = sorted({on_grid(t, num_inference_steps) for t in scale}, reverse=True)
         if steps and steps[-1] < 1:
             raise UserError(
-                f"t3={scale} falls on step {steps[-1]} of {num_inference_steps}: take more steps (preservation.t3)"
+                f"num_inference_steps={num_inference_steps} is too small: t3={scale} of 10 falls on step {steps[-1]}; "
+                "take more steps (num_inference_steps, preservation.t3)"
             )
         return tuple(steps)

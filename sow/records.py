@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -284,17 +284,3 @@ def discard_untouched(folder: Path) -> None:
     """Remove the folder of a job that failed before it wrote anything: Hydra's files alone tell nothing."""
     if all(p.name == ".hydra" or p.suffix == ".log" for p in folder.iterdir()):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def strip(images: Iterable[Image.Image], gap: int = 4) -> Image.Image:
-    """The pictures of one run side by side, in rows of at most ten, on white."""
-    from PIL import Image as PIL
-
-    pictures = list(images)
-    columns = min(len(pictures), 10)
-    rows = -(-len(pictures) // columns)
-    width, height = pictures[0].size
-    out = PIL.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for i, picture in enumerate(pictures):
-        out.paste(picture, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
-    return out

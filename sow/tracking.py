@@ -104,6 +104,7 @@ class Wandb:
             disable_git=True,
             disable_code=True,
             x_disable_stats=True,
+            x_save_requirements=False,  # the manifest holds the versions
             init_timeout=30,
         )
         run = wandb.init(

@@ -1,0 +1,235 @@
+"""Files appear whole or not at all; a run is known by its configuration, its inputs and its code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments.generate import mean, open_gates
+from sow import records
+from sow.config import Config, compose
+from sow.errors import UserError
+from sow.records import HashCache, RunFolder
+from sow.report import strip, text
+
+NAN = float("nan")
+
+
+def config(outputs: Path, *words: str) -> Config:
+    return compose(["experiment=debug", f"paths.outputs={outputs}", *words])
+
+
+def test_files_are_replaced_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.save_bytes("a/b.txt", b"one")
+    folder.save_bytes("a/b.txt", b"two")
+    assert (tmp_path / "run/a/b.txt").read_bytes() == b"two"
+    assert [p.name for p in (tmp_path / "run/a").iterdir()] == ["b.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_bytes("a.txt", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        folder.save_bytes("a.txt", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == b"old"
+
+
+def test_sigkill_leaves_no_half_file(tmp_path: Path) -> None:
+    """A process that rewrites a file without end is killed; what is there is one of its versions, whole."""
+    code = (
+        "import sys; from pathlib import Path; from sow.records import RunFolder\n"
+        "folder, n = RunFolder(Path(sys.argv[1])), 0\n"
+        "while True:\n"
+        "    n += 1; folder.save_json('a.json', [n] * 200_000)\n"
+        "    if n == 1: print('ready', flush=True)\n"
+    )
+    for wait in (0.0, 0.05, 0.1):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        values = json.loads((tmp_path / "a.json").read_text())
+        assert len(values) == 200_000 and len(set(values)) == 1
+    assert not RunFolder(tmp_path).complete
+
+
+def test_json_holds_what_json_can(tmp_path: Path) -> None:
+    import numpy as np
+
+    value = {
+        "a": NAN,
+        "b": np.float32(0.5),
+        "c": (1, np.arange(2)),
+        3: Path("x"),
+        "d": True,
+        "e": float("inf"),
+    }
+    file = RunFolder(tmp_path).save_json("a.json", value)
+    assert json.loads(file.read_text()) == {
+        "a": None,
+        "b": 0.5,
+        "c": [1, [0, 1]],
+        "3": "x",
+        "d": True,
+        "e": None,
+    }
+
+
+def test_a_table_has_the_union_of_its_rows_columns(tmp_path: Path) -> None:
+    import pandas
+
+    rows = [{"phase": "cycle", "norm": 1.0}, {"phase": "cycle", "norm": 2.0, "gate/mid": 0.25, "cycle": 1}]
+    read = pandas.read_parquet(RunFolder(tmp_path).save_table("trace.parquet", rows))
+    assert list(read.columns) == ["phase", "norm", "gate/mid", "cycle"]
+    assert read["gate/mid"].isna().tolist() == [True, False]
+    assert read["norm"].tolist() == [1.0, 2.0]
+
+
+def test_the_key_is_what_changes_a_result(tmp_path: Path) -> None:
+    base = records.run_key(config(tmp_path))
+    assert base == records.run_key(config(tmp_path))
+    assert base == records.run_key(config(tmp_path / "elsewhere", "force=true", "tracker=wandb"))
+    assert base != records.run_key(config(tmp_path, "seed=1"))
+    assert base != records.run_key(config(tmp_path, "+ablation=no_dam"))
+
+
+def test_the_key_reads_the_bytes_of_the_inputs(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    words = ["condition=photo", "condition.mask=none", f"condition.image={image}"]
+    Image.new("RGB", (8, 8), "red").save(image)
+    red = records.run_key(config(tmp_path, *words))
+    Image.new("RGB", (8, 8), "blue").save(image)
+    assert records.run_key(config(tmp_path, *words)) != red
+    Image.new("RGB", (8, 8), "red").save(image)
+    assert records.run_key(config(tmp_path, *words)) == red
+
+
+def test_the_key_reads_the_weights_of_a_local_model(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
+        (model / part).mkdir(parents=True)
+    (model / "unet/config.json").write_text("{}")
+    weights = model / "unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(bytes(2 << 20))
+    words = ["model=local", f"model.path={model}", "condition=person"]
+    made = compose([*words, f"paths.outputs={tmp_path}"])
+    assert weights.resolve() in records.input_files(made)
+    before = records.run_key(made)
+    assert (tmp_path / ".index/weights.json").is_file()
+    weights.write_bytes(bytes(2 << 20)[:-1] + b"\1")
+    os.utime(weights, ns=(1, 1))
+    assert records.run_key(made) != before
+
+
+def test_hashes_of_large_files_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(HashCache.LARGE))
+    first = HashCache(tmp_path / "cache.json")
+    digest = first.digest(large)
+    first.save()
+    monkeypatch.setattr(records.hashlib, "file_digest", None)
+    assert HashCache(tmp_path / "cache.json").digest(large) == digest
+    (tmp_path / "cache.json").write_text("{broken")
+    assert HashCache(tmp_path / "cache.json").known == {}
+    with pytest.raises(UserError, match=r"no\.bin"):
+        first.digest(tmp_path / "no.bin")
+
+
+def test_the_key_reads_the_code_and_the_shipped_weights() -> None:
+    names = {str(p.relative_to(records.REPOSITORY)) for p in records.code_files()}
+    assert {"sow/algorithm.py", "experiments/generate.py"} <= names
+    assert not any("__pycache__" in name for name in names)
+
+
+def test_a_complete_run_is_found_by_its_key(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs/day/time")
+    folder.save_bytes("image.png", b"")
+    assert records.find(tmp_path / "outputs", "key") is None
+    records.complete(folder, tmp_path / "outputs", "key", {"seed": 0})
+    found = records.find(tmp_path / "outputs", "key")
+    assert found is not None and found.samefile(folder.path)
+    assert folder.complete and folder.manifest() == {"seed": 0, "key": "key"}
+    assert records.find(tmp_path / "outputs", "other") is None
+
+
+def test_outputs_can_move_and_runs_can_go(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs/run")
+    records.complete(folder, tmp_path / "outputs", "key", {})
+    (tmp_path / "outputs").rename(tmp_path / "moved")
+    assert records.find(tmp_path / "moved", "key") is not None
+    (tmp_path / "moved/run/manifest.json").write_text('{"key"')
+    assert records.find(tmp_path / "moved", "key") is None
+    shutil.rmtree(tmp_path / "moved/run")
+    assert records.find(tmp_path / "moved", "key") is None
+
+
+def test_a_folder_with_another_run_in_it_is_not_that_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "outputs/run")
+    records.complete(folder, tmp_path / "outputs", "first", {})
+    records.complete(folder, tmp_path / "outputs", "second", {})
+    assert records.find(tmp_path / "outputs", "first") is None
+    assert records.find(tmp_path / "outputs", "second") is not None
+
+
+def test_the_earlier_run_is_linked(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a/image.png").write_bytes(b"x")
+    records.link_earlier(tmp_path / "b", tmp_path / "a")
+    assert (tmp_path / "b/earlier/image.png").read_bytes() == b"x"
+
+
+def test_only_untouched_folders_are_discarded(tmp_path: Path) -> None:
+    for name in ("fresh", "begun"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / "run.log").touch()
+    (tmp_path / "begun/image.png").touch()
+    for name in ("fresh", "begun"):
+        records.discard_untouched(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["begun"]
+
+
+def test_open_gates_counts_layers_and_steps() -> None:
+    trace = [{"norm": 1.0}, {"gate/a": 0.0, "gate/b": 0.3, "r_c/a": 0.2}, {"gate/a": 0.1, "gate/b": 0.2}]
+    assert open_gates(trace) == 0.75
+    assert open_gates([{"norm": 1.0}]) is None
+
+
+def test_means_leave_out_what_does_not_exist() -> None:
+    rows = [{"seed": 0, "id_distance": 1.0, "face": True}, {"seed": 1, "id_distance": None, "face": False}]
+    assert mean(rows) == {"images": 2, "id_distance": 1.0, "face": 0.5}
+    assert mean(rows[:1]) == rows[0]
+
+
+def test_a_strip_holds_every_picture() -> None:
+    pictures = [Image.new("RGB", (10, 8), (i * 20, 0, 0)) for i in range(12)]
+    out = strip(pictures)
+    assert out.size == (10 * 14 - 4, 2 * 12 - 4)
+    assert out.getpixel((14 * 3 + 5, 4)) == (60, 0, 0)
+    assert out.getpixel((14 + 5, 12 + 4)) == (220, 0, 0)
+    assert strip(pictures[:1]).size == (10, 8)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (True, "yes"), (False, "no"), (0.123456, "0.1235"), (3, "3"), ("a", "a")],
+)
+def test_values_are_written_for_readers(value: object, shown: str) -> None:
+    assert text(value) == shown

@@ -1,0 +1,169 @@
+"""A W&B run holds what the run folder holds, lies inside it, and never stops a job."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sow import tracking
+from sow.config import Config, compose
+from sow.tracking import Job, NoTracker, Wandb
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+OFFLINE = Wandb(project="sow-test", entity=None, mode="offline")
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return compose(["model=tiny", "metrics=none", "seed=3", "+ablation=[no_dam,no_pi]"])
+
+
+def records_of(folder: Path) -> list[Any]:
+    """The records of the one finished offline run below `folder`; W&B's own process writes the last ones late."""
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = folder.rglob("*.wandb")
+    for _ in range(300):
+        records = []
+        for message in messages(file.read_bytes()):
+            records.append(wandb_internal_pb2.Record())
+            records[-1].ParseFromString(message)
+        if any(r.WhichOneof("record_type") == "exit" for r in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
+
+
+def messages(log: bytes) -> Iterator[bytes]:
+    """The messages of a LevelDB log behind W&B's header: blocks of 32 KiB of (checksum, length, kind, bytes)."""
+    position, message = 7, b""
+    while position + 7 <= len(log):
+        if 32768 - position % 32768 < 7:  # the rest of a block too short for a header is padding
+            position += 32768 - position % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", log, position)
+        message += log[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield message
+            message = b""
+
+
+def values(items: Any) -> dict[str, Any]:
+    return {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+
+
+def test_an_offline_run_reads_back(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    run = OFFLINE.start(Job(tmp_path, config, group="sweep-1", git="abc123"))
+    run.history(
+        [{"phase": "cycle", "norm": 1.5}, {"phase": "cycle", "norm": 2.5, "gate/mid": 0.25, "cycle": None}]
+    )
+    picture = tmp_path / "image.png"
+    Image.new("RGB", (8, 8), "red").save(picture)
+    run.images({"image": picture, "cycles": Image.new("RGB", (8, 8), "blue")})
+    run.summary({"id_distance": 0.75, "boundary": None, "face_detected": True})
+    run.finish(0)
+
+    read = records_of(tmp_path)
+    (started,) = [r.run for r in read if r.WhichOneof("record_type") == "run"]
+    assert (started.project, started.run_group, started.job_type) == ("sow-test", "sweep-1", "generate")
+    assert {"method:sow", "model:tiny", "task:normal", "no_dam", "no_pi"} <= set(started.tags)
+    configured = values(started.config.update)
+    assert configured["seed"] == 3 and configured["git"] == "abc123"
+    assert configured["cycle"] == dict(config.resolved["cycle"])
+    history = [values(r.history.item) for r in read if r.WhichOneof("record_type") == "history"]
+    norms = [row["norm"] for row in history if "norm" in row]
+    assert norms == [1.5, 2.5]
+    assert [row["gate/mid"] for row in history if "gate/mid" in row] == [0.25]
+    assert {"image", "cycles"} <= {key.partition(".")[0] for row in history for key in row}
+    summary: dict[str, Any] = {}
+    for record in read:
+        if record.WhichOneof("record_type") == "summary":
+            summary.update(values(record.summary.update))
+    assert summary["id_distance"] == 0.75 and summary["face_detected"] is True and "boundary" not in summary
+    assert [r.exit.exit_code for r in read if r.WhichOneof("record_type") == "exit"] == [0]
+    assert len(list(tmp_path.rglob("media/images/*.png"))) == 2
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+
+
+def test_a_failed_job_is_marked(config: Config, tmp_path: Path) -> None:
+    OFFLINE.start(Job(tmp_path, config)).finish(1)
+    assert [r.exit.exit_code for r in records_of(tmp_path) if r.WhichOneof("record_type") == "exit"] == [1]
+
+
+def test_wandb_that_does_not_start_is_one_warning(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    def broken(**settings: Any) -> None:
+        raise RuntimeError("no\nnetwork")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    with caplog.at_level(logging.WARNING):
+        run = OFFLINE.start(Job(tmp_path, config))
+        run.history([{"norm": 1.0}])
+        run.finish(0)
+    assert [r.message for r in caplog.records] == [
+        "W&B did not start, this run is on disk only: RuntimeError: no network"
+    ]
+
+
+def test_wandb_that_breaks_later_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError("disk full")
+
+    run = tracking.WandbRun(tmp_path, Broken)
+    with caplog.at_level(logging.WARNING):
+        run.history([{"norm": 1.0}])
+        run.images({"image": tmp_path / "no.png"})
+        run.summary({"a": 1})
+        run.finish(0)
+    assert len(caplog.records) == 4
+    assert all("on disk" in r.message for r in caplog.records)
+
+
+def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DIR", "/somewhere")
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    seen = {}
+    tracking.WandbRun(tmp_path, lambda: seen.update(os.environ))
+    assert seen["WANDB_DIR"] == str(tmp_path) and seen["WANDB_DATA_DIR"].startswith(str(tmp_path))
+    assert os.environ["WANDB_DIR"] == "/somewhere" and "WANDB_DATA_DIR" not in os.environ
+
+
+def test_login_is_found_in_the_environment_and_in_netrc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine wandb.example login user password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    assert not tracking.logged_in()
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert not tracking.logged_in()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example:8443/x")
+    assert tracking.logged_in()
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert tracking.logged_in()
+
+
+def test_no_tracker_tells_nobody(config: Config, tmp_path: Path) -> None:
+    run = NoTracker().start(Job(tmp_path, config))
+    run.history([{}])
+    run.images({})
+    run.summary({})
+    run.finish(1)
+    assert list(tmp_path.iterdir()) == []
