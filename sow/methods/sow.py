@@ -6,7 +6,7 @@ COW is this class composed of other components (conf/method/cow.yaml); there is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -71,10 +71,13 @@ class Sampler:
             object.__setattr__(self, name, value)
 
     def plan(self, requests: Sequence[Request]) -> list[Plan]:
-        """One plan a request (Sec. IV-A)."""
+        """One plan a request (Sec. IV-A), its boxes where the conditions will lie."""
         from sow.planner import make_plans
 
-        return make_plans(list(requests), self.planner, self.position, self.intensify, self.canvas)
+        plans = make_plans(list(requests), self.planner, self.position, self.intensify, self.canvas)
+        if not self.seed_init.snap:
+            return plans
+        return [replace(p, boxes=tuple(b.snapped(self.canvas.factor) for b in p.boxes)) for p in plans]
 
     def generate(
         self,

@@ -1,0 +1,128 @@
+"""`study=showcase`: the images of consecutive seeds, all of them, with their numbers: what README shows unpicked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.generate import mean, numbers, write_sample
+from sow import report
+from sow.errors import UserError
+from sow.types import Request
+
+if TYPE_CHECKING:
+    from experiments.study import StudyContext
+    from sow.types import Sample
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- showcase begin -->", "<!-- showcase end -->"
+COUNTED = {  # what is counted: its column, its name, the value that counts
+    "head_is_condition": ("head is the condition (MTCNN, IoU >= 0.5)", True),
+    "same_person": ("same person (judge)", True),
+    "failure": ("truncated outline (judge)", True),
+}
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """Seeds `seed` .. `seed` + `seeds` - 1, each with the visual condition of its seed; `publish` puts the figure into
+    docs/ and the table into README.md."""
+
+    seeds: int
+    publish: bool
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"need at least one seed, got {self.seeds} (study.seeds)")
+
+    def run(self, context: StudyContext) -> None:
+        """Generate all, measure all, show all."""
+        config = context.config
+        context.metrics.check()
+        requests = [
+            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
+            for seed in range(config.seed, config.seed + self.seeds)
+        ]
+        sampler = context.sampler()
+        with context.timed("plan"):
+            plans = sampler.plan(requests)
+        with report.progress_bar(sampler, plans, config.batch_size) as on_step:
+            samples = sampler.generate(requests, plans=plans, snapshots=True, on_step=on_step)
+        rows = [numbers(s, m) for s, m in zip(samples, context.metrics.measure(samples), strict=True)]
+        for sample, row in zip(samples, rows, strict=True):
+            write_sample(context.folder, sample, row, f"seed_{sample.request.seed}/")
+        context.folder.save_json("metrics.json", {**mean(rows), "each": rows})
+        figure = context.folder.save_image("showcase.png", figure_of(samples, rows))
+        context.folder.save_bytes("showcase.md", markdown(rows).encode())
+        tracked = context.tracked
+        tracked.images({"showcase": figure})
+        tracked.summary(mean(rows))
+        context.console.print(report.table(mean(rows), context.seconds))
+        context.console.print(f"figure: {figure}")
+        if self.publish:
+            publish(figure, markdown(rows))
+
+
+def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A column a seed: the visual condition, the plan's canvas, the image with what was judged of it."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from PIL import Image
+
+    figure, axes = plt.subplots(2, len(samples), figsize=(1.75 * len(samples), 4.1), squeeze=False, dpi=110)
+    for column, (sample, row) in enumerate(zip(samples, rows, strict=True)):
+        condition = sample.request.conditions[0]
+        gray = Image.new("RGB", condition.image.size, (128, 128, 128))
+        shown = Image.composite(condition.image, gray, condition.mask) if condition.mask else condition.image
+        verdict = ", ".join(
+            word
+            for word in (
+                "head kept" if row.get("head_is_condition") else "head lost",
+                "same person" if row.get("same_person") else "another person",
+                "truncated" if row.get("failure") else "whole",
+            )
+        )
+        for axis, image, title in (
+            (axes[0, column], shown, f"seed {sample.request.seed}"),
+            (axes[1, column], sample.image, verdict.replace(", ", "\n")),
+        ):
+            axis.imshow(image, interpolation="lanczos")
+            axis.set_title(title, fontsize=8)
+            axis.axis("off")
+    figure.suptitle(f"conditions (above) and images for “{samples[0].request.prompt}” (below)", fontsize=9)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return Image.open(buffer).convert("RGB")
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Counts over the seeds and one line a seed."""
+    lines = [f"Seeds {rows[0]['seed']} to {rows[-1]['seed']}, every one of them:", ""]
+    for key, (name, wanted) in COUNTED.items():
+        lines.append(f"- {name}: {sum(row.get(key) is wanted for row in rows)} of {len(rows)}")
+    columns = ("id_distance", "whole", "text_agreement", "psnr_condition", "boundary", "open_gates")
+    lines += ["", "| seed | " + " | ".join(columns) + " |", "| ---: |" + " ---: |" * len(columns)]
+    for row in rows:
+        lines.append(f"| {row['seed']} | " + " | ".join(report.text(row.get(c)) for c in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def publish(figure: Path, table: str) -> None:
+    """The figure into docs/, the table between its marks in README.md."""
+    docs = README.parent / "docs"
+    docs.mkdir(exist_ok=True)
+    shutil.copyfile(figure, docs / "showcase.png")
+    text = README.read_text()
+    if BEGIN not in text or END not in text:
+        raise UserError(f"README.md has no {BEGIN} ... {END} to put the table between (study.publish)")
+    head, rest = text.split(BEGIN, 1)
+    README.write_text(f"{head}{BEGIN}\n{table}{END}{rest.split(END, 1)[1]}")
