@@ -138,7 +138,10 @@ class Config:
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one."""
+    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one.
+
+    Visual conditions may be left out here: a caller brings its own with each `Request`.
+    """
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -146,10 +149,23 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         choices = dict(config.hydra.runtime.choices)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from error
-    return typed(config, choices, overrides)
+    return typed(config, choices, overrides, need_condition=False)
 
 
-def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
+@dataclass(frozen=True)
+class Ungiven:
+    """A visual condition whose `key` has no value: it can be composed, not loaded."""
+
+    key: str
+
+    def load(self, seed: int) -> Any:
+        """Raises UserError."""
+        raise UserError(f"{self.key} has no value: give {self.key}=... ({self.key})")
+
+
+def typed(
+    config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[str] = (), need_condition: bool = True
+) -> Config:
     """Check a composed configuration against the components' types and instantiate them; raises UserError."""
     resolved = plain(config)
     known = {*COMPONENTS, *SCALARS, *PLAIN}
@@ -159,11 +175,15 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
     for name in sorted(known):
         if name not in resolved:
             raise UserError(f"{name} is missing from the configuration: do not delete it ({name})")
+    built = {}
     for key in _missing(resolved):
-        raise UserError(f"{key} has no value: give {key}=... ({key})")
+        if need_condition or not key.startswith("condition."):
+            raise UserError(f"{key} has no value: give {key}=... ({key})")
+        built["condition"] = Ungiven(key)
+    built |= {name: instantiate(resolved[name], name) for name in COMPONENTS if name not in built}
     return Config(
         **{name: check(resolved[name], hint, name) for name, hint in SCALARS.items()},
-        **{name: instantiate(resolved[name], name) for name in COMPONENTS},
+        **built,
         **{name: instantiate({**resolved[name], "_target_": target}, name) for name, target in PLAIN.items()},
         resolved=resolved,
         choices={
