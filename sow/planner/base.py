@@ -303,6 +303,9 @@ def _gap(a: Box, b: Box) -> float:
 def _stretched(region: Box, box: Box) -> Box:
     """The region with the sides that face `box` moved until the two share an edge."""
     x, y, right, bottom = region.x, region.y, region.right, region.bottom
+    if (right <= box.x or x >= box.right) and (bottom <= box.y or y >= box.bottom):
+        middle = box.x + box.w // 2  # beyond a corner: reach under the box, since corners alone do not touch
+        x, right = min(x, middle), max(right, middle)
     if right <= box.x or x >= box.right:
         x, right = min(x, box.right), max(right, box.x)
     if bottom <= box.y or y >= box.bottom:
