@@ -56,16 +56,26 @@ def build_denoiser(
 
 
 def denoising_loss(
-    model: Callable[..., tuple[torch.Tensor]], batch: Batch, alphas_cumprod: torch.Tensor, gamma: float
+    model: Callable[..., tuple[torch.Tensor]],
+    batch: Batch,
+    alphas_cumprod: torch.Tensor,
+    *,
+    gamma: float,
+    balance: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Min-SNR-weighted squared error of the predicted noise, and the same unweighted; scalars."""
+    """Weighted squared error of the predicted noise, and the same unweighted; scalars.
+
+    The weight min(SNR, gamma) / SNR (1 + 1 / SNR)^balance is min-SNR's for balance = 0. Where nearly all is noise, the
+    error of the noise is next to nothing whatever the picture; balance = 1/2 lets every level count about alike.
+    """
     a = alphas_cumprod[batch.timesteps].view(-1, 1, 1, 1)
     noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
     noisy = noisy.contiguous(memory_format=torch.channels_last)
     predicted = model(noisy, batch.timesteps, batch.prompts, return_dict=False)[0]
     error = (predicted - batch.noise).square().mean(dim=(1, 2, 3))
     snr = (a / (1 - a)).flatten()
-    return (error * snr.clamp(max=gamma) / snr).mean(), error.mean()
+    weight = snr.clamp(max=gamma) / snr * (1 + 1 / snr) ** balance
+    return (error * weight).mean(), error.mean()
 
 
 def train_denoiser(
@@ -109,7 +119,9 @@ def train_denoiser(
     while (share := pace.tick()) < 1:
         batch = next(batches)
         square = batch.latents.shape[-1] == model.config.sample_size
-        loss, plain = denoising_loss(forward if square else model, batch, alphas, recipe.gamma)
+        loss, plain = denoising_loss(
+            forward if square else model, batch, alphas, gamma=recipe.gamma, balance=recipe.balance
+        )
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * pace.factor(step, share)
         loss.backward()

@@ -120,6 +120,7 @@ class DenoiserRecipe:
     weight_decay: float
     average: float
     gamma: float
+    balance: float
     dropout: float
     closeup_share: float
     minutes: float
