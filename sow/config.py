@@ -226,6 +226,13 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if key:
         name = key.group(1).partition("=")[0]
         return str(unknown(name, _siblings(name, overrides)))
+    several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
+    if several:
+        name, value = several.groups()
+        return (
+            f"{name}={value} has a comma: quote the value for the shell and for Hydra, \"{name}='...'\", give a list as "
+            f"{name}=[...], or sweep with -m ({name})"
+        )
     word = re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text)
     if word:
         return f"{word.group(1)} has no value: give {word.group(1)}=... ({word.group(1)})"

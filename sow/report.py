@@ -35,7 +35,8 @@ def progress_bar(
     batches = [plans[i : i + batch_size] for i in range(0, len(plans), batch_size)]
     sizes = [len({(box.w, box.h) for plan in batch for box in plan.boxes}) for batch in batches]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=sum(sampler.denoising_steps(n) for n in sizes))
 
         def on_step(step: Step) -> None:

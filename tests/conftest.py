@@ -45,7 +45,7 @@ def command_line(
     before = root.handlers[:], root.level
 
     def call(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["run.py", f"paths.outputs={outputs}", *words])
+        monkeypatch.setattr(sys, "argv", ["run.py", *words, f"paths.outputs={outputs}"])
         capsys.readouterr()
         status = run.command_line()
         out, err = capsys.readouterr()

@@ -54,7 +54,7 @@ def one_error(result: Result) -> str:
 
 
 def test_a_run_leaves_a_complete_folder(command_line: Call, run_folders: Folders, outputs: Path) -> None:
-    result = command_line(*SHORT, "seed=3", "prompt=A person, in the rain")
+    result = command_line(*SHORT, "seed=3", "prompt='A person, in the rain'")
     assert result.status == 0, result.err
     (folder,) = run_folders()
     assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} >= FILES
@@ -258,7 +258,7 @@ def test_a_bug_is_not_swallowed(command_line: Call, monkeypatch: pytest.MonkeyPa
 
 def cold(outputs: Path, *words: str, **environment: str) -> Result:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), f"paths.outputs={outputs}", *words],
+        [sys.executable, str(ROOT / "run.py"), *words, f"paths.outputs={outputs}"],
         capture_output=True,
         text=True,
         cwd=outputs.parent,
@@ -279,7 +279,7 @@ def cold(outputs: Path, *words: str, **environment: str) -> Result:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_bad_command_answers_before_torch_is_imported(words: list[str], part: str, outputs: Path) -> None:
-    result = cold(outputs, DEBUG, *words, PYTHONPROFILEIMPORTTIME="1")
+    result = cold(outputs, *words, DEBUG, PYTHONPROFILEIMPORTTIME="1")
     imported = {
         line.rpartition("|")[2].strip() for line in result.err.splitlines() if line.startswith("import time:")
     }

@@ -213,7 +213,7 @@ def test_targets_stay_in_this_project() -> None:
         (["model.dtype=float8"], ["float8", "float16, bfloat16, float32, float64"]),
         (["cycle._target_=os.system"], ["os.system", "outside this project"]),
         (["cycle._target_=sow.cycle.Bicycle"], ["sow.cycle.Bicycle", "does not exist"]),
-        (["prompt=rain, wind"], ["prompt=rain, wind", "quote the value"]),
+        (["prompt=rain, wind"], ["prompt=rain, wind has a comma", "quote the value"]),
         (["prompt=${weather}"], ["weather", "not found"]),
         (["gate.tau"], ["gate.tau has no value: give gate.tau=..."]),
     ],
