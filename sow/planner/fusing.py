@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+
+from sow.planner.tokens import token_count
 
 # Most salient first: what does not fit the text encoder is dropped from the end.
 SALIENCE = ("age", "expression", "hair", "glasses", "hat", "skin", "eyes", "clothing")
@@ -40,18 +41,6 @@ def fuse(
         if token_count(text) <= max_tokens:
             return text, chosen if text != prompt else [{} for _ in people]
     return prompt, [{} for _ in people]
-
-
-def token_count(text: str) -> int:
-    """CLIP tokens of a text, start and end included."""
-    return len(_tokenizer().encode(text)) + 2
-
-
-@lru_cache(maxsize=1)
-def _tokenizer():  # type: ignore[no-untyped-def]
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
 
 
 def _group(field: str) -> str:
