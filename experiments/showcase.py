@@ -24,6 +24,11 @@ COUNTED = {  # what is counted: its column, its name, the value that counts
     "same_person": ("same person (judge)", True),
     "failure": ("truncated outline (judge)", True),
 }
+VERDICTS = {  # what is written above an image: when false, when true
+    "head_is_condition": ("head lost", "head kept"),
+    "same_person": ("another person", "same person"),
+    "failure": ("whole", "truncated"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,17 +86,12 @@ def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> A
         condition = sample.request.conditions[0]
         gray = Image.new("RGB", condition.image.size, (128, 128, 128))
         shown = Image.composite(condition.image, gray, condition.mask) if condition.mask else condition.image
-        verdict = ", ".join(
-            word
-            for word in (
-                "head kept" if row.get("head_is_condition") else "head lost",
-                "same person" if row.get("same_person") else "another person",
-                "truncated" if row.get("failure") else "whole",
-            )
+        verdict = "\n".join(
+            words[bool(row[key])] for key, words in VERDICTS.items() if row.get(key) is not None
         )
         for axis, image, title in (
             (axes[0, column], shown, f"seed {sample.request.seed}"),
-            (axes[1, column], sample.image, verdict.replace(", ", "\n")),
+            (axes[1, column], sample.image, verdict),
         ):
             axis.imshow(image, interpolation="lanczos")
             axis.set_title(title, fontsize=8)

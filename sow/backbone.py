@@ -14,7 +14,6 @@ from sow.errors import UserError
 from sow.types import Canvas
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,9 @@ def region(*boxes: tuple[int, int, int, int], related=(0, 4, 6, 4)) -> SampleReg
     cr = torch.zeros((HEIGHT, WIDTH), dtype=torch.bool)
     x, y, w, h = related
     cr[y : y + h, x : x + w] = True
-    centers = torch.tensor([[(y + h / 2) / HEIGHT, (x + w / 2) / WIDTH] for x, y, w, h in boxes], dtype=torch.float64)
+    centers = torch.tensor(
+        [[(y + h / 2) / HEIGHT, (x + w / 2) / WIDTH] for x, y, w, h in boxes], dtype=torch.float64
+    )
     return SampleRegions(maps, cr & ~maps.any(0), centers)
 
 
@@ -50,7 +52,9 @@ def oracle(q, k, v, sample: SampleRegions, minus, plus, tau, queries, score, nor
     conditions = sample.conditions.flatten(1)
     parts = [c for c in conditions] if each else [conditions.any(0)]
     cr = sample.related.flatten()
-    place = torch.stack([(torch.arange(HEIGHT * WIDTH) // WIDTH) + 0.5, (torch.arange(HEIGHT * WIDTH) % WIDTH) + 0.5], 1)
+    place = torch.stack(
+        [(torch.arange(HEIGHT * WIDTH) // WIDTH) + 0.5, (torch.arange(HEIGHT * WIDTH) % WIDTH) + 0.5], 1
+    )
     size = torch.tensor([HEIGHT, WIDTH], dtype=torch.float64)
     distances = [((place - c * size) ** 2).sum(1).sqrt() for c in sample.centers]
     if not each:
@@ -84,14 +88,20 @@ def oracle(q, k, v, sample: SampleRegions, minus, plus, tau, queries, score, nor
 
 CASES = list(
     itertools.product(
-        ["row", "head", "none", "literal"], ["related", "condition"], ["logits", "softmax"], [False, True], [0.0, 0.999]
+        ["row", "head", "none", "literal"],
+        ["related", "condition"],
+        ["logits", "softmax"],
+        [False, True],
+        [0.0, 0.999],
     )
 )
 
 
 @pytest.mark.parametrize("normalisation, queries, score, each, tau", CASES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_two_part_attention_equals_the_materialised_oracle(normalisation, queries, score, each, tau, dtype, tolerance):
+def test_two_part_attention_equals_the_materialised_oracle(
+    normalisation, queries, score, each, tau, dtype, tolerance
+):
     samples = [region((1, 0, 2, 3), (4, 1, 2, 2)), region((0, 1, 2, 3), (3, 0, 2, 2))]
     q, k, v = (draw(i, 2, HEADS, HEIGHT * WIDTH, DIM, dtype=dtype) * 2 for i in range(3))
     (bucket,) = buckets(samples, HEIGHT, WIDTH, FAR, not each, torch.device("cpu"))
@@ -118,7 +128,9 @@ def test_modulator_equals_the_oracle_in_both_guidance_readings(branches, tau):
     out = modulator.attend("down_blocks.0.attn1", q, k, v)
     plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     for row in range(6):
-        expected = oracle(q[row], k[row], v[row], samples[row % 3], 0.7, 1.3, tau, "related", "logits", "row", False)[0]
+        expected = oracle(
+            q[row], k[row], v[row], samples[row % 3], 0.7, 1.3, tau, "related", "logits", "row", False
+        )[0]
         if branches == "text" and row < 3:
             expected = plain[row]
         torch.testing.assert_close(out[row], expected, rtol=1e-9, atol=1e-10)
@@ -130,7 +142,9 @@ def test_modulator_equals_the_oracle_in_both_guidance_readings(branches, tau):
 
 def test_zero_strength_equals_stock_attention():
     q, k, v = (draw(i, 2, HEADS, HEIGHT * WIDTH, DIM) for i in range(3))
-    modulator = Modulator(modulation(), gate(0.0), FAR, [region((1, 0, 2, 3))], (HEIGHT, WIDTH), torch.device("cpu"))
+    modulator = Modulator(
+        modulation(), gate(0.0), FAR, [region((1, 0, 2, 3))], (HEIGHT, WIDTH), torch.device("cpu")
+    )
     modulator.begin(0.0, 0.0, 2, 1)
     plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(modulator.attend("up_blocks.0.attn1", q, k, v), plain, rtol=1e-12, atol=1e-12)
@@ -173,7 +187,11 @@ def test_gate_of_uniform_attention(m):
 def test_constant_rows_normalise_to_one():
     sample = region((1, 0, 2, 3))
     (bucket,) = buckets([sample], HEIGHT, WIDTH, FAR, True, torch.device("cpu"))
-    q, k, v = torch.zeros(1, HEADS, 48, DIM), draw(1, 1, HEADS, 48, DIM).float(), draw(2, 1, HEADS, 48, DIM).float()
+    q, k, v = (
+        torch.zeros(1, HEADS, 48, DIM),
+        draw(1, 1, HEADS, 48, DIM).float(),
+        draw(2, 1, HEADS, 48, DIM).float(),
+    )
     for queries in ("related", "condition"):
         _, reading = modulated_attention(q, k, v, bucket, Strength(1, 1, gate(0.1, queries), "row"), 1.0)
         m = bucket.rows_r.shape[1]
@@ -194,7 +212,9 @@ def test_small_layers_borrow_the_gate_of_the_step_before():
     q, k, v = (draw(i, 2, HEADS, 48, DIM) for i in range(3))
     small = [x[:, :, :12] for x in (q, k, v)]
     own = Modulator(modulation(), gate(0.0), FAR, [sample], (HEIGHT, WIDTH), torch.device("cpu"))
-    shy = Modulator(modulation(), gate(0.0, min_points=8), FAR, [sample], (HEIGHT, WIDTH), torch.device("cpu"))
+    shy = Modulator(
+        modulation(), gate(0.0, min_points=8), FAR, [sample], (HEIGHT, WIDTH), torch.device("cpu")
+    )
     plain = torch.nn.functional.scaled_dot_product_attention(*small)
     for modulator in (own, shy):
         modulator.begin(1.0, 1.0, 2, 1)
@@ -253,7 +273,9 @@ def test_distance_decay_units():
 
 def test_merging_disjoint_keys_is_plain_attention():
     q, k, v = (draw(i, 1, 2, 9, 4) for i in range(3))
-    parts = [attention_with_lse(q, k[:, :, s], v[:, :, s], 0.5) for s in (slice(0, 1), slice(1, 4), slice(4, 9))]
+    parts = [
+        attention_with_lse(q, k[:, :, s], v[:, :, s], 0.5) for s in (slice(0, 1), slice(1, 4), slice(4, 9))
+    ]
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.5)
     torch.testing.assert_close(merge(*zip(*parts, strict=True)), expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="no keys"):

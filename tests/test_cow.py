@@ -21,7 +21,9 @@ def picture(seed: int, size=(80, 90)) -> Image.Image:
 
 def soft_mask(size=(80, 90)) -> Image.Image:
     y, x = np.mgrid[: size[1], : size[0]].astype(float)
-    return Image.fromarray(np.clip(300 - 8 * np.hypot(x - size[0] / 2, y - size[1] / 2), 0, 255).astype("uint8"))
+    return Image.fromarray(
+        np.clip(300 - 8 * np.hypot(x - size[0] / 2, y - size[1] / 2), 0, 255).astype("uint8")
+    )
 
 
 REQUEST = Request((VisualCondition(picture(1), soft_mask()),), "a person in a forest", seed=3)
@@ -47,25 +49,33 @@ def official(model, request: Request, box: Box, steps: int, levels: str, draw):
     A = lambda i: alphas[T[i]] if i >= 0 else alphas[0]  # noqa: E731
     low, high, once = int(0.5 * steps), int(0.7 * steps), int(0.4 * steps)
     condition = request.conditions[0]
-    mask = Image.fromarray(255 - np.asarray(condition.mask)).convert("RGB").resize((box.w, box.h)).convert("1")
+    mask = (
+        Image.fromarray(255 - np.asarray(condition.mask)).convert("RGB").resize((box.w, box.h)).convert("1")
+    )
     keep = ImageChops.invert(mask)
     face = condition.image.resize((box.w, box.h))
     face = ImageChops.composite(face, Image.new("RGB", face.size, (128, 128, 128)), keep)
     canvas = Image.new("RGB", (128, 128), (128, 128, 128))
     canvas.paste(face, (box.x, box.y))
     pixels = torch.from_numpy(np.asarray(keep).astype("float32"))[None, None]
-    latent_mask = torch.nn.functional.interpolate(pixels, size=(box.h // 8, box.w // 8), mode="nearest")[0, 0] == 1
+    latent_mask = (
+        torch.nn.functional.interpolate(pixels, size=(box.h // 8, box.w // 8), mode="nearest")[0, 0] == 1
+    )
     M = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     top, left = box.y // 8, box.x // 8
     M[0, 0, top : top + box.h // 8, left : left + box.w // 8] = latent_mask
 
     def encode(image):
         posterior = backbone.vae.encode(to_tensor(image)[None].double()).latent_dist
-        return backbone.vae.config.scaling_factor * (posterior.mean + posterior.std * draw(*posterior.mean.shape))
+        return backbone.vae.config.scaling_factor * (
+            posterior.mean + posterior.std * draw(*posterior.mean.shape)
+        )
 
     def eps(x, i, *prompts):
         batch = torch.cat([x] * len(prompts))
-        return backbone.unet(batch, T[i], encoder_hidden_states=backbone.embed(prompts)).sample.chunk(len(prompts))
+        return backbone.unet(batch, T[i], encoder_hidden_states=backbone.embed(prompts)).sample.chunk(
+            len(prompts)
+        )
 
     def invert(x, stop):
         states = [x]
@@ -85,7 +95,9 @@ def official(model, request: Request, box: Box, steps: int, levels: str, draw):
 
     def put(x, v):
         x = x.clone()
-        x[:, :, top : top + box.h // 8, left : left + box.w // 8][latent_mask.expand_as(v)] = v[latent_mask.expand_as(v)]
+        x[:, :, top : top + box.h // 8, left : left + box.w // 8][latent_mask.expand_as(v)] = v[
+            latent_mask.expand_as(v)
+        ]
         return x
 
     v = invert(encode(face), high)

@@ -12,10 +12,18 @@ from PIL import Image
 
 from sow import build, compose, noise
 from sow.attention.modulation import NoModulation
+from sow.config import CONF
 from sow.errors import UserError
 from sow.types import Box, Plan, Request, VisualCondition
 
-TINY = ["model=tiny", "model.dtype=float64", "model.device=cpu", "planner=fixed", "intensify=none", "metrics=none"]
+TINY = [
+    "model=tiny",
+    "model.dtype=float64",
+    "model.device=cpu",
+    "planner=fixed",
+    "intensify=none",
+    "metrics=none",
+]
 SHORT = "calibration.cycles=3"
 
 
@@ -137,6 +145,16 @@ def test_every_choice_changes_the_image(override, reference):
     assert moved(latents(sampler(*tau, override)), reference) > 1e-9
 
 
+@pytest.mark.parametrize("ablation", sorted(p.stem for p in (CONF / "ablation").glob("*.yaml")))
+def test_every_ablation_runs(ablation):
+    """From the plan to the image; what it changes in the configuration is in test_configs.py."""
+    sample = sampler(f"+ablation={ablation}", "model.dtype=float32").generate([request(0)])[0]
+    assert sample.latents.isfinite().all()
+    assert any(k.startswith("gate/") for row in sample.trace for k in row) == (ablation != "no_dam")
+    if ablation == "no_ap":
+        assert sample.plan.boxes[0] != Box(32, 0, 64, 64)
+
+
 def test_zero_strengths_equal_stock_attention(full):
     neutral = sampler("gate.tau=0", "p_plus=none", "p_minus=none")
     assert moved(latents(neutral), latents(sampler("modulation=none"))) < 1e-12
@@ -217,7 +235,9 @@ def test_several_conditions_of_different_sizes(conditions):
     assert moved(mixed[1].latents, latents(made, 1)) < 1e-6
 
 
-@pytest.mark.parametrize("overrides", [["num_inference_steps=20"], ["num_inference_steps=50"], ["width=160", "height=136"]])
+@pytest.mark.parametrize(
+    "overrides", [["num_inference_steps=20"], ["num_inference_steps=50"], ["width=160", "height=136"]]
+)
 def test_other_step_counts_and_canvases(overrides):
     made = sampler("gate.tau=0", *overrides)
     sample = made.generate([request(0)], plans=[plan(0)], snapshots=True)[0]

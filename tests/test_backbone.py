@@ -1,0 +1,117 @@
+"""The frozen model: loading folders of Stable Diffusion's format, one encoding a prompt, what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sow import build, compose, noise
+from sow.errors import UserError
+from sow.tiny import SCHEDULER, Tiny
+
+OFFLINE = ["metrics=none", "tracker=none", "planner=fixed", "intensify=none"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return Tiny("float32", "cpu", [128, 128], [180, 256], 0).load()
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a checkpoint on disk."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    for part in ("vae", "text_encoder", "tokenizer", "unet"):
+        getattr(tiny, part).save_pretrained(path / part)
+    (path / "scheduler").mkdir()
+    (path / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps({**SCHEDULER, "_class_name": "DDIMScheduler"})
+    )
+    return path
+
+
+def local(folder: Path, *words: str):
+    return build(compose([*OFFLINE, "model=local", f"model.path={folder}", "model.device=cpu", *words]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_a_folder_loads_in_every_precision(folder, tiny, dtype):
+    backbone = local(folder, f"model.dtype={dtype}").backbone
+    for module in (backbone.unet, backbone.vae, backbone.text_encoder):
+        assert {p.dtype for p in module.parameters()} == {getattr(torch, dtype)}
+        assert not any(p.requires_grad for p in module.parameters()) and not module.training
+    if dtype in ("float32", "float64"):
+        x = noise.randn((1, 4, 8, 8), noise.generator(0), "cpu", getattr(torch, dtype))
+        ours = backbone.predict(x, 501, backbone.embed(["a person"]))
+        theirs = tiny.predict(x.float(), 501, tiny.embed(["a person"]))
+        torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_canvas_is_what_the_model_was_trained_at(folder):
+    sampler = local(folder)
+    assert (sampler.canvas.width, sampler.canvas.height, sampler.canvas.factor) == (128, 128, 8)
+    assert (sampler.canvas.condition_min, sampler.canvas.condition_max) == (48, 64)
+    wide = local(folder, "width=512", "height=512")
+    assert (wide.canvas.condition_min, wide.canvas.condition_max) == (184, 256)
+    with pytest.raises(UserError, match="multiple of 8"):
+        local(folder, "width=100")
+
+
+def test_low_memory_options_are_set(folder):
+    sliced = local(folder, "model.vae_slicing=true", "model.vae_tiling=true", "model.attention_slicing=true")
+    assert sliced.backbone.vae.use_slicing and sliced.backbone.vae.use_tiling
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="model.cpu_offload"):
+            local(folder, "model.cpu_offload=true")
+        with pytest.raises(UserError, match="model.device"):
+            local(folder, "model.device=cuda")
+
+
+def test_what_is_missing_is_named_in_one_line(folder, tmp_path):
+    with pytest.raises(UserError, match="no such folder.*model.path"):
+        local(tmp_path / "nowhere")
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    shutil.rmtree(broken / "vae")
+    with pytest.raises(UserError, match="lacks vae.*model.path"):
+        local(broken)
+    shutil.copytree(folder / "vae", broken / "vae")
+    next((broken / "unet").glob("*.safetensors")).unlink()
+    with pytest.raises(UserError, match="cannot load the model in .*model.path") as caught:
+        local(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_ids_that_cannot_be_had_name_every_mirror(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = compose(["model=sd21_base", "model.device=cpu", "metrics=none"])
+    with pytest.raises(UserError, match="sd2-community.*Manojb.*model=local model.path=DIR"):
+        build(config)
+
+
+def test_each_prompt_is_encoded_once(tiny):
+    before = tiny.encodings
+    rows = tiny.embed(["one", "two", "one", "one"])
+    assert tiny.encodings == before + 2
+    assert torch.equal(rows[0], rows[2]) and not torch.equal(rows[0], rows[1])
+    tiny.embed(["two"])
+    assert tiny.encodings == before + 2
+
+
+def test_words_past_the_tokenizer_are_named(tiny, caplog):
+    caplog.set_level(logging.WARNING)
+    tiny.embed(["x" * 75, "y" * 80 + " lost"])
+    messages = [r.getMessage() for r in caplog.records if "these words are lost" in r.getMessage()]
+    assert len(messages) == 1 and "yyyyy" in messages[0] and "lost" in messages[0]
+
+
+def test_encoding_ignores_the_memory_format(tiny):
+    image = noise.randn((1, 3, 64, 64), noise.generator(0), "cpu", torch.float32).clamp(-1, 1)
+    assert torch.equal(tiny.encode(image), tiny.encode(image.to(memory_format=torch.channels_last)))
