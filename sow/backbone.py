@@ -70,7 +70,9 @@ class Backbone:
     def _encode_prompt(self, prompt: str) -> Tensor:
         import torch
 
-        length = int(self.tokenizer.model_max_length)
+        # A tokenizer saved without its length reports a huge one; the encoder's positions are the limit then.
+        positions = int(self.text_encoder.config.max_position_embeddings)
+        length = min(int(self.tokenizer.model_max_length), positions)
         tokens = self.tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
