@@ -1,0 +1,217 @@
+"""Plans by a multimodal language model (Sec. IV-A): asked once, stored, and made legal."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from sow.errors import UserError
+from sow.planner.base import legal_related, or_surround
+from sow.planner.calling import Caller, Client, redact
+from sow.planner.offline import Offline
+from sow.planner.stages import Conversation, prompt_texts, prompts_digest
+from sow.planner.store import PlanStore, key_of
+from sow.types import Box, Canvas, Plan, Request
+
+_log = logging.getLogger(__name__)
+_STORE_FORMAT = 1  # raise it when a stored plan is no longer what the code would make
+
+
+@dataclass(frozen=True)
+class MLLM:
+    """What every model-backed planner has.
+
+    `model`, `base_url` (None: the provider's own); `prompt_version` names shipped prompts or a folder; `calls` three
+    stages or one; `temperature` None leaves the model's default; `image_side` longest side of a sent picture in pixels;
+    `max_tokens` limits c' in CLIP tokens; `asks` replies that a stage may waste; `retries`, `backoff` and `max_backoff`
+    (seconds) for 408, 429, 5xx and time-outs; `timeout` seconds a call; `budget` seconds a plan; `requests_per_minute`
+    among all processes of the store, None for no limit; `store` the folder of plans; `refresh` asks again; `on_error`
+    fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown.
+    """
+
+    model: str
+    base_url: str | None
+    prompt_version: str
+    calls: Literal["three", "one"]
+    temperature: float | None
+    max_output_tokens: int
+    image_side: int
+    max_tokens: int
+    asks: int
+    retries: int
+    backoff: float
+    max_backoff: float
+    timeout: float
+    budget: float
+    requests_per_minute: float | None
+    store: Path
+    refresh: bool
+    on_error: Literal["fail", "fallback"]
+    fallback: Offline
+    price_in: float | None
+    price_out: float | None
+
+    provider: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise UserError("planner.model is empty: name the model to ask")
+        for name, low in {
+            "asks": 1,
+            "retries": 0,
+            "image_side": 32,
+            "max_tokens": 3,
+            "max_output_tokens": 1,
+        }.items():
+            if getattr(self, name) < low:
+                raise UserError(f"need planner.{name} >= {low}, got {getattr(self, name)}")
+        for name in ("timeout", "budget"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"need planner.{name} > 0 seconds, got {getattr(self, name)}")
+        for name in ("backoff", "max_backoff"):
+            if getattr(self, name) < 0:
+                raise UserError(f"need planner.{name} >= 0 seconds, got {getattr(self, name)}")
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            raise UserError(f"need planner.requests_per_minute > 0 or null, got {self.requests_per_minute}")
+        prompt_texts(self.prompt_version)
+
+    def client(self) -> tuple[Client, str | None]:
+        """The SDK's client and the API key in it; raises UserError without a key or SDK."""
+        raise NotImplementedError
+
+    def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
+        """One plan a request, from the store where it is there."""
+        return [self._one(request, canvas) for request in requests]
+
+    def relate(self, request: Request, boxes: Sequence[Box], canvas: Canvas) -> tuple[Box, ...]:
+        """Stage 3 alone, for these boxes; stored like a plan."""
+        parts = {**self._parts(request, canvas), "boxes": [b.as_list() for b in boxes]}
+
+        def ask() -> dict[str, Any]:
+            talk = self._conversation(request, canvas)
+            regions = talk.region(boxes, None)
+            return {"related": [b.as_list() for b in regions], "details": self._details(talk)}
+
+        try:
+            found = self._stored(parts, ask)
+        except UserError as error:
+            if self.on_error == "fail":
+                raise
+            _log.warning("planning offline instead: %s", error)
+            return self.fallback.relate(request, boxes, canvas)
+        regions = [Box.of(b) for b in found["related"]]
+        return or_surround(legal_related(regions, boxes, canvas), boxes, canvas)
+
+    def _one(self, request: Request, canvas: Canvas) -> Plan:
+        try:
+            return Plan.from_dict(
+                self._stored(self._parts(request, canvas), lambda: self._ask(request, canvas))
+            )
+        except UserError as error:
+            if self.on_error == "fail":
+                raise
+            _log.warning("planning offline instead: %s", error)
+            plan = self.fallback.plan([request], canvas)[0]
+            details = {
+                **plan.details,
+                "fallback_from": self.provider,
+                "model": self.model,
+                "error": str(error),
+            }
+            return replace(plan, details=details)
+
+    def _ask(self, request: Request, canvas: Canvas) -> dict[str, Any]:
+        talk = self._conversation(request, canvas)
+        if self.calls == "one":
+            prompt, described, boxes, related = talk.single()
+        else:
+            prompt, described = talk.recognition()
+            boxes, convention = talk.position()
+            related = talk.region(boxes, convention)
+        details = {"conditions": described, **self._details(talk)}
+        return Plan(boxes, related, prompt, self.provider, details).to_dict()
+
+    def _conversation(self, request: Request, canvas: Canvas) -> Conversation:
+        client, key = self.client()
+        caller = Caller(
+            client, self.retries, self.backoff, self.max_backoff, self.timeout, self.budget, self._turn, key
+        )
+        return Conversation(
+            caller, request, canvas, self.prompt_version, self.image_side, self.asks, self.max_tokens
+        )
+
+    def _turn(self) -> float:
+        if self.requests_per_minute is None:
+            return 0.0
+        return PlanStore(self.store).reserve(self.provider, 60 / self.requests_per_minute)
+
+    def _details(self, talk: Conversation) -> dict[str, Any]:
+        """Where a plan comes from: model, prompts, every stage's reply, seconds, tokens and cost."""
+        secret = talk.caller.secret
+        stages = [{**r, "reply": _without(r.get("reply", ""), secret)} for r in talk.records]
+        tokens_in, tokens_out = (sum(r[n] for r in talk.records) for n in ("tokens_in", "tokens_out"))
+        cost = None
+        if self.price_in is not None and self.price_out is not None:
+            cost = round((tokens_in * self.price_in + tokens_out * self.price_out) / 1e6, 6)
+        return {
+            "model": self.model,
+            "prompt_version": self.prompt_version,
+            "stages": stages,
+            "requests": talk.caller.calls,
+            "seconds": round(sum(r.get("seconds", 0.0) for r in talk.records), 3),
+            "tokens_in": tokens_in,
+            "tokens_out": tokens_out,
+            "cost_usd": cost,
+            "asked": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+
+    def _stored(self, parts: dict[str, Any], ask: Any) -> dict[str, Any]:
+        # A holder of the lock ends its call within the budget and one call's time-out.
+        wait = self.budget + self.timeout + 30
+        start = time.perf_counter()
+        found = PlanStore(self.store).get_or_ask(key_of(parts), ask, refresh=self.refresh, wait=wait)
+        _log.debug("plan after %.2f s", time.perf_counter() - start)
+        return found
+
+    def _parts(self, request: Request, canvas: Canvas) -> dict[str, Any]:
+        """Everything that decides a plan; neither the server's address nor the SDK does."""
+        return {
+            "format": _STORE_FORMAT,
+            "provider": self.provider,
+            "model": self.model,
+            "prompts": prompts_digest(self.prompt_version),
+            "calls": self.calls,
+            "temperature": self.temperature,
+            "image_side": self.image_side,
+            "max_tokens": self.max_tokens,
+            "prompt": request.prompt,
+            "canvas": [
+                canvas.width,
+                canvas.height,
+                canvas.factor,
+                canvas.condition_min,
+                canvas.condition_max,
+            ],
+            "conditions": [
+                {
+                    "image": _digest(c.image.convert("RGB")),
+                    "mask": None if c.mask is None else _digest(c.mask.convert("L")),
+                    "box": None if c.box is None else c.box.as_list(),
+                }
+                for c in request.conditions
+            ],
+        }
+
+
+def _digest(image: Any) -> str:
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+
+
+def _without(text: str, secret: str | None) -> str:
+    return redact(text, secret) if secret and secret[:12] in text else text
