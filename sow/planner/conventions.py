@@ -123,7 +123,7 @@ def condition_cost(aspects: Sequence[float], canvas: Canvas) -> Cost:
         side = math.sqrt(w * h)
         wanted = min(max(side, canvas.condition_min), canvas.condition_max)
         aspect = abs(math.log(w / h / aspects[i]))
-        return abs(math.log(side / wanted)) + 0.5 * max(0.0, aspect - 0.15) + 0.3 * outside(values, canvas)
+        return abs(math.log(side / wanted)) + max(0.0, aspect - 0.08) + 0.3 * outside(values, canvas)
 
     return cost
 

@@ -154,7 +154,7 @@ def _generativeai(
 
 
 def _failed(status: int, message: str, headers: object, body: str) -> CallFailed:
-    words = f"HTTP {status} {message}"
+    words = f"HTTP {status} {re.sub(r'^[A-Z]+ https?://[^ ]+: ', '', message)}"
     if not retriable(status):
         words += _cure(status, message)
     return CallFailed(words, retry=retriable(status), after=retry_after(headers, body))

@@ -110,12 +110,9 @@ def strict_schema(answer: type[BaseModel]) -> dict[str, Any]:
 
 def _json(text: str) -> Any:
     fenced = re.search(r"```(?:json)?\s*(.*?)```", text, re.DOTALL)
-    for candidate in (
-        text,
-        fenced.group(1) if fenced else None,
-        _slice(text, "{", "}"),
-        _slice(text, "[", "]"),
-    ):
+    bracket = next((c for c in text if c in "{["), "{")
+    inner = _slice(text, bracket, "}" if bracket == "{" else "]")
+    for candidate in (text, fenced.group(1) if fenced else None, inner):
         if candidate is None:
             continue
         try:

@@ -1,0 +1,321 @@
+"""Reading what language models write: JSON in any wrapping, boxes in any convention, plans stored once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sow.errors import UserError
+from sow.planner.calling import api_key, redact, retriable, retry_after
+from sow.planner.conventions import condition_cost, numbers, recognise, region_cost
+from sow.planner.replies import BadReply, Position, Recognition, Region, Single, parse, strict_schema
+from sow.planner.stages import prompt_texts, prompts_digest
+from sow.planner.store import PlanStore, key_of
+from sow.types import Box, Canvas, Request, VisualCondition
+
+CANVAS = Canvas(512, 512, 8, 184, 256)
+WIDE = Canvas(768, 512, 8, 184, 256)
+SMALL = Canvas(128, 128, 8, 48, 64)
+
+
+def written(box: Box, convention: str, canvas: Canvas) -> list[float]:
+    """A box as a model with this habit writes it."""
+    order, _, scale = convention.partition(" of ")
+    x, y, right, bottom = box.x, box.y, box.right, box.bottom
+    if scale:
+        x, right = x * float(scale) / canvas.width, right * float(scale) / canvas.width
+        y, bottom = y * float(scale) / canvas.height, bottom * float(scale) / canvas.height
+    values = {
+        "xywh": [x, y, right - x, bottom - y],
+        "xyxy": [x, y, right, bottom],
+        "yxyx": [y, x, bottom, right],
+    }[order]
+    return [round(v) if scale != "1" else v for v in values]
+
+
+@pytest.mark.parametrize("canvas", [CANVAS, WIDE, SMALL])
+@pytest.mark.parametrize(
+    "convention", ["xywh", "yxyx of 1000", "xywh of 1000", "xyxy", "xywh of 1", "yxyx of 1"]
+)
+def test_conventions_are_recognised(convention: str, canvas: Canvas) -> None:
+    """Right for typical boxes: upper half, left of the middle, a size between the limits."""
+    side = round(0.42 * canvas.height)
+    for x, y in ((0.3, 0.1), (0.2, 0.06), (0.45, 0.2)):
+        box = Box(round(x * canvas.width), round(y * canvas.height), side, side)
+        found, boxes = recognise([written(box, convention, canvas)], canvas, condition_cost([1.0], canvas))
+        assert max(abs(a - b) for a, b in zip(boxes[0].as_list(), box.as_list(), strict=True)) <= 2, (
+            found,
+            box,
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 41), st.integers(0, 41), st.integers(23, 32))
+def test_the_asked_convention_is_never_misread(x: int, y: int, side: int) -> None:
+    box = Box(8 * min(x, 64 - side), 8 * min(y, 64 - side), 8 * side, 8 * side)
+    found, boxes = recognise([box.as_list()], CANVAS, condition_cost([1.0], CANVAS))
+    assert found == "xywh" and boxes == [box]
+
+
+def test_all_boxes_of_a_reply_share_a_convention() -> None:
+    pair = [Box(40, 60, 200, 200), Box(270, 60, 200, 200)]
+    items = [written(b, "yxyx of 1000", CANVAS) for b in pair]
+    found, boxes = recognise(items, CANVAS, condition_cost([1.0, 1.0], CANVAS))
+    assert found == "yxyx of 1000" and all(b.iou(p) > 0.95 for b, p in zip(boxes, pair, strict=True))
+
+
+def test_boxes_off_the_canvas_stay_in_the_asked_convention() -> None:
+    for values in ([400, 400, 256, 256], [-60, 20, 200, 200], [300, 480, 240, 240]):
+        found, boxes = recognise([values], CANVAS, condition_cost([1.0], CANVAS))
+        assert found == "xywh" and boxes == [Box.of(values)]
+
+
+def test_regions_follow_the_boxes_convention() -> None:
+    boxes = [Box(144, 48, 216, 216)]
+    for convention in ("xywh", "yxyx of 1000", "xywh of 1000", "xyxy"):
+        region = Box(80, 240, 340, 272)
+        item = written(region, convention, CANVAS)
+        found, regions = recognise([item], CANVAS, region_cost(boxes, CANVAS), convention)
+        assert found == convention and regions[0].iou(region) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ({"x": 10, "y": 20, "width": 200, "height": 200}, Box(10, 20, 200, 200)),
+        ({"x1": 10, "y1": 20, "x2": 210, "y2": 220}, Box(10, 20, 200, 200)),
+        ({"box_2d": [100, 200, 500, 600], "label": "face"}, Box(102, 51, 205, 205)),
+        ({"box": [10, 20, 200, 200]}, Box(10, 20, 200, 200)),
+        ({"box": {"xmin": 10, "ymin": 20, "xmax": 210, "ymax": 220}}, Box(10, 20, 200, 200)),
+        (["10", "20", "200", "200"], Box(10, 20, 200, 200)),
+    ],
+)
+def test_boxes_in_other_clothes(item: Any, expected: Box) -> None:
+    _, boxes = recognise([item], CANVAS, condition_cost([1.0], CANVAS))
+    assert boxes == [expected]
+
+
+@pytest.mark.parametrize(
+    "item", [[1, 2, 3], "left", {"where": "left"}, [1, 2, "x", 4], [0, 0, float("nan"), 9], None]
+)
+def test_what_is_no_box_is_said(item: Any) -> None:
+    with pytest.raises(ValueError, match="no box"):
+        numbers(item)
+
+
+def test_nonsense_is_no_box_in_any_convention() -> None:
+    for values in ([500, 500, 1, 1], [0, 0, 0, 0], [300, 300, -20, -20]):
+        with pytest.raises(ValueError, match="no sense"):
+            recognise([values], CANVAS, condition_cost([1.0], CANVAS))
+
+
+def test_json_in_any_wrapping() -> None:
+    answer = {"boxes": [[1, 2, 3, 4]], "reason": "room"}
+    text = json.dumps(answer)
+    for wrapped in (
+        text,
+        f"```json\n{text}\n```",
+        f"Sure! Here it is:\n{text}\nGood luck.",
+        f"```\n{text}```",
+    ):
+        assert parse(wrapped, Position) == answer
+    assert parse('{"bounding_boxes": [1, 2, 3, 4]}', Position) == {"boxes": [[1, 2, 3, 4]], "reason": ""}
+    listed = parse('[{"box_2d": [1, 2, 3, 4]}]', Region)
+    assert listed["regions"] == [{"box_2d": [1, 2, 3, 4]}]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "no valid JSON"),
+        ("I cannot see a picture.", "no valid JSON"),
+        ('{"conditions": [], "intensi', "no valid JSON"),
+        ("[1, 2]", "no JSON object"),
+        ("{}", "lacks conditions, intensified_prompt"),
+        ('{"conditions": [], "intensified_prompt": null}', "lacks intensified_prompt"),
+        ('{"conditions": [{"subject": "man"}], "intensified_prompt": "a"}', "conditions.0.features"),
+        ('{"conditions": "man", "intensified_prompt": "a"}', "conditions"),
+    ],
+)
+def test_bad_replies_say_what_is_wrong(text: str, word: str) -> None:
+    with pytest.raises(BadReply, match=word):
+        parse(text, Recognition)
+
+
+def test_schemas_are_flat_and_strict() -> None:
+    for answer in (Recognition, Position, Region, Single):
+        schema = strict_schema(answer)
+        text = json.dumps(schema)
+        assert "$ref" not in text and "$defs" not in text
+        assert schema["additionalProperties"] is False and set(schema["required"]) == set(
+            schema["properties"]
+        )
+
+
+def test_prompts_are_versioned_and_replaceable(tmp_path: Path) -> None:
+    texts = prompt_texts("v1")
+    assert all("$prompt" in t and "JSON" in t for t in texts.values())
+    for stage, text in texts.items():
+        (tmp_path / f"{stage}.txt").write_text(text + ("Be brief." if stage == "region" else ""))
+    assert prompts_digest(str(tmp_path)) != prompts_digest("v1")
+    with pytest.raises(UserError, match="v1"):
+        prompt_texts("v99")
+
+
+def test_no_key_and_no_long_piece_of_it_survives() -> None:
+    key = "AIzaSyA-very-secret-key-0123456789"
+    for text in (f"bad key {key}", f"key={key[:20]}...", f"...{key[-16:]} is wrong", f"{key}{key}"):
+        assert not any(key[i : i + 12] in redact(text, key) for i in range(len(key) - 11))
+    assert redact("a\nb", None) == "a b" and len(redact("x" * 1000, None)) == 300
+
+
+def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FIRST_KEY", raising=False)
+    monkeypatch.setenv("SECOND_KEY", " abc ")
+    assert api_key(["FIRST_KEY", "SECOND_KEY"], True, "gemini") == "abc"
+    monkeypatch.setenv("SECOND_KEY", "")
+    assert api_key(["FIRST_KEY", "SECOND_KEY"], False, "openai") is None
+    with pytest.raises(UserError, match="set FIRST_KEY or SECOND_KEY in the environment"):
+        api_key(["FIRST_KEY", "SECOND_KEY"], True, "gemini")
+
+
+def test_which_answers_are_worth_another_call() -> None:
+    assert [s for s in (400, 401, 403, 404, 408, 429, 500, 502, 503, 504) if retriable(s)] == [
+        408,
+        429,
+        500,
+        502,
+        503,
+        504,
+    ]
+    assert retry_after({"retry-after": "7"}, "") == 7
+    assert retry_after({}, "{'@type': 'RetryInfo', 'retryDelay': '13s'}") == 13
+    assert (
+        retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, "") is None
+        and retry_after(None, "") is None
+    )
+
+
+def test_the_store_asks_once_among_threads(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def ask() -> dict[str, Any]:
+        asked.append(1)
+        time.sleep(0.2)
+        return {"n": len(asked)}
+
+    found: list[dict[str, Any]] = []
+
+    def job() -> None:
+        found.append(PlanStore(tmp_path).get_or_ask("abcd", ask, refresh=False, wait=10))
+
+    threads = [threading.Thread(target=job) for _ in range(25)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1 and found == [{"n": 1}] * 25
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_refreshing_together_asks_once_and_alone_asks_again(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def ask() -> dict[str, Any]:
+        asked.append(1)
+        time.sleep(0.3)
+        return {"n": len(asked)}
+
+    store = PlanStore(tmp_path)
+    assert store.get_or_ask("ab", ask, refresh=False, wait=10) == {"n": 1}
+    threads = [
+        threading.Thread(target=lambda: store.get_or_ask("ab", ask, refresh=True, wait=10)) for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 2
+    assert store.get_or_ask("ab", ask, refresh=True, wait=10) == {"n": 3}
+    assert store.get_or_ask("ab", ask, refresh=False, wait=10) == {"n": 3}
+
+
+def test_those_who_waited_share_the_failure_and_the_next_asks_again(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def fail() -> dict[str, Any]:
+        asked.append(1)
+        time.sleep(0.3)
+        raise UserError("the model is down")
+
+    errors: list[str] = []
+
+    def job() -> None:
+        try:
+            PlanStore(tmp_path).get_or_ask("ab", fail, refresh=False, wait=10)
+        except UserError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=job) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == ["the model is down"] * 8 and len(asked) == 1
+    job()
+    assert len(asked) == 2
+    assert PlanStore(tmp_path).get_or_ask("ab", lambda: {"ok": 1}, refresh=False, wait=1) == {"ok": 1}
+
+
+def test_a_damaged_file_is_asked_for_again_and_a_held_lock_times_out(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    store = PlanStore(tmp_path)
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "ab.json").write_text('{"stored": 1, "val')
+    assert store.get_or_ask("ab", lambda: {"n": 1}, refresh=False, wait=1) == {"n": 1}
+    with FileLock(str(tmp_path / "ab" / "abc.lock")), pytest.raises(UserError, match="another process"):
+        store.get_or_ask("abc", lambda: {"n": 1}, refresh=False, wait=0.2)
+
+
+def test_the_rate_limit_spaces_all_calls(tmp_path: Path) -> None:
+    waits = [PlanStore(tmp_path).reserve("gemini", 2.0) for _ in range(4)]
+    assert all(abs(w - 2.0 * i) < 0.5 for i, w in enumerate(waits))
+    assert PlanStore(tmp_path).reserve("openai", 2.0) == 0
+
+
+def test_keys_follow_what_decides_a_plan(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from sow.config import compose
+
+    planner = compose(["planner=gemini", "tracker=none"]).planner
+
+    def key(planner: Any, request: Request, canvas: Canvas = CANVAS) -> str:
+        return key_of(planner._parts(request, canvas))
+
+    red, blue = (VisualCondition(Image.new("RGB", (64, 64), c)) for c in ("red", "blue"))
+    base = key(planner, Request((red,), "a person"))
+    assert base == key(
+        replace(planner, sdk="google-generativeai", base_url="http://x", refresh=True),
+        Request((red,), "a person", seed=9),
+    )
+    others = [
+        key(planner, Request((blue,), "a person")),
+        key(planner, Request((red,), "a cat")),
+        key(planner, Request((red, blue), "a person")),
+        key(planner, Request((replace(red, box=Box(0, 0, 200, 200)),), "a person")),
+        key(planner, Request((replace(red, mask=Image.new("L", (64, 64), 255)),), "a person")),
+        key(replace(planner, model="other"), Request((red,), "a person")),
+        key(replace(planner, calls="one"), Request((red,), "a person")),
+        key(planner, Request((red,), "a person"), SMALL),
+    ]
+    assert len({base, *others}) == len(others) + 1
