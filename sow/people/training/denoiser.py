@@ -103,7 +103,7 @@ def train_denoiser(
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    pace = Pace(recipe.minutes, recipe.until, recipe.warmup)
+    pace = Pace(recipe.minutes, recipe.until, recipe.warmup, recipe.decay)
     path = work / "state.pt"
     step, seen = unpack(path, model, average, optimizer, pace)
     stream = LatentStream(

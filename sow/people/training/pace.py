@@ -27,12 +27,14 @@ class Pace:
     """The share of a stage's budget that is spent, over restarts: `minutes` of training, or until the clock shows `until`.
 
     `spent` (seconds) is what a checkpoint carries over. The learning rate warms up over `warmup` steps and falls to
-    zero along a half cosine of the spent share, so a stage always ends decayed whatever the machine's speed.
+    zero along a half cosine over the last `decay` (a share of the budget), so a stage always ends decayed whatever the
+    machine's speed.
     """
 
     minutes: float
     until: str | None = None
     warmup: int = 100
+    decay: float = 1.0
     spent: float = 0.0
     _last: float = field(default_factory=time.monotonic)
 
@@ -46,7 +48,8 @@ class Pace:
 
     def factor(self, step: int, share: float) -> float:
         """Multiplier of the peak learning rate at `step` with `share` of the budget spent."""
-        return min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        fallen = max(0.0, (min(share, 1.0) - 1 + self.decay) / self.decay)
+        return min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
 class Average:

@@ -117,6 +117,7 @@ class DenoiserRecipe:
     batch: int
     learning_rate: float
     warmup: int
+    decay: float
     weight_decay: float
     average: float
     gamma: float
@@ -132,6 +133,7 @@ class DenoiserRecipe:
     _target_: str = "sow.people.training.recipes.DenoiserRecipe"
 
     def __post_init__(self) -> None:
+        _need(0 < self.decay <= 1, f"need 0 < decay <= 1, got {self.decay} (study.denoiser.decay)")
         wrong = [c for c in self.channels if c % self.head or c % self.groups]
         _need(
             not wrong, f"need head and groups that divide the channels, got {wrong} (study.denoiser.channels)"
