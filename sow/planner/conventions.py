@@ -15,11 +15,11 @@ Cost = Callable[[int, Numbers], float]
 # the asked convention wins unless its boxes make clearly less sense.
 _KINDS: dict[str, tuple[str, float | None, float]] = {
     "xywh": ("xywh", None, 0.0),
-    "yxyx of 1000": ("yxyx", 1000, 0.10),
-    "xywh of 1000": ("xywh", 1000, 0.12),
-    "xyxy": ("xyxy", None, 0.14),
-    "xyxy of 1000": ("xyxy", 1000, 0.16),
-    "yxyx": ("yxyx", None, 0.18),
+    "yxyx of 1000": ("yxyx", 1000, 0.18),
+    "xywh of 1000": ("xywh", 1000, 0.22),
+    "xyxy": ("xyxy", None, 0.20),
+    "xyxy of 1000": ("xyxy", 1000, 0.24),
+    "yxyx": ("yxyx", None, 0.26),
     "xywh of 1": ("xywh", 1, 0.0),
     "yxyx of 1": ("yxyx", 1, 0.10),
     "xyxy of 1": ("xyxy", 1, 0.12),
@@ -123,7 +123,7 @@ def condition_cost(aspects: Sequence[float], canvas: Canvas) -> Cost:
         side = math.sqrt(w * h)
         wanted = min(max(side, canvas.condition_min), canvas.condition_max)
         aspect = abs(math.log(w / h / aspects[i]))
-        return abs(math.log(side / wanted)) + max(0.0, aspect - 0.08) + 0.3 * outside(values, canvas)
+        return abs(math.log(side / wanted)) + 1.5 * max(0.0, aspect - 0.08) + 0.3 * outside(values, canvas)
 
     return cost
 

@@ -184,8 +184,13 @@ class Conversation:
         return ""
 
     def _mended(self, described: Sequence[dict[str, Any]]) -> str:
+        from sow.people.captions import parse as attributes
+
         text = self.request.prompt.rstrip()
+        said = attributes(text)
         for feature in (f for d in described for f in d["features"]):
+            if any(said.get(name, value) != value for name, value in attributes(feature).items()):
+                continue
             longer = f"{text.rstrip('.')}, {feature}"
             if not self._objection(longer):
                 text = longer
