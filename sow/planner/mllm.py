@@ -96,7 +96,10 @@ class MLLM:
         def ask() -> dict[str, Any]:
             talk = self._conversation(request, canvas)
             regions = talk.region(boxes, None)
-            return {"related": [b.as_list() for b in regions], "details": self._details(talk)}
+            return _without(
+                {"related": [b.as_list() for b in regions], "details": self._details(talk)},
+                talk.caller.secret,
+            )
 
         try:
             found = self._stored(parts, ask)
@@ -135,7 +138,7 @@ class MLLM:
             boxes, convention = talk.position()
             related = talk.region(boxes, convention)
         details = {"conditions": described, **self._details(talk)}
-        return Plan(boxes, related, prompt, self.provider, details).to_dict()
+        return _without(Plan(boxes, related, prompt, self.provider, details).to_dict(), talk.caller.secret)
 
     def _conversation(self, request: Request, canvas: Canvas) -> Conversation:
         client, key = self.client()
@@ -153,8 +156,6 @@ class MLLM:
 
     def _details(self, talk: Conversation) -> dict[str, Any]:
         """Where a plan comes from: model, prompts, every stage's reply, seconds, tokens and cost."""
-        secret = talk.caller.secret
-        stages = [{**r, "reply": _without(r.get("reply", ""), secret)} for r in talk.records]
         tokens_in, tokens_out = (sum(r[n] for r in talk.records) for n in ("tokens_in", "tokens_out"))
         cost = None
         if self.price_in is not None and self.price_out is not None:
@@ -162,7 +163,7 @@ class MLLM:
         return {
             "model": self.model,
             "prompt_version": self.prompt_version,
-            "stages": stages,
+            "stages": talk.records,
             "requests": talk.caller.calls,
             "seconds": round(sum(r.get("seconds", 0.0) for r in talk.records), 3),
             "tokens_in": tokens_in,
@@ -213,5 +214,12 @@ def _digest(image: Any) -> str:
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
-def _without(text: str, secret: str | None) -> str:
-    return redact(text, secret) if secret and secret[:12] in text else text
+def _without(value: Any, secret: str | None) -> Any:
+    """The value without the key in any of its words: a server may echo it."""
+    if isinstance(value, dict):
+        return {k: _without(v, secret) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without(v, secret) for v in value]
+    if isinstance(value, str) and secret and (secret[:12] in value or secret[-12:] in value):
+        return redact(value, secret)
+    return value
