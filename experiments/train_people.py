@@ -147,7 +147,8 @@ class TrainPeople:
 
         torch.set_num_threads(self.denoiser.threads)
         pipeline = load_pipeline(Path(self.output))
-        people_grid(pipeline, Path(self.evaluation.grid), guidance=self.evaluation.guidance)
+        look = self.evaluation
+        people_grid(pipeline, Path(look.grid), steps=max(look.steps), guidance=look.guidance)
         numbers = evaluate(pipeline, self.evaluation)
         self._work.mkdir(parents=True, exist_ok=True)
         (self._work / "evaluation.json").write_text(json.dumps(numbers, indent=2) + "\n")

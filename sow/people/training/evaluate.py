@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from sow.people.training.autoencoder import psnr, reconstruct, to_images, to_ten
 from sow.people.training.figures import HELD_OUT_SEEDS, held_out_images
 from sow.people.training.grids import held_out_captions, sample
 from sow.people.training.recipes import EvaluationRecipe
+
+if TYPE_CHECKING:
+    from sow.people.judge import Judge
 
 Statistics = dict[str, Any]
 JUDGED = (
@@ -127,12 +130,9 @@ def face_rate(rows: list[tuple[Attributes, str, int]], images: NDArray[np.uint8]
 
 
 def sample_quality(
-    pipeline: StableDiffusionPipeline, count: int, guidance: float, steps: tuple[int, ...]
+    pipeline: StableDiffusionPipeline, judge: Judge, count: int, guidance: float, steps: tuple[int, ...]
 ) -> dict[str, Any]:
     """Text agreement by the judge and MTCNN's face rate of samples for held-out captions, at each number of DDIM steps."""
-    from sow.people.judge import load_judge
-
-    judge = load_judge()
 
     def read(images: list[NDArray[np.uint8]]) -> list[dict[str, str]]:
         return [reading.attributes for reading in judge.read(images)]
@@ -154,8 +154,11 @@ def sample_quality(
 
 def evaluate(pipeline: StableDiffusionPipeline, recipe: EvaluationRecipe) -> dict[str, Any]:
     """All measurements as a plain dictionary of means, standard errors and numbers of pictures."""
+    from sow.people.judge import load_judge
+
+    judge = load_judge()  # first: without its weights nothing is measured for minutes in vain
     return {
         "autoencoder_psnr": autoencoder_quality(pipeline, recipe.figures),
         "inversion_psnr": inversion_quality(pipeline, recipe.inversions, recipe.inversion_steps),
-        "samples": sample_quality(pipeline, recipe.captions, recipe.guidance, recipe.steps),
+        "samples": sample_quality(pipeline, judge, recipe.captions, recipe.guidance, recipe.steps),
     }
