@@ -76,7 +76,8 @@ class MakePlans:
             return context.sampler().canvas
         from sow.backbone import make_canvas
 
-        return make_canvas(*self.canvas, self.factor, context.config.calibration.condition_size)
+        width, height = self.canvas
+        return make_canvas(width, height, self.factor, context.config.calibration.condition_size)
 
     def _requests(self, context: StudyContext) -> list[Request]:
         if self.split == "request":

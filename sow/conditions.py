@@ -130,7 +130,7 @@ class Photo:
         image, alpha = read_image(path)
         if mask_name == "none":
             mask = alpha
-            if mask is not None and mask.getextrema()[1] < 128:
+            if mask is not None and _brightest(mask) < 128:
                 raise UserError(f"{path} is transparent everywhere: give an opaque image (condition.image)")
         else:
             image = (
@@ -157,7 +157,7 @@ class Photo:
                 f"mask {path} is {mask.size[0]} x {mask.size[1]} but its image is {size[0]} x {size[1]}: "
                 "give a mask of the image's size (condition.mask)"
             )
-        if mask.getextrema()[1] < 128:
+        if _brightest(mask) < 128:
             other = "black" if self.keep == "white" else "white"
             raise UserError(
                 f"mask {path} is empty: no {self.keep} pixels to keep; try condition.keep={other} (condition.mask)"
@@ -254,9 +254,13 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return rgba.convert("RGB"), None if alpha.getextrema()[0] == 255 else alpha
 
 
+def _brightest(mask: Image.Image) -> int:
+    return max(v for v, count in enumerate(mask.histogram()) if count)
+
+
 def _square_around(mask: Image.Image) -> tuple[int, int, int, int]:
     """Crop window around the mask: a square where the image allows, an eighth of its side free on each side."""
-    found = mask.point(lambda v: 255 if v >= 128 else 0).getbbox()
+    found = mask.point([0] * 128 + [255] * 128).getbbox()
     if found is None:
         raise UserError("the mask is empty: mark the pixels to keep (condition.mask)")
     left, top, right, bottom = found

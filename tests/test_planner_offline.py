@@ -44,12 +44,12 @@ CHILD = {
 
 def numbers(name: str) -> dict[str, Any]:
     """The configured numbers of a planner."""
-    configured = OmegaConf.to_container(OmegaConf.load(CONF / f"planner/{name}.yaml"))
-    return {k: v for k, v in configured.items() if k != "_target_"}  # type: ignore[union-attr,misc]
+    configured = OmegaConf.to_container(OmegaConf.load(CONF / f"planner/{name}.yaml"), resolve=False)
+    return {k: v for k, v in configured.items() if k not in ("_target_", "tokenizer")}  # type: ignore[union-attr,misc]
 
 
 def offline(**changes: Any) -> Offline:
-    return Offline(**{**numbers("offline"), **changes})
+    return Offline(**{**numbers("offline"), "tokenizer": "people", **changes})
 
 
 def heuristic() -> Heuristic:
@@ -196,7 +196,7 @@ def test_recognition_is_fused_and_the_users_words_win(prompt: str, found: dict[s
     assert fused.keys() == found.keys() - said.keys() - (
         {"hair_color"} if said.get("hair") == "bald" else set()
     )
-    assert token_count(text) <= 77
+    assert token_count(text, None) <= 77
 
 
 def test_an_old_person_stays_old_and_a_grown_noun_is_no_child() -> None:
@@ -209,10 +209,19 @@ def test_an_old_person_stays_old_and_a_grown_noun_is_no_child() -> None:
 def test_what_does_not_fit_is_dropped_least_salient_first() -> None:
     prompt = "a person " + "very " * 60 + "far"
     text, (fused,) = fuse(prompt, [OLD], 77)
-    assert token_count(text) <= 77 and "age" in fused and "eyes" not in fused
+    assert token_count(text, None) <= 77 and "age" in fused and "eyes" not in fused
     long = "a person " + "very " * 90
     assert fuse(long, [OLD], 77) == (long, [{}])
     assert fuse("a person", [OLD], 3) == ("a person", [{}])
+
+
+def test_tokens_are_counted_as_the_models_count_them() -> None:
+    from transformers import CLIPTokenizer
+
+    own = CLIPTokenizer.from_pretrained(str(CONF.parent / "sow/people/weights/tokenizer"))
+    for text in ("a person in a forest", "A Cezanne's style, 1950s & more!!!", "x" * 40, ""):
+        assert token_count(text, "people") == len(own(text).input_ids)
+    assert token_count("a photo of a cat", None) == 7 and token_count("a photo of a cat", "/nowhere") == 7
 
 
 def test_two_people_are_told_apart() -> None:
@@ -283,7 +292,7 @@ def test_sixty_validation_groups(judge: Any) -> None:
         precision.append((region & truth).sum() / region.sum())
         said, found = parse(group.request.prompt), plan.details["recognised"][0]
         read_back = parse(plan.prompt)
-        assert token_count(plan.prompt) <= 77
+        assert token_count(plan.prompt, "people") <= 77
         assert all(read_back.get(n) == v for n, v in said.items())
         for name, value in plan.details["fused"][0].items():
             assert value in ("none", read_back.get(name)), (name, value, plan.prompt)

@@ -52,7 +52,7 @@ class ClipText:
             with torch.no_grad():
                 image = torch.nn.functional.normalize(model.encode_image(pixels).float(), dim=-1)
                 text = torch.nn.functional.normalize(model.encode_text(tokens).float(), dim=-1)
-            rows += [{"text_similarity": float(v)} for v in (image * text).sum(-1).cpu()]
+            rows.extend({"text_similarity": float(v)} for v in (image * text).sum(-1).cpu())
         return rows
 
     def _load(self) -> tuple[Any, Any, Any]:

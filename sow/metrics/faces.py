@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
 from sow.metrics import Value
@@ -191,7 +191,7 @@ def _facenet(file: str, device: str) -> torch.nn.Module:
 
 
 @lru_cache(maxsize=2)
-def _detector(device: str) -> torch.nn.Module:
+def _detector(device: str) -> Any:
     from facenet_pytorch import MTCNN
 
     return MTCNN(thresholds=list(THRESHOLDS), select_largest=True, keep_all=True, device=device).eval()

@@ -165,7 +165,7 @@ def subject_box(condition: VisualCondition, box: Box) -> Box:
 def mask_bounds(condition: VisualCondition) -> Box:
     """Bounds of the mask (values of at least 128) in the image's own pixels; the whole image without a mask."""
     if condition.mask is not None:
-        found = condition.mask.convert("L").point(lambda v: 255 if v >= 128 else 0).getbbox()
+        found = condition.mask.convert("L").point([0] * 128 + [255] * 128).getbbox()
         if found is not None:
             return Box(found[0], found[1], found[2] - found[0], found[3] - found[1])
     return Box(0, 0, *condition.image.size)

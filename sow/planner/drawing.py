@@ -112,7 +112,7 @@ def _label(
 
 def _captioned(picture: Image.Image, texts: Sequence[tuple[str, str]], source: str) -> Image.Image:
     font = _font(max(14, picture.width // 30))
-    margin, indent = font.size, font.getlength("c' = ")
+    margin, indent = round(font.size), font.getlength("c' = ")
     rows: list[tuple[str, str]] = []
     for name, text in texts:
         lines = wrap(text, font, picture.width - 2 * margin - indent)

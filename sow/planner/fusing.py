@@ -23,12 +23,12 @@ _BARE = {"someone"}
 
 
 def fuse(
-    prompt: str, people: Sequence[Mapping[str, str]], max_tokens: int
+    prompt: str, people: Sequence[Mapping[str, str]], max_tokens: int, tokenizer: str | None = None
 ) -> tuple[str, list[dict[str, str]]]:
     """c' and, for each person, the attributes that went into it.
 
     `people` holds the recognised attributes of each condition, surest knowledge only. Attributes that the prompt itself
-    names stay as the user wrote them. c' has at most `max_tokens` CLIP tokens with start and end; it is the prompt
+    names stay as the user wrote them. c' has at most `max_tokens` tokens (of `tokenizer`, see `token_count`); it is the prompt
     itself when nothing fits.
     """
     from sow.people.captions import parse
@@ -38,7 +38,7 @@ def fuse(
     for kept in range(len(SALIENCE), 0, -1):
         chosen = [{k: v for k, v in w.items() if _group(k) in SALIENCE[:kept]} for w in wanted]
         text = _written(prompt, chosen)
-        if token_count(text) <= max_tokens:
+        if token_count(text, tokenizer) <= max_tokens:
             return text, chosen if text != prompt else [{} for _ in people]
     return prompt, [{} for _ in people]
 

@@ -149,7 +149,7 @@ def _generativeai(
             "google-generativeai is not installed: pip install google-generativeai, or planner.sdk=google-genai (planner.sdk)"
         ) from error
     options = {"api_endpoint": base_url.rstrip("/")} if base_url else None
-    sdk.configure(api_key=key, transport="rest", client_options=options)
+    sdk.configure(api_key=key, transport="rest", client_options=options)  # pyright: ignore[reportPrivateImportUsage]
     return GenerativeaiClient(sdk, model, temperature, max_output_tokens)
 
 

@@ -29,7 +29,7 @@ class MLLM:
 
     `model`, `base_url` (None: the provider's own); `prompt_version` names shipped prompts or a folder; `calls` three
     stages or one; `temperature` None leaves the model's default; `image_side` longest side of a sent picture in pixels;
-    `max_tokens` limits c' in CLIP tokens; `asks` replies that a stage may waste; `retries`, `backoff` and `max_backoff`
+    `max_tokens` limits c' in tokens of the model in the folder `tokenizer` (None: CLIP's); `asks` replies that a stage may waste; `retries`, `backoff` and `max_backoff`
     (seconds) for 408, 429, 5xx and time-outs; `timeout` seconds a call; `budget` seconds a plan; `requests_per_minute`
     among all processes of the store, None for no limit; `store` the folder of plans; `refresh` asks again; `on_error`
     fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown.
@@ -43,6 +43,7 @@ class MLLM:
     max_output_tokens: int
     image_side: int
     max_tokens: int
+    tokenizer: str | None
     asks: int
     retries: int
     backoff: float
@@ -146,7 +147,14 @@ class MLLM:
             client, self.retries, self.backoff, self.max_backoff, self.timeout, self.budget, self._turn, key
         )
         return Conversation(
-            caller, request, canvas, self.prompt_version, self.image_side, self.asks, self.max_tokens
+            caller,
+            request,
+            canvas,
+            self.prompt_version,
+            self.image_side,
+            self.asks,
+            self.max_tokens,
+            self.tokenizer,
         )
 
     def _turn(self) -> float:
@@ -191,6 +199,7 @@ class MLLM:
             "temperature": self.temperature,
             "image_side": self.image_side,
             "max_tokens": self.max_tokens,
+            "tokenizer": self.tokenizer,
             "prompt": request.prompt,
             "canvas": [
                 canvas.width,

@@ -24,13 +24,15 @@ _CLOTHES_BELOW = 0.45  # a face lower than this share of its picture leaves room
 class Offline:
     """Recognition by the judge, places by the prompt's own words, the body from the embedded world's proportions.
 
-    Attributes below `min_confidence` stay out of c', which has at most `max_tokens` CLIP tokens. `center` (fractions of
+    Attributes below `min_confidence` stay out of c', which has at most `max_tokens` tokens of the model in
+    the folder `tokenizer` (None: CLIP's). `center` (fractions of
     the canvas), `scale` (0 smallest, 1 largest condition) and `margin` place what the words do not; `body` is the
     related region [x, y, w, h] in units of the condition's mask.
     """
 
     min_confidence: float
     max_tokens: int
+    tokenizer: str | None
     center: list[float]
     scale: float
     margin: float
@@ -68,7 +70,7 @@ class Offline:
             self._sure(reading, condition)
             for reading, condition in zip(readings, request.conditions, strict=True)
         ]
-        prompt, fused = fuse(request.prompt, sure, self.max_tokens)
+        prompt, fused = fuse(request.prompt, sure, self.max_tokens, self.tokenizer)
         details: dict[str, Any] = {
             "recognised": sure,
             "fused": fused,

@@ -81,6 +81,7 @@ class Conversation:
     image_side: int
     asks: int
     max_tokens: int
+    tokenizer: str | None
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -171,7 +172,7 @@ class Conversation:
         """What is wrong with c': its length, or that it contradicts the user's own words."""
         from sow.people.captions import parse as attributes
 
-        count = token_count(text)
+        count = token_count(text, self.tokenizer)
         if count > self.max_tokens:
             return f"intensified_prompt has {count} tokens, but at most {self.max_tokens} are allowed: make it shorter"
         said, now = attributes(self.request.prompt), attributes(text)

@@ -8,33 +8,42 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sow.errors import UserError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _MERGES = "bpe_simple_vocab_16e6.txt.gz"  # CLIP's byte pairs, as open_clip carries them
 _MERGE_COUNT = 48894
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_PEOPLE = Path(__file__).resolve().parents[1] / "people" / "weights" / "tokenizer"
+_SHIPPED = Path(__file__).resolve().parents[1] / "people" / "weights"
 
 
-def token_count(text: str) -> int:
-    """Tokens of a text with start and end: the larger count of CLIP's tokenizer and the embedded model's own."""
-    return 2 + max(len(tokenizer.encode(text).ids) for tokenizer in _tokenizers())
+def token_count(text: str, model: str | None) -> int:
+    """Tokens of a text, start and end included, for the model in this folder ("people": the shipped one; None or a
+    folder without a tokenizer: CLIP's own tokenizer)."""
+    return 2 + len(_tokenizer(model).encode(text).ids)
 
 
-@lru_cache(maxsize=1)
-def _tokenizers() -> tuple[Tokenizer, ...]:
+@lru_cache(maxsize=4)
+def _tokenizer(model: str | None) -> Tokenizer:
+    if model is not None:
+        folder = _SHIPPED if model == "people" else Path(model).expanduser()
+        file = folder / "tokenizer" / "merges.txt"
+        if file.is_file():
+            return _clip_like(file.read_text(encoding="utf-8").split("\n"))
+    return _clip_like(_clip_merges())
+
+
+def _clip_merges() -> list[str]:
     # Importing open_clip takes half a minute on a busy machine; its vocabulary file is all that is needed.
     spec = importlib.util.find_spec("open_clip")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    lines: list[str] = []
-    for folder in folders:
+    for folder in (spec.submodule_search_locations or []) if spec else []:
         if (file := Path(folder) / _MERGES).is_file():
-            lines = gzip.decompress(file.read_bytes()).decode().split("\n")[1 : _MERGE_COUNT + 1]
-    found = [_clip_like(lines)] if lines else []
-    if (_PEOPLE / "merges.txt").is_file():
-        found.append(_clip_like((_PEOPLE / "merges.txt").read_text(encoding="utf-8").split("\n")))
-    return tuple(found)
+            return gzip.decompress(file.read_bytes()).decode().split("\n")[1 : _MERGE_COUNT + 1]
+    raise UserError(
+        "open_clip_torch is not installed, whose vocabulary counts tokens: pip install open_clip_torch"
+    )
 
 
 def _clip_like(lines: list[str]) -> Tokenizer:
