@@ -263,9 +263,19 @@ def build(config: Config) -> Sampler:
     """The sampler of a configuration; the model is loaded once a process. This imports torch."""
     key = json.dumps(config.resolved["model"], sort_keys=True)
     if key not in _backbones:
+        _quiet()
         _backbones.clear()  # two models seldom fit one device
         _backbones[key] = config.model.load()
     return config.method.sampler(config, _backbones[key])
+
+
+def _quiet() -> None:
+    """No bars for reading weights from a disk; downloads keep theirs."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
 
 
 assert {f.name for f in fields(Config)} >= {*COMPONENTS, *SCALARS}

@@ -136,11 +136,9 @@ def input_files(config: Config) -> list[Path]:
     for name, node in config.resolved.items():
         if name in NOT_THE_RUN:
             continue
-        files = getattr(
-            getattr(config, name), "files", None
-        )  # a component may know better which files it reads
-        for path in map(Path, files() if callable(files) else _named_paths(node)):
-            path = path.expanduser()
+        component: Any = getattr(config, name)  # it may know better which files it reads
+        names = component.files() if hasattr(component, "files") else _named_paths(node)
+        for path in (Path(n).expanduser() for n in names):
             found.update(p.resolve() for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
     return sorted(found)
 
