@@ -42,6 +42,7 @@ class TrainJudge:
     weight_decay: float
     warmup: int
     average: float
+    scene_share: float
     queue: int
     contrast: float
     _target_: str = "experiments.train_judge.TrainJudge"

@@ -17,8 +17,8 @@ Picture = NDArray[np.uint8]
 GRAY = 128
 
 # Side of the crop in face sizes (the larger of width and height), and how far its centre lies below the face's.
-CLOSE = (1.9, -0.12)
-FIGURE = (3.4, 0.85)
+CLOSE = (1.3, -0.02)
+FIGURE = (3.6, 0.75)
 
 
 def letterbox(image: Picture, side: int = SIDE) -> tuple[Picture, float, tuple[int, int]]:

@@ -1,8 +1,8 @@
 """The judge's network: three small residual trunks, one for the whole picture and two for crops around the face.
 
 The scene trunk reads the picture at 128 px (is there a face, where, and what surrounds it), the close trunk a crop of
-the head (attributes of the face and hair, identity embedding), the figure trunk a wider crop that reaches below the
-shoulders (clothing; is the outline whole). Crops carry a fourth channel that is 1 inside the picture and 0 outside.
+the face (its attributes, identity embedding), the figure trunk a wider crop that reaches below the shoulders (hair, hat,
+clothing; is the outline whole). Crops carry a fourth channel that is 1 inside the picture and 0 outside.
 """
 
 from __future__ import annotations
@@ -19,17 +19,8 @@ SIDE = 128  # pixels a side of the picture that is read
 CROP = 64  # pixels a side of both crops
 EMBEDDING = 64
 SCENE_HEADS = ("presence", "scene", "wall_color", "weather", "style")
-CLOSE_HEADS = (
-    "age",
-    "skin",
-    "eyes",
-    "expression",
-    "glasses",
-    "hair",
-    "hair_color",
-    "hat",
-)
-FIGURE_HEADS = ("clothing", "clothing_color")
+CLOSE_HEADS = ("age", "skin", "eyes", "expression", "glasses")
+FIGURE_HEADS = ("hair", "hair_color", "hat", "clothing", "clothing_color")
 GRID_STRIDE = 16
 
 
@@ -108,7 +99,7 @@ class Sizes:
     scene: tuple[int, ...] = (16, 32, 64, 96)
     scene_blocks: tuple[int, ...] = (0, 1, 1, 1)
     close: tuple[int, ...] = (24, 48, 96, 128)
-    close_blocks: tuple[int, ...] = (1, 1, 1, 0)
+    close_blocks: tuple[int, ...] = (2, 2, 1, 0)
     figure: tuple[int, ...] = (16, 32, 64, 96)
     figure_blocks: tuple[int, ...] = (0, 1, 1, 1)
 
@@ -143,8 +134,15 @@ class JudgeNetwork(nn.Module):
         return self.scene_heads(pooled), self.grid(features)
 
     def forward_close(self, crops: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Head crops (B, 4, 64, 64) -> logits by attribute, unit identity embeddings (B, 64)."""
-        features = self.close_features(self.close_trunk(crops))
+        """Face crops (B, 4, 64, 64) -> logits by attribute, unit identity embeddings (B, 64)."""
+        return self.read_close(self.describe_close(crops))
+
+    def describe_close(self, crops: Tensor) -> Tensor:
+        """Features (B, 160) of face crops."""
+        return self.close_features(self.close_trunk(crops))
+
+    def read_close(self, features: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Logits by attribute and unit embeddings of the features of face crops."""
         return self.close_heads(features), F.normalize(self.embedding(features), dim=1)
 
     def forward_figure(self, crops: Tensor) -> tuple[dict[str, Tensor], Tensor]:

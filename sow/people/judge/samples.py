@@ -6,7 +6,9 @@ Seeds: training uses [3_000_000_000, 3_200_000_000), calibration [3_200_000_000,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sow.people.attributes import VOCABULARY, sample_attributes, with_identity
+from sow.people.identity import geometry
 from sow.people.judge.composites import Figure, degraded, disturbed, truncated
 from sow.people.judge.crops import CLOSE, FIGURE, crop, to_tensor
 from sow.people.judge.network import (
@@ -31,6 +34,14 @@ TRAINING_SEED, CALIBRATION_SEED, EVALUATION_SEED = (
     3_300_000_000,
 )
 HELD_OUT_IDENTITY = 30_000_000
+SHAPE = {  # middle and half range of each number of an identity's geometry
+    "half_width": (0.365, 0.04), "jaw": (0.82, 0.11), "chin": (0.33, 0.12), "eye_x": (0.166, 0.022), "eye_y": (0.0, 0.02),
+    "eye_half": (0.078, 0.012), "eye_open": (0.034, 0.009), "eye_tilt": (0.02, 0.16), "brow_y": (-0.105, 0.022),
+    "brow_thick": (0.032, 0.015), "brow_tilt": (0.0, 0.03), "brow_arch": (0.022, 0.018), "nose_length": (0.215, 0.035),
+    "nose_half": (0.075, 0.022), "nose_bridge": (0.5, 0.4), "mouth_y": (0.325, 0.025), "mouth_half": (0.128, 0.028),
+    "lip_upper": (0.024, 0.011), "lip_lower": (0.034, 0.014), "lip_red": (0.5, 0.5), "ear": (0.085, 0.022),
+    "hairline": (-0.31, 0.025),
+}  # fmt: skip
 COLORS = (
     "skin",
     "eyes",
@@ -52,15 +63,18 @@ def readable(figure: Figure) -> dict[str, int]:
     if figure.bare or figure.framing == "gray":
         hidden.update(("hair", "hair_color", "hat"))
     if not figure.clothed:
-        hidden.update(FIGURE_HEADS)
+        hidden.update(("clothing", "clothing_color"))
     return {name: -1 if name in hidden else index for name, index in labels.items()}
 
 
 def figure_of(
     seed: int, identity: int | None, framing: str = "scene", age: str | None = None, nobody: bool | None = None,
     background: bool = False,
+    large: bool = False,
 ) -> Figure:  # fmt: skip
-    """Render one labelled picture; the attributes come from the seed, the age and presence may be given."""
+    """Render one labelled picture; the attributes come from the seed, the age and presence may be given.
+
+    `large` sets the face's height to 0.3 .. 0.5 of the picture."""
     a = sample_attributes(np.random.default_rng([seed, 91]))
     if nobody is not None:
         a = replace(a, presence="nobody" if nobody else "person")
@@ -83,7 +97,16 @@ def figure_of(
         a = replace(a, age=age)
     if identity is not None:
         a = with_identity(a, identity)
-    r = render(seed, SIDE, attributes=a, identity=identity, framing=framing)
+    place = None
+    if large and framing == "scene":  # at the sizes of visual conditions, where identity and eyes can be seen
+        u = np.random.default_rng([seed, 92]).uniform(size=3)
+        height = 0.38 + 0.24 * u[0]
+        place = (
+            0.42 * height + (1 - 0.84 * height) * u[1],
+            0.62 * height + 0.6 * (1 - 1.24 * height) * u[2],
+            height,
+        )
+    r = render(seed, SIDE, attributes=a, identity=identity, framing=framing, placement=place)
     face, head, body = (
         None if b is None else np.array(b, float) for b in (r.face_box, r.head_box, r.body_box)
     )
@@ -96,6 +119,15 @@ def figure_of(
         r.image, r.attributes, r.identity, face, head, body, r.face_mask, r.figure_mask, framing, empty, (face,),
         1 if shown and below > 0.2 else -1, shown and below > 0.25, a.style == "pencil sketch",
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def face_shape(identity: int) -> tuple[float, ...]:
+    """The identity's continuous geometry (half widths, eyes, brows, nose, mouth, skin), each about in [-1, 1]."""
+    g = asdict(geometry(identity))
+    values = [(g[name] - middle) / spread for name, (middle, spread) in SHAPE.items()]
+    red, green, blue = g["skin_gain"]
+    return (*values, (red - 1) / 0.05, (green / red - 1) / 0.02, (blue / red - 1) / 0.03)
 
 
 class Pool:
@@ -111,15 +143,23 @@ class Pool:
     ) -> None:
         self.rng = np.random.default_rng([seed, 17])
         self.views, self.next_seed = views, first + seed * 10_000_000
-        self.people = [self._person() for _ in range(identities)]
-        self.empty = [self._scene() for _ in range(empty)]
+        self.sizes = identities, empty
+        # A quarter is enough to begin with; the rest grows while the training runs.
+        self.people = [self._person() for _ in range(-(-identities // 4))]
+        self.empty = [self._scene() for _ in range(-(-empty // 4))]
 
     def refresh(self, people: int, scenes: int) -> None:
-        """Replace random members by new ones."""
+        """Add new members, in the place of random ones once the pool is full."""
         for _ in range(people):
-            self.people[int(self.rng.integers(len(self.people)))] = self._person()
+            self._put(self.people, self._person(), self.sizes[0])
         for _ in range(scenes):
-            self.empty[int(self.rng.integers(len(self.empty)))] = self._scene()
+            self._put(self.empty, self._scene(), self.sizes[1])
+
+    def _put(self, members: list[Any], new: object, size: int) -> None:
+        if len(members) < size:
+            members.append(new)
+        else:
+            members[int(self.rng.integers(size))] = new
 
     def _seed(self) -> int:
         self.next_seed += 1
@@ -130,7 +170,7 @@ class Pool:
         age = str(self.rng.choice(VOCABULARY["age"])) if self.rng.random() < 0.5 else None
         framings = ["scene"] * (self.views - 1) + [str(self.rng.choice(("closeup", "gray", "scene")))]
         return [
-            figure_of(self._seed(), identity, framing, age, False, background=k == 0)
+            figure_of(self._seed(), identity, framing, age, False, background=k == 0, large=k % 2 == 1)
             for k, framing in enumerate(framings)
         ]
 
@@ -177,6 +217,7 @@ class Batch:
     close_labels: dict[str, Tensor]
     figure_labels: dict[str, Tensor]
     identity: Tensor
+    shape: Tensor
     whole: Tensor
     grid: Tensor
     grid_mask: Tensor
@@ -216,6 +257,7 @@ def batch_of(figures: list[Figure], rng: np.random.Generator | None, jitter: flo
         close_labels={n: column(n, rows) for n in CLOSE_HEADS},
         figure_labels={n: column(n, rows) for n in FIGURE_HEADS},
         identity=torch.tensor([figures[i].identity for i in rows]),
+        shape=torch.tensor([face_shape(figures[i].identity) for i in rows]),
         whole=torch.tensor([figures[i].whole for i in rows]),
         grid=grid,
         grid_mask=mask,

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sow.people.judge.network import JudgeNetwork
-from sow.people.judge.samples import Batch, Pool, batch_of
+from sow.people.judge.samples import SHAPE, Batch, Pool, batch_of
+
+EMPHASIS = {"eyes": 3.0, "age": 1.5, "hair": 2.0}  # small or subtle details get a larger share of the loss
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of a batch and of the pool, and the optimiser's numbers; `queue` past embeddings serve as negatives."""
+    """Sizes of a batch and of the pool, and the optimiser's numbers; `queue` past embeddings serve as
+    negatives, `scene_share` of a batch goes through the scene trunk."""
 
     pairs: int
     broken: int
@@ -34,30 +37,30 @@ class Recipe:
     weight_decay: float
     warmup: int
     average: float
+    scene_share: float
     queue: int
     contrast: float
 
 
 def cross_entropy(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-    """Mean over attributes of the cross entropy over the known labels (-1 is unknown)."""
+    """Mean over attributes of the cross entropy over the known labels (-1 is unknown), the hardest ones emphasised."""
     terms = [
-        F.cross_entropy(logits[n], labels[n], ignore_index=-1, label_smoothing=0.02)
+        EMPHASIS.get(n, 1.0) * F.cross_entropy(logits[n], labels[n], ignore_index=-1, label_smoothing=0.02)
         for n in logits
         if bool((labels[n] >= 0).any())
     ]
     return torch.stack(terms).mean()
 
 
-def grid_loss(grid: Tensor, batch: Batch) -> Tensor:
+def grid_loss(grid: Tensor, wanted: Tensor, where: Tensor) -> Tensor:
     """Penalty-reduced focal loss of the face heat plus L1 of offsets and log sizes around each face."""
-    logit, target = grid[:, 0], batch.grid[:, 0]
+    logit, target = grid[:, 0], wanted[:, 0]
     p = torch.sigmoid(logit).clamp(1e-5, 1 - 1e-5)
     positive = target >= 1.0
     heat = torch.where(
         positive, -((1 - p) ** 2) * p.log(), -((1 - target) ** 4) * p**2 * (1 - p).log()
     ).sum() / positive.sum().clamp(min=1)
-    where = batch.grid_mask
-    shape = (grid[:, 1:] - batch.grid[:, 1:]).abs().sum(1)[where].mean()
+    shape = (grid[:, 1:] - wanted[:, 1:]).abs().sum(1)[where].mean()
     return heat + shape
 
 
@@ -97,9 +100,11 @@ class Trainer:
             torch.manual_seed(seed)
             self.network = network or JudgeNetwork()
         self.network = self.network.to(memory_format=torch.channels_last)
+        # Only in training: the numbers behind an identity teach the features where to look.
+        self.shape = nn.Linear(self.network.embedding.in_features, len(SHAPE) + 3)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
+            [*self.network.parameters(), *self.shape.parameters()],
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
         )
@@ -118,6 +123,7 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
+        self.shape.load_state_dict(state["shape"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.spent = state["step"], state["spent"]
 
@@ -126,7 +132,7 @@ class Trainer:
         assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
-            "network": self.network.state_dict(), "average": self.average.state_dict(),
+            "network": self.network.state_dict(), "average": self.average.state_dict(), "shape": self.shape.state_dict(),
             "optimizer": self.optimizer.state_dict(), "step": self.step, "spent": self.spent,
         }  # fmt: skip
         temporary = self.folder / "state.tmp"
@@ -135,8 +141,16 @@ class Trainer:
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every term of the loss on a batch; remembers the embeddings as negatives for later batches."""
-        scene, grid = self.network.forward_scene(batch.pictures)
-        close, embedding = self.network.forward_close(batch.close)
+        # The scene trunk costs most and learns fastest: a random share of the pictures is enough for it.
+        count = len(batch.pictures)
+        some = torch.from_numpy(
+            self.pool.rng.permutation(count)[: max(2, round(self.recipe.scene_share * count))]
+        )
+        scene, grid = self.network.forward_scene(
+            batch.pictures[some].contiguous(memory_format=torch.channels_last)
+        )
+        features = self.network.describe_close(batch.close)
+        close, embedding = self.network.read_close(features)
         figure, whole = self.network.forward_figure(batch.figure)
         known = batch.whole >= 0
         people = batch.identity >= 0
@@ -144,9 +158,10 @@ class Trainer:
             zip(*self.queue, strict=True) if self.queue else ((embedding[:0],), (batch.identity[:0],))
         )
         terms = {
-            "scene": 2.0 * cross_entropy(scene, batch.scene_labels),
-            "face": 0.5 * grid_loss(grid, batch),
+            "scene": 2.0 * cross_entropy(scene, {n: v[some] for n, v in batch.scene_labels.items()}),
+            "face": 0.5 * grid_loss(grid, batch.grid[some], batch.grid_mask[some]),
             "close": 3.0 * cross_entropy(close, batch.close_labels),
+            "shape": 10 * F.mse_loss(self.shape(features), batch.shape),
             "figure": cross_entropy(figure, batch.figure_labels),
             "whole": F.binary_cross_entropy_with_logits(
                 whole[known], batch.whole[known].float() * 0.96 + 0.02
