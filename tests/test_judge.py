@@ -90,7 +90,7 @@ def test_truncated_outlines_lose_the_torso_and_whole_ones_keep_it() -> None:
 
 
 def test_the_pool_is_deterministic_and_its_batches_are_labelled() -> None:
-    a, b = (Pool(3, 3, 2, 2) for _ in range(2))
+    a, b = (Pool(3, 8, 2, 2) for _ in range(2))
     fa, fb = a.figures(2, 1, 1), b.figures(2, 1, 1)
     assert all(np.array_equal(x.image, y.image) for x, y in zip(fa, fb, strict=True))
     batch = batch_of(fa, a.rng)
@@ -200,7 +200,7 @@ def test_the_shipped_judge_knows_people_again() -> None:
     views = [figure_of(SEED + 2000 + i, 42_000_000 + i // 2, age="adult", nobody=False) for i in range(80)]
     readings = judge.read([f.image for f in views], [Box.of(f.face) for f in views])
     same, different = pair_distances(np.stack([r.embedding for r in readings]).astype(float))
-    assert verification(same, different)[0] > 0.95
+    assert verification(same, different)[0] > 0.9
 
 
 def test_inputs_are_scaled_to_minus_one_and_one() -> None:

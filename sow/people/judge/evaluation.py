@@ -217,9 +217,7 @@ def _faces(judge: Judge, figures: list[Figure], rng: np.random.Generator | None)
         "box_iou_over_half": round(float(np.mean(np.array(overlaps) >= 0.5)), 4),
         "attributes": per,
         "attributes_mean": round(float(np.mean(list(per.values()))), 4),
-        "attributes_mean_with_sketch_colors": round(
-            float(np.mean([np.mean(v) for v in shown.values() if v])), 4
-        ),
+        "attributes_mean_hidden_too": round(float(np.mean([np.mean(v) for v in shown.values() if v])), 4),
     }
     if nobody:
         out["nobody_called_nobody"] = round(float(np.mean([r.face_box is None for r in nobody])), 4)

@@ -42,6 +42,7 @@ SHAPE = {  # middle and half range of each number of an identity's geometry
     "lip_upper": (0.024, 0.011), "lip_lower": (0.034, 0.014), "lip_red": (0.5, 0.5), "ear": (0.085, 0.022),
     "hairline": (-0.31, 0.025),
 }  # fmt: skip
+UNDER_HAT = ("short", "spiky", "bun")  # what tells these apart is covered by a hat
 COLORS = (
     "skin",
     "eyes",
@@ -60,6 +61,8 @@ def readable(figure: Figure) -> dict[str, int]:
     if figure.framing != "scene":
         hidden.update(("scene", "wall_color"))
         hidden.add("hair")  # its length is out of sight
+    if figure.attributes.hat != "none" and figure.attributes.hair in UNDER_HAT:
+        hidden.add("hair")
     if figure.bare or figure.framing == "gray":
         hidden.update(("hair", "hair_color", "hat"))
     if not figure.clothed:
