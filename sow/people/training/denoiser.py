@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -55,6 +56,30 @@ def build_denoiser(
         )
 
 
+class PlainAttention:
+    """Attention as two matrix products and a softmax.
+
+    On a processor with bfloat16 arithmetic the fused kernel's backward pass takes a quarter of a training step; this
+    form took a third less time for the whole step.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        )
+        weights = torch.softmax((query * attn.scale) @ key.transpose(-1, -2), dim=-1)
+        return attn.to_out[0]((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
+
+
 def denoising_loss(
     model: Callable[..., tuple[torch.Tensor]],
     batch: Batch,
@@ -96,6 +121,7 @@ def train_denoiser(
         memory_format=torch.channels_last
     )
     average = Average(model.parameters(), recipe.average)
+    model.set_attn_processor(PlainAttention())
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -112,16 +138,13 @@ def train_denoiser(
     )  # fmt: skip
     alphas = noise_schedule().alphas_cumprod
     losses = LossFile(work / "losses.csv", track)
-    forward = torch.compile(model, dynamic=False) if recipe.compile else model
     saved = time.monotonic()
     bar = tqdm(desc="denoiser", initial=step, unit="step", mininterval=10)
     batches = stream.run(step)
     while (share := pace.tick()) < 1:
         batch = next(batches)
-        square = batch.latents.shape[-1] == model.config.sample_size
-        loss, plain = denoising_loss(
-            forward if square else model, batch, alphas, gamma=recipe.gamma, balance=recipe.balance
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            loss, plain = denoising_loss(model, batch, alphas, gamma=recipe.gamma, balance=recipe.balance)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * pace.factor(step, share)
         loss.backward()

@@ -129,11 +129,15 @@ class DenoiserRecipe:
     save_every: float
     seed: int
     threads: int
-    compile: bool
+    precision: str
     _target_: str = "sow.people.training.recipes.DenoiserRecipe"
 
     def __post_init__(self) -> None:
         _need(0 < self.decay <= 1, f"need 0 < decay <= 1, got {self.decay} (study.denoiser.decay)")
+        _need(
+            self.precision in ("float32", "bfloat16"),
+            f"need float32 or bfloat16, got {self.precision!r} (study.denoiser.precision)",
+        )
         wrong = [c for c in self.channels if c % self.head or c % self.groups]
         _need(
             not wrong, f"need head and groups that divide the channels, got {wrong} (study.denoiser.channels)"
