@@ -1,4 +1,4 @@
-"""What a run shows: the progress bar, the table in the terminal, the strip of its cycles."""
+"""A run in the terminal: its progress bar, its table, and the strip of its cycles."""
 
 from __future__ import annotations
 
