@@ -188,7 +188,7 @@ def test_bad_values_are_refused() -> None:
     with pytest.raises(ValueError, match="hat="):
         Attributes(hat="fez")
     with pytest.raises(ValueError, match="framing="):
-        render(0, 64, framing="portrait")
+        render(0, 64, framing="landscape")
 
 
 def test_captions_never_contradict_the_picture() -> None:

@@ -220,10 +220,10 @@ def test_the_loss_is_weighted_by_clamped_signal_to_noise():
 
 
 def test_shards_are_rendered_once_and_streamed_the_same_for_the_same_step(tmp_path, words, autoencoder):
-    recipe = FigureRecipe(canvas=32, closeups=(16, 24), closeup_every=2, shard=2, total=4)
+    recipe = FigureRecipe(canvas=32, closeups=(16, 24), closeup_every=2, portrait_every=4, shard=2, total=4)
     paths = list(figures.render_shards(tmp_path / "figures", recipe))
     assert [p.name for p in paths] == [
-        "00000-scene-32.npz", "00001-closeup-16.npz", "00002-scene-32.npz", "00003-gray-16.npz",
+        "00000-scene-32.npz", "00001-closeup-16.npz", "00002-portrait-32.npz", "00003-gray-16.npz",
     ]  # fmt: skip
     assert not list(figures.render_shards(tmp_path / "figures", recipe))
     shard = figures.read_shard(paths[0])
@@ -238,7 +238,15 @@ def test_shards_are_rendered_once_and_streamed_the_same_for_the_same_step(tmp_pa
         )
     tokenizer, encoder = words
     stream = LatentStream(
-        tmp_path / "latents", encoder, tokenizer, scale=1.0, batch=3, closeup_share=0.5, dropout=0.1, seed=0
+        tmp_path / "latents",
+        encoder,
+        tokenizer,
+        scale=1.0,
+        batch=3,
+        closeup_share=0.5,
+        portrait_share=0.4,
+        dropout=0.1,
+        seed=0,
     )
     ahead = stream.run(5)
     first = next(ahead)
@@ -277,7 +285,7 @@ def test_every_phase_runs_on_what_the_phase_before_left(tmp_path, study, monkeyp
         folder=str(tmp_path / "work"),
         output=str(tmp_path / "weights"),
         grid_minutes=1000.0,
-        figures=FigureRecipe(canvas=128, closeups=(48,), closeup_every=2, shard=3, total=2),
+        figures=FigureRecipe(canvas=128, closeups=(48,), closeup_every=2, portrait_every=3, shard=3, total=2),
         text=dataclasses.replace(
             study.text, vocabulary=800, captions=50, hidden=16, layers=1, heads=2, **short
         ),

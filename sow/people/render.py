@@ -26,7 +26,7 @@ from sow.people.skin import draw_skin
 from sow.people.styles import apply_style
 
 Box = tuple[int, int, int, int]
-FRAMINGS = ("scene", "closeup", "gray")
+FRAMINGS = ("scene", "portrait", "closeup", "gray")
 GRAY = 128
 _BASE = 256  # pictures below this size are drawn at it and reduced, so that sizes agree
 
@@ -64,8 +64,9 @@ def render(
 
     `identity` overrides skin and eyes of `attributes`; without it an identity that agrees with them is drawn.
     `placement` is the face's centre (x, y) and the head height from crown to chin, in units of the canvas.
-    `framing`: "scene"; "closeup", where the face box enlarged by 5 to 25 % fills the canvas; or "gray", the
-    close-up with mid-gray outside the face mask. The close-ups always show a person.
+    `framing`: "scene"; "portrait", a scene whose head is as large as a visual condition's (0.40 to 0.68 of the canvas
+    from crown to chin, in the upper half); "closeup", where the face box enlarged by 5 to 25 % fills the canvas; or "gray", the
+    close-up with mid-gray outside the face mask. All but "scene" always show a person.
     Raises ValueError for another framing.
     """
     if framing not in FRAMINGS:
@@ -125,6 +126,9 @@ def _place(
     u = rng.uniform(size=4)
     if placement is not None and framing == "scene":
         return placement
+    if framing == "portrait":
+        height = 0.40 + 0.28 * u[0]
+        return float(0.5 + 0.36 * (u[1] - 0.5)), float(0.6 * height + 0.12 * u[2]), float(height)
     if framing != "scene":
         geo = geometry(identity)
         extent = max(0.54 - geo.hairline, 2 * geo.half_width) * (1.05 + 0.2 * u[0])

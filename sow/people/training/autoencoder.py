@@ -107,11 +107,12 @@ class CropPool:
         """Take in one unseen shard of each kind and drop a random old one where the pool is full."""
         while True:
             wanted = (
-                ("-scene-", self.scenes),
-                (f"-{self.recipe.crop}.", self.closeups),
+                (("-scene-", "-portrait-"), self.scenes),
+                ((f"-{self.recipe.crop}.",), self.closeups),
             )
-            for mark, pool in wanted:
-                fresh = [p for p in sorted(self.folder.glob("*.npz")) if mark in p.name and p not in pool]
+            for marks, pool in wanted:
+                shards = [p for p in sorted(self.folder.glob("*.npz")) if any(m in p.name for m in marks)]
+                fresh = [p for p in shards if p not in pool]
                 if fresh:
                     if len(pool) >= self.recipe.pool:
                         pool.pop(list(pool)[int(rng.integers(len(pool)))])

@@ -74,13 +74,15 @@ class LatentStream:
         scale: float,
         batch: int,
         closeup_share: float,
+        portrait_share: float,
         dropout: float,
         seed: int,
     ) -> None:
         self.folder, self.encoder, self.tokenizer = folder, encoder, tokenizer
         self.scale, self.size, self.closeup_share, self.dropout = scale, batch, closeup_share, dropout
-        self.seed = seed
+        self.portrait_share, self.seed = portrait_share, seed
         self.scenes: list[tuple[NDArray, NDArray]] = []
+        self.portraits: list[tuple[NDArray, NDArray]] = []
         self.closeups: list[tuple[NDArray, NDArray]] = []
         self.names: set[str] = set()
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
@@ -89,14 +91,15 @@ class LatentStream:
     @property
     def figures(self) -> int:
         """Figures at hand."""
-        return sum(len(a) for _, a in [*self.scenes, *self.closeups])
+        return sum(len(a) for _, a in [*self.scenes, *self.portraits, *self.closeups])
 
     def refresh(self) -> None:
         """Take in the shards that have appeared."""
         for path in sorted(self.folder.glob("*.npz")):
             if path.name not in self.names:
                 shard = read_shard(path)
-                kind = self.scenes if "-scene-" in path.name else self.closeups
+                kinds = {"scene": self.scenes, "portrait": self.portraits}
+                kind = kinds.get(path.name.split("-")[1], self.closeups)
                 kind.append((shard["latents"], shard["attributes"]))
                 self.names.add(path.name)
 
@@ -109,7 +112,10 @@ class LatentStream:
         else:
             pool = self.scenes
         latents, texts = [], []
-        for _ in range(self.size):
+        portraits = 0 if close or not self.portraits else round(self.size * self.portrait_share)
+        for i in range(self.size):
+            if i >= self.size - portraits:
+                pool = self.portraits
             values, rows = pool[int(rng.integers(len(pool)))]
             k = int(rng.integers(len(values)))
             latents.append(values[k])

@@ -17,12 +17,13 @@ class FigureRecipe:
     """How figures are rendered into shards, and how many.
 
     One shard in `closeup_every` holds close-ups (in colour or on mid-gray, alternating) with a side from `closeups`;
-    the others whole scenes at `canvas`. Sizes are in pixels.
+    of the others one in `portrait_every` portraits, the rest whole scenes, at `canvas`. Sizes are in pixels.
     """
 
     canvas: int
     closeups: tuple[int, ...]
     closeup_every: int
+    portrait_every: int
     shard: int
     total: int
     _target_: str = "sow.people.training.recipes.FigureRecipe"
@@ -37,7 +38,7 @@ class FigureRecipe:
     def layout(self, index: int) -> tuple[str, int]:
         """Framing and side in pixels of shard `index`."""
         if index % self.closeup_every != 1:
-            return "scene", self.canvas
+            return "portrait" if index % self.portrait_every == 2 else "scene", self.canvas
         turn = index // self.closeup_every
         return ("closeup", "gray")[turn % 2], self.closeups[turn // 2 % len(self.closeups)]
 
@@ -124,6 +125,7 @@ class DenoiserRecipe:
     balance: float
     dropout: float
     closeup_share: float
+    portrait_share: float
     minutes: float
     until: str | None
     save_every: float
