@@ -1,0 +1,284 @@
+"""`study=diffusion_in_diffusion`: Fig. 4, with numbers for every merge step, row, layout and quadrant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.finding import Finding, markdown_table
+from sow import figures
+from sow.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from experiments.study import StudyContext
+    from sow.types import Canvas
+
+NAME = "diffusion_in_diffusion"
+ROWS = {  # the rows of Fig. 4
+    "unprocessed": "(a) merged",
+    "enhanced": "(b) upper right\nattends to lower left",
+    "suppressed": "(c) upper right\nattends to itself",
+}
+ALONE = "alone"
+SHOWN = 10  # columns of the figure
+LAYOUTS = ("top_bottom", "bottom_top", "left_right", "right_left")
+
+
+@dataclass(frozen=True)
+class DiffusionInDiffusion:
+    """`first` and `second` (a colour [r, g, b] or the path of a picture) merged at x_k, k = 1 .. `steps`, in `layouts`.
+
+    `enhance` lifts row (b)'s attention, `suppress` row (c)'s attention to itself, in ranges of a row's logits; None
+    leaves row (c)'s upper right quarter no other keys.
+    """
+
+    first: list[int] | str
+    second: list[int] | str
+    layouts: list[str]
+    steps: int
+    enhance: float
+    suppress: float | None
+    batch: int
+    publish: bool
+
+    def __post_init__(self) -> None:
+        for name in ("first", "second"):
+            color = getattr(self, name)
+            if not isinstance(color, str) and (len(color) != 3 or not all(0 <= c <= 255 for c in color)):
+                raise UserError(f"a colour is [r, g, b] of 0..255, got {color} (study.{name})")
+        wrong = [name for name in self.layouts if name not in LAYOUTS]
+        if wrong or not self.layouts:
+            raise UserError(f"layouts are of {', '.join(LAYOUTS)}, got {self.layouts} (study.layouts)")
+        if self.steps < 3:
+            raise UserError(f"need at least 3 steps to have thirds, got {self.steps} (study.steps)")
+        for name in ("enhance", "suppress"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise UserError(f"need {name} >= 0, got {getattr(self, name)} (study.{name})")
+
+    def files(self) -> list[str]:
+        """Pictures that are read."""
+        return [source for source in (self.first, self.second) if isinstance(source, str)]
+
+    def source(self, which: list[int] | str, canvas: Canvas) -> Image.Image:
+        """One source at the canvas's size; a picture is cropped to its shape from the middle."""
+        from PIL import Image, ImageOps
+
+        from sow.conditions import read_image
+
+        size = (canvas.width, canvas.height)
+        if isinstance(which, str):
+            return ImageOps.fit(read_image(which, "study.first, study.second")[0], size)
+        return Image.new("RGB", size, tuple(which))
+
+    def run(self, context: StudyContext) -> None:
+        """Invert both sources, merge at every k, denoise in every row, measure, show."""
+        import numpy as np
+        import torch
+
+        from sow.phases import merging
+        from sow.phases.trajectory import Trajectory
+        from sow.seed_init import to_tensor
+
+        sampler = context.sampler()
+        canvas = sampler.canvas
+        images = [self.source(which, canvas) for which in (self.first, self.second)]
+        sources = np.stack([np.asarray(image, np.float64) for image in images])
+        trajectory = Trajectory.of(sampler.backbone, self.steps, self.batch)
+        _ = context.tracked  # the input is known to be good
+        with context.timed("invert"):
+            latents = sampler.backbone.encode(torch.stack([to_tensor(image) for image in images]))
+            states = trajectory.invert(latents)
+        device, size = sampler.backbone.device, tuple(latents.shape[-2:])
+        steerings = {
+            "unprocessed": None,
+            "enhanced": merging.corner_steering(size, self.enhance, device),
+            "suppressed": merging.corner_isolation(size, self.suppress, device),
+        }
+        with context.timed(ALONE):
+            pictures = {ALONE: merging.unmerged_runs(trajectory, states, self.layouts)}
+        for row, steering in steerings.items():
+            with context.timed(row):
+                pictures[row] = merging.merged_runs(trajectory, states, self.layouts, steering)
+        rows, quadrants = self.measured(pictures, sources)
+        found = headline(rows, self.steps)
+        figure = figures.save(context.folder, NAME, self.figure(pictures, rows, self.layouts[0]))
+        others = {
+            layout: figures.save(context.folder, f"{NAME}_{layout}", self.figure(pictures, rows, layout))
+            for layout in self.layouts[1:]
+        }
+        table = short(rows)
+        Finding(
+            name=NAME,
+            headline={"steps": self.steps, "first": self.first, "second": self.second, **found},
+            markdown=markdown(found, table, self.steps),
+            figure=figure,
+            tables={NAME: rows, f"{NAME}_quadrants": quadrants},
+            short=table,
+            history=table,
+            pictures=others,
+        ).deliver(context, self.publish)
+
+    def measured(
+        self, pictures: Mapping[str, Mapping[int, NDArray[np.float64]]], sources: NDArray[np.float64]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The two tidy tables: a row a picture, a row a quadrant of a picture."""
+        from sow.phases.merging import measure
+
+        rows, quadrants = [], []
+        for row, by_k in pictures.items():
+            for k, found in sorted(by_k.items()):
+                for layout, picture in zip(self.layouts, found, strict=True):
+                    numbers, each = measure(picture, layout, sources)
+                    key = {"k": k, "noise": k / self.steps, "row": row, "layout": layout}
+                    rows.append({**key, **numbers})
+                    quadrants += [{**key, **q} for q in each]
+        return rows, quadrants
+
+    def figure(
+        self,
+        pictures: Mapping[str, Mapping[int, NDArray[np.float64]]],
+        rows: Sequence[Mapping[str, Any]],
+        layout: str,
+    ) -> Any:
+        """Fig. 4 for one layout, and below it the curves over k, means over all layouts."""
+        import numpy as np
+
+        from sow.phases.halves import first_half, mean_color
+        from sow.phases.plots import picture
+
+        ks = sorted({r["k"] for r in rows})
+        shown = sorted({ks[round(i)] for i in np.linspace(0, len(ks) - 1, min(SHOWN, len(ks)))})
+        number = self.layouts.index(layout)
+
+        def paint(figure: Any) -> None:
+            above, below = figure.subfigures(2, 1, height_ratios=(2.1, 1.2))
+            axes = above.subplots(len(ROWS), len(shown), squeeze=False)
+            for i, (row, words) in enumerate(ROWS.items()):
+                for j, k in enumerate(shown):
+                    image = pictures[row][k][number]
+                    where = first_half(layout, *image.shape[:2])
+                    reds = [mean_color(image, mask)[0] for mask in (where, ~where)]
+                    picture(
+                        axes[i, j],
+                        image.astype("uint8"),
+                        f"k = {k}" if i == 0 else "",
+                        words if j == 0 else "",
+                        f"{reds[0]:.0f} | {reds[1]:.0f}",
+                    )
+            above.suptitle(
+                f"merged at $x_k$ of {self.steps} steps, {layout.replace('_', ' / ')}; below: red channel of the first | second half"
+            )
+            self.curves(below.subplots(1, 3), rows)
+
+        return figures.draw(max(7.0, 0.95 * len(shown)), 6.4, paint)
+
+    def curves(self, axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Mixing, and where the upper right quarter's colour goes."""
+        from sow.phases.merging import mean_by_k
+        from sow.phases.plots import curve
+
+        panels = (
+            ("mixing", "mixing (1 - contrast / original)", (ALONE, "unprocessed")),
+            (
+                "upper_right_to_lower_left",
+                "upper right to lower left's\nsource colour (gray levels)",
+                ("unprocessed", "enhanced"),
+            ),
+            (
+                "upper_right_kept",
+                "upper right's own colour kept\n(0 lower left's, 1 its own)",
+                ("unprocessed", "suppressed"),
+            ),
+        )
+        numbers = {name: i for i, name in enumerate((*ROWS, ALONE))}
+        for axis, (column, label, names) in zip(axes, panels, strict=True):
+            for name in names:
+                ks, values = mean_by_k(rows, name, column)
+                curve(axis, ks, values, label=name, number=numbers[name])
+            axis.set(xlabel=f"merge step k (0 clean, {self.steps} noise)", ylabel=label)
+            axis.grid(alpha=0.25)
+            axis.legend()
+
+
+def headline(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
+    """The numbers of README, means over the layouts; k counts as earliest third up to K/3, as latest above 2K/3."""
+    from sow.phases.merging import mean_by_k
+
+    ks, kept = mean_by_k(rows, "unprocessed", "contrast_kept")
+    _, alone = mean_by_k(rows, ALONE, "contrast_kept")
+    early = [v for k, v in zip(ks, kept, strict=True) if 3 * k <= steps]
+    late = [v for k, v in zip(ks, kept, strict=True) if 3 * k > 2 * steps]
+    _, plain = mean_by_k(rows, "unprocessed", "upper_right_to_lower_left")
+    _, lifted = mean_by_k(rows, "enhanced", "upper_right_to_lower_left")
+    _, own = mean_by_k(rows, "suppressed", "upper_right_kept")
+    _, own_plain = mean_by_k(rows, "unprocessed", "upper_right_kept")
+    gain = [a - b for a, b in zip(plain, lifted, strict=True)]
+    late_enough = [g for k, g in zip(ks, gain, strict=True) if 3 * k >= steps]
+    return {
+        "contrast_kept": dict(zip(map(str, ks), kept, strict=True)),
+        "contrast_kept_earliest_third": {"mean": sum(early) / len(early), "lowest": min(early)},
+        "contrast_kept_latest_third": {"mean": sum(late) / len(late), "highest": max(late)},
+        "contrast_kept_alone_lowest": min(alone),
+        "enhanced_nearer_by": dict(zip(map(str, ks), gain, strict=True)),
+        "enhanced_nearer_by_mean": sum(gain) / len(gain),
+        "suppressed_upper_right_kept": dict(zip(map(str, ks), own, strict=True)),
+        "suppressed_upper_right_kept_lowest": min(own),
+        "unprocessed_upper_right_kept_lowest": min(own_plain),
+        "holds": {
+            "earliest_third_keeps_90_percent": min(early) >= 0.9,
+            "latest_third_keeps_at_most_25_percent": max(late) <= 0.25,
+            "enhanced_never_farther": min(gain) >= 0,
+            "enhanced_strictly_nearer_from_a_third": min(late_enough) > 0,
+            "suppressed_keeps_95_percent": min(own) >= 0.95,
+        },
+    }
+
+
+def short(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A line a merge step, means over the layouts."""
+    from sow.phases.merging import mean_by_k
+
+    columns = {
+        "contrast_kept": ("unprocessed", "contrast_kept"),
+        "alone": (ALONE, "contrast_kept"),
+        "to_lower_left": ("unprocessed", "upper_right_to_lower_left"),
+        "to_lower_left_enhanced": ("enhanced", "upper_right_to_lower_left"),
+        "own_kept": ("unprocessed", "upper_right_kept"),
+        "own_kept_suppressed": ("suppressed", "upper_right_kept"),
+    }
+    found = {name: mean_by_k(rows, *where)[1] for name, where in columns.items()}
+    ks = mean_by_k(rows, "unprocessed", "contrast_kept")[0]
+    return [{"k": k, **{name: found[name][i] for name in columns}} for i, k in enumerate(ks)]
+
+
+def markdown(found: Mapping[str, Any], table: Sequence[Mapping[str, Any]], steps: int) -> str:
+    """What README says."""
+    early, late = found["contrast_kept_earliest_third"], found["contrast_kept_latest_third"]
+    holds = {k: "yes" if v else "no" for k, v in found["holds"].items()}
+    lines = [
+        f"![Two pictures merged at every step and denoised](docs/{NAME}.png)",
+        "",
+        f"K = {steps}, means over the layouts; contrast is the share of the sources' own, distances are in gray levels. "
+        f"Two sources denoised alone keep at least {found['contrast_kept_alone_lowest']:.1%} of it.",
+        "",
+        "| expected | found | holds |",
+        "| --- | --- | --- |",
+        f"| (a) merged in the earliest third: at least 90 % of the contrast | {early['mean']:.1%} on average, lowest "
+        f"{early['lowest']:.1%} | {holds['earliest_third_keeps_90_percent']} |",
+        f"| (a) merged in the latest third: at most 25 % | {late['mean']:.1%} on average, highest {late['highest']:.1%} | "
+        f"{holds['latest_third_keeps_at_most_25_percent']} |",
+        f"| (b) enhanced: upper right never farther from lower left's colour | nearer by {found['enhanced_nearer_by_mean']:.2f} "
+        f"gray levels on average, at least {min(found['enhanced_nearer_by'].values()):.2f} | {holds['enhanced_never_farther']} |",
+        f"| (b) strictly nearer for k >= K/3 | | {holds['enhanced_strictly_nearer_from_a_third']} |",
+        f"| (c) suppressed: upper right keeps at least 95 % of its contrast | lowest "
+        f"{found['suppressed_upper_right_kept_lowest']:.1%} (unprocessed {found['unprocessed_upper_right_kept_lowest']:.1%}) | "
+        f"{holds['suppressed_keeps_95_percent']} |",
+        "",
+        markdown_table(table),
+    ]
+    return "\n".join(lines)
