@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parent
-NOT_THE_RUN = ("tracker", "force", "paths")  # where a run is written and told, not what it is
+NOT_THE_RUN = ("tracker", "force", "paths", "cache")  # where a run is written and told, not what it is
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -132,15 +132,15 @@ def run_key(config: Config) -> str:
 
 def input_files(config: Config) -> list[Path]:
     """Every file that the configuration names: images, masks, plans, weights; folders stand for all that lies in them."""
-    found: set[Path] = set()
-    for name, node in config.resolved.items():
-        if name in NOT_THE_RUN:
-            continue
-        component: Any = getattr(config, name)  # it may know better which files it reads
-        names = component.files() if hasattr(component, "files") else _named_paths(node)
-        for path in (Path(n).expanduser() for n in names):
-            found.update(p.resolve() for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
-    return sorted(found)
+    return sorted({p for name in config.resolved if name not in NOT_THE_RUN for p in files_of(config, name)})
+
+
+def files_of(config: Config, name: str) -> set[Path]:
+    """The files that one group of the configuration names, all those of a folder."""
+    component: Any = getattr(config, name)  # it may know better which files it reads
+    names = component.files() if hasattr(component, "files") else _named_paths(config.resolved[name])
+    paths = (Path(n).expanduser() for n in names)
+    return {f.resolve() for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file()}
 
 
 def hub_revisions(config: Config) -> dict[str, str]:

@@ -1,0 +1,215 @@
+"""Tables of a benchmark: every number with its interval, the paper's beside it, and what it was measured on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from sow.errors import UserError
+from sow.report.statistics import Comparison, Estimate, Resampling, compare, estimate, holm
+
+FORMATS = ("number", "percent", "seconds")
+BETTER = {"lower": "↓", "higher": "↑", "none": ""}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of the records as a table shows it: `better` lower, higher or none, `format` number, percent or seconds."""
+
+    metric: str
+    label: str
+    better: str
+    format: str
+
+    @property
+    def head(self) -> str:
+        """The column's head, its arrow included."""
+        return f"{self.label} {BETTER[self.better]}".strip()
+
+    @property
+    def share(self) -> bool:
+        """Whether the metric counts images."""
+        return self.format == "percent"
+
+    def text(self, value: float | None, signed: bool = False) -> str:
+        """A value for a reader, "-" where there is none."""
+        if value is None or math.isnan(value):
+            return "-"
+        factor, digits = (100, 1) if self.format == "percent" else (1, 2 if self.format == "seconds" else 3)
+        return f"{value * factor:{'+' if signed else ''}.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric of a row: ours, against the reference row, and the paper's."""
+
+    ours: Estimate | None
+    against: Comparison | None
+    p_holm: float
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table."""
+
+    name: str
+    label: str
+    marks: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is ready to be written; `caption` says in sentences what it rests on."""
+
+    name: str
+    title: str
+    marks: tuple[str, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    reference: str | None
+    level: float
+    images: int
+    caption: tuple[str, ...] = field(default=())
+
+
+def parse_columns(columns: Iterable[Any]) -> tuple[Column, ...]:
+    """Columns from their YAML; raises UserError for a column that cannot be."""
+    out = []
+    for value in columns:
+        if not isinstance(value, Mapping) or set(value) != {"metric", "label", "better", "format"}:
+            raise UserError(f"a column has metric, label, better and format, got {value!r} (study.columns)")
+        for key, choices in (("better", BETTER), ("format", FORMATS)):
+            if value[key] not in choices:
+                raise UserError(
+                    f"the column {value['metric']} has {key}={value[key]}: choose {', '.join(choices)} (study.columns)"
+                )
+        out.append(Column(**{k: str(v) for k, v in value.items()}))
+    if not out:
+        raise UserError("a table needs at least one column, got none (study.columns)")
+    return tuple(out)
+
+
+def from_folder(folder: Path) -> Table:
+    """The table of a benchmark's run folder; raises UserError when it is none."""
+    import pandas
+
+    try:
+        rows = json.loads((folder / "rows.json").read_text())
+        spec = json.loads((folder / "table.json").read_text())
+        records = pandas.read_parquet(folder / "records.parquet").astype(object)
+        seconds = pandas.read_parquet(folder / "seconds.parquet")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no run folder of study=benchmark: {error}") from error
+    times = {
+        (row, name): value
+        for row, names, value in zip(seconds["row"], seconds["names"], seconds["seconds"], strict=True)
+        for name in str(names).split(",")
+    }
+    plain = records.where(records.notna(), None).to_dict("records")
+    for record in plain:
+        record["seconds"] = times.get((record["row"], f"{record['group']}-{record['seed']}"))
+    return make(spec, rows, plain)
+
+
+def make(
+    spec: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+) -> Table:
+    """A table from its description (table.json), its rows (rows.json) and one record a row, group and seed."""
+    how = Resampling(**spec["resampling"])
+    columns = parse_columns(spec["columns"])
+    of_row = {row["name"]: [r for r in records if r["row"] == row["name"]] for row in rows}
+    lines = []
+    compared: dict[str, dict[str, Comparison]] = {c.metric: {} for c in columns}
+    for column in columns:
+        base = _values(of_row.get(spec["reference"], []), column)
+        for row in rows:
+            mine = _values(of_row[row["name"]], column)
+            if mine and base and row["name"] != spec["reference"]:
+                compared[column.metric][row["name"]] = compare(mine, base, how)
+    for row in rows:
+        cells = []
+        for column in columns:
+            mine = _values(of_row[row["name"]], column)
+            against = compared[column.metric]
+            corrected = holm({name: c.p for name, c in against.items()})
+            cells.append(
+                Cell(
+                    estimate(mine, how, column.share) if mine else None,
+                    against.get(row["name"]),
+                    corrected.get(row["name"], math.nan),
+                    row["paper"].get(column.metric),
+                )
+            )
+        lines.append(Line(row["name"], row["label"], tuple(row["marks"]), tuple(cells), row.get("note")))
+    images = max((len(r) for r in of_row.values()), default=0)
+    table = Table(
+        name=spec["name"],
+        title=spec["title"],
+        marks=tuple(spec["marks"]),
+        columns=columns,
+        lines=tuple(lines),
+        reference=spec["reference"],
+        level=how.level,
+        images=images,
+    )
+    return _captioned(table, spec["caption"])
+
+
+def _values(records: Sequence[Mapping[str, Any]], column: Column) -> list[tuple[Any, Any]]:
+    """(group, value) of the images that have the metric."""
+    found = [(r["group"], r.get(column.metric)) for r in records]
+    return [(g, v) for g, v in found if v is not None and not (isinstance(v, float) and math.isnan(v))]
+
+
+def orders(table: Table) -> list[str]:
+    """For each column, in how many pairs of rows ours and the paper's numbers stand in the same order."""
+    out = []
+    for place, column in enumerate(table.columns):
+        both = [
+            (line.cells[place].ours.mean, line.cells[place].paper)
+            for line in table.lines
+            if line.cells[place].ours is not None and line.cells[place].paper is not None
+        ]
+        pairs = [(a, b) for a, b in combinations(both, 2) if a[1] != b[1]]
+        if pairs:
+            same = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
+            out.append(f"{column.label} in {same} of {len(pairs)}")
+    return out
+
+
+def _captioned(table: Table, sentences: Sequence[str]) -> Table:
+    """The table with what its numbers mean, after the sentences about what they were measured on."""
+    from dataclasses import replace
+
+    level = f"{table.level * 100:g} %"
+    words = [
+        *sentences,
+        f"In brackets: {level} intervals, Wilson's for shares, else bias-corrected bootstrap over groups.",
+    ]
+    if any(c.against for line in table.lines for c in line.cells):
+        label = next((_name(line, table) for line in table.lines if line.name == table.reference), "")
+        words.append(
+            f"Δ is the difference to the row “{label}”, paired by group, with its {level} bootstrap interval and the p-value "
+            "of a paired test (sign flips; McNemar's for shares of one image a group), Holm-corrected over the rows."
+        )
+    if found := orders(table):
+        words.append(f"Pairs of rows ordered as in the paper: {'; '.join(found)}.")
+    words += [f"{_name(line, table)}: {line.note}" for line in table.lines if line.note]
+    return replace(table, caption=tuple(words))
+
+
+def _name(line: Line, table: Table) -> str:
+    """How a sentence calls a row."""
+    if line.label:
+        return line.label
+    return (
+        ", ".join(f"{head} {mark}" for head, mark in zip(table.marks, line.marks, strict=False)) or line.name
+    )

@@ -1,0 +1,180 @@
+"""A table as Markdown, CSV, LaTeX and for the terminal, and between its marks in README.md."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from rich.table import Table as Terminal
+
+from sow.errors import UserError
+from sow.report.tables import Cell, Column, Line, Table
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "%": r"\%",
+    "_": r"\_",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "{": r"\{",
+    "}": r"\}",
+    "^": r"\textasciicircum{}",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "→": r"$\to$",
+    "✓": r"$\checkmark$",
+    "✗": r"$\times$",
+    "Δ": r"$\Delta$",
+    "γ": r"$\gamma$",
+    "−": "$-$",
+    "⁻": "$^-$",
+    "⁺": "$^+$",
+    "“": "``",
+    "”": "''",
+}
+
+
+def markdown(table: Table) -> str:
+    """A GitHub table: for each metric ours, the difference to the reference, and the paper's."""
+    heads, lines = grid(table)
+    left = len(table.marks) + (1 if _labelled(table) else 0)
+    align = [":---"] * left + ["---:"] * (len(heads) - left)
+    out = [f"**{table.title}**", "", _md(heads), _md(align)]
+    out += [_md(line) for line in lines]
+    return "\n".join([*out, "", " ".join(table.caption)]) + "\n"
+
+
+def terminal(table: Table) -> Terminal:
+    """A rich table, its caption below it."""
+    heads, lines = grid(table)
+    out = Terminal(title=table.title, caption=" ".join(table.caption), caption_justify="left")
+    left = len(table.marks) + (1 if _labelled(table) else 0)
+    for i, head in enumerate(heads):
+        out.add_column(head, justify="left" if i < left else "right")
+    for line in lines:
+        out.add_row(*line)
+    return out
+
+
+def latex(table: Table) -> str:
+    """A `table` float with booktabs rules."""
+    heads, lines = grid(table)
+    left = len(table.marks) + (1 if _labelled(table) else 0)
+    columns = "l" * left + "r" * (len(heads) - left)
+    body = [r"\toprule", _tex(heads), r"\midrule", *(_tex(line) for line in lines), r"\bottomrule"]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs,amssymb}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(table.title)} {escape(' '.join(table.caption))}}}",
+            rf"\label{{tab:{table.name}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            *body,
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def comma_separated(table: Table) -> str:
+    """One line a row, numbers unrounded, shares in [0, 1]; empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    parts = "mean low high groups images difference difference_low difference_high p p_holm paper".split()
+    writer.writerow(
+        ["row", "label", *table.marks, *(f"{c.metric}_{p}" for c in table.columns for p in parts)]
+    )
+    for line in table.lines:
+        values = [v for cell in line.cells for v in _numbers(cell)]
+        writer.writerow(
+            [line.name, line.label, *_padded(line, table), *("" if _none(v) else repr(v) for v in values)]
+        )
+    return out.getvalue()
+
+
+def grid(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells as text, what all formats but CSV share."""
+    labelled = _labelled(table)
+    compared = [any(line.cells[i].against for line in table.lines) for i in range(len(table.columns))]
+    heads = [*table.marks, *(["row"] if labelled else [])]
+    for i, column in enumerate(table.columns):
+        unit = {"percent": ", %", "seconds": ", s"}.get(column.format, "")
+        heads += [f"{column.head}{unit}", *(["Δ (p)"] if compared[i] else []), "paper"]
+    lines = []
+    for line in table.lines:
+        cells = [*_padded(line, table), *([line.label] if labelled else [])]
+        for i, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
+            cells.append(_ours(cell, column, table))
+            if compared[i]:
+                cells.append(_against(cell, column))
+            cells.append(column.text(cell.paper))
+        lines.append(cells)
+    return heads, lines
+
+
+def publish(table: Table, readme: Path = README) -> None:
+    """The Markdown table between `<!-- name:begin -->` and `<!-- name:end -->`; UserError where these are missing."""
+    begin, end = f"<!-- {table.name}:begin -->", f"<!-- {table.name}:end -->"
+    text = readme.read_text()
+    if begin not in text or end not in text.partition(begin)[2]:
+        raise UserError(f"README.md has no {begin} ... {end} to put the table between (study.publish)")
+    head, _, rest = text.partition(begin)
+    tail = rest.partition(end)[2]
+    readme.write_text(f"{head}{begin}\n{markdown(table)}{end}{tail}")
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX takes it."""
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def _ours(cell: Cell, column: Column, table: Table) -> str:
+    e = cell.ours
+    if e is None or math.isnan(e.mean):
+        return "-"
+    words = f"{column.text(e.mean)} [{column.text(e.low)}, {column.text(e.high)}]"
+    return words if e.images == table.images else f"{words} (n={e.images})"
+
+
+def _against(cell: Cell, column: Column) -> str:
+    c = cell.against
+    if c is None or math.isnan(c.difference):
+        return "-"
+    difference = column.text(c.difference, signed=True)
+    low, high = column.text(c.low, signed=True), column.text(c.high, signed=True)
+    p = "<.001" if cell.p_holm < 0.001 else f"={cell.p_holm:.3f}".replace("=0.", "=.")
+    return f"{difference} [{low}, {high}] (p{p})"
+
+
+def _numbers(cell: Cell) -> list[float | int | None]:
+    e, c = cell.ours, cell.against
+    ours = [e.mean, e.low, e.high, e.groups, e.images] if e else [None] * 5
+    against = [c.difference, c.low, c.high, c.p, cell.p_holm] if c else [None] * 5
+    return [*ours, *against, cell.paper]
+
+
+def _none(value: float | int | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _labelled(table: Table) -> bool:
+    return not table.marks or any(line.label for line in table.lines)
+
+
+def _padded(line: Line, table: Table) -> list[str]:
+    return [*line.marks, *[""] * (len(table.marks) - len(line.marks))][: len(table.marks)]
+
+
+def _md(cells: list[str]) -> str:
+    return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+
+def _tex(cells: list[str]) -> str:
+    return " & ".join(escape(c) for c in cells) + r" \\"
