@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.cache import Cache
 from sow.errors import UserError
 from sow.types import Canvas
 
@@ -51,10 +52,11 @@ class Backbone:
         self.tokenizer = tokenizer
         self.scheduler_config = dict(scheduler_config)
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.channels = int(unet.config.in_channels)
+        self.channels = int(unet.config.out_channels)  # inpainting UNets take more than the latents
         self.evaluations: Counter[tuple[int, int]] = Counter()
         self.calls = 0
         self.encodings = 0
+        self.cache = Cache()
         self._embeds: dict[str, Tensor] = {}
         self._warned: set[str] = set()
 
@@ -107,19 +109,28 @@ class Backbone:
         """Images (B, 3, H, W) in [0, 1], float32 on the CPU, of latents (B, C, h, w)."""
         import torch
 
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         with torch.no_grad():
-            images = self.vae.decode(latents / self.vae.config.scaling_factor + shift, return_dict=False)[0]
+            images = self.vae.decode(self.unscaled(latents), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1).cpu()
 
-    def predict(self, latents: Tensor, timestep: int, prompt_embeds: Tensor) -> Tensor:
-        """The UNet's output for `latents` (B, C, h, w) at `timestep`, one row of `prompt_embeds` a row of latents."""
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """The latents as the autoencoder has them, before scaling and shift."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        return latents / self.vae.config.scaling_factor + shift
+
+    def predict(self, latents: Tensor, timestep: int, prompt_embeds: Tensor, **more: Any) -> Tensor:
+        """The UNet's output for `latents` (B, C, h, w) at `timestep`, one row of `prompt_embeds` a row of latents.
+
+        `more` goes to the UNet as it is: a ControlNet's residuals, an adapter's embeddings.
+        """
         import torch
 
         self.evaluations[tuple(latents.shape[-2:])] += len(latents)
         self.calls += 1
         with torch.no_grad():
-            return self.unet(latents, timestep, encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+            return self.unet(
+                latents, timestep, encoder_hidden_states=prompt_embeds, return_dict=False, **more
+            )[0]
 
 
 def pick_device(device: str) -> str:

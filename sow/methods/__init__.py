@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sow.errors import UserError
 
 if TYPE_CHECKING:
     from sow.backbone import Backbone
@@ -24,11 +26,27 @@ class SOW:
         """The components of `config` on a loaded model."""
         from sow.methods.sow import Sampler
 
-        return Sampler(
-            backbone=backbone,
-            canvas=config.model.canvas_of(backbone, config.width, config.height),
-            **{name: getattr(config, name) for name in COMPONENTS},
-            num_inference_steps=config.num_inference_steps,
-            task=config.task.name,
-            batch_size=config.batch_size,
+        need_plain(backbone)
+        return Sampler(**arguments(config, backbone))
+
+
+def arguments(config: Config, backbone: Backbone, steps: int | None = None) -> dict[str, Any]:
+    """What every sampler takes from a configuration; `steps` in place of the configuration's, if any."""
+    return {
+        "backbone": backbone,
+        "canvas": config.model.canvas_of(backbone, config.width, config.height),
+        **{name: getattr(config, name) for name in COMPONENTS},
+        "num_inference_steps": steps or config.num_inference_steps,
+        "task": config.task.name,
+        "batch_size": config.batch_size,
+    }
+
+
+def need_plain(backbone: Backbone) -> None:
+    """Raise UserError for an inpainting checkpoint, whose UNet takes more than the latents."""
+    unet = backbone.unet.config
+    if unet.in_channels != unet.out_channels:
+        raise UserError(
+            f"the UNet takes {unet.in_channels} channels for {unet.out_channels} latents: an inpainting checkpoint serves "
+            "method=sd_inpaint alone, give a plain one (model, method)"
         )

@@ -1,0 +1,10 @@
+"""The methods that the paper compares with and today's rivals, each on the same plans, boxes and canvas as SOW.
+
+The dataclasses here are what `conf/method/*.yaml` describe; none imports torch before its sampler is built.
+"""
+
+from __future__ import annotations
+
+from sow.methods.baselines.config import Baseline, BlendedLatent, DenseDiffusion, Inpaint, RePaint
+
+__all__ = ["Baseline", "BlendedLatent", "DenseDiffusion", "Inpaint", "RePaint"]

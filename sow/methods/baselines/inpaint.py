@@ -1,0 +1,141 @@
+"""Inpainting around the condition: Stable Diffusion's own, and Blended Latent Diffusion.
+
+Notation
+    z_0, z   latents of the picture with the condition pasted, and of the canvas on its way
+    M        1 where the condition lies (known), 0 where the canvas is generated
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sow.diffusion import replace
+from sow.errors import UserError
+from sow.methods.baselines.sampler import BaselineSampler, Batch
+from sow.methods.sow import pictures
+from sow.seed_init import pixel_mask, to_tensor
+from sow.types import Plan, Request, Sample, Step, StepContext
+
+
+@dataclass(frozen=True, eq=False)
+class InpaintSampler(BaselineSampler):
+    """Stable Diffusion inpainting (Rombach et al. 2022, Sec. 4.5; the paper's Table I).
+
+    A UNet of 2 C + 1 channels sees (z, 1 - M, latents of the picture with the unknown part gray). A plain UNet sees z,
+    and after each step the known latents are put back at their noise level, with the noise the chain started from.
+    """
+
+    def check_model(self) -> None:
+        unet = self.backbone.unet.config
+        if unet.in_channels not in (unet.out_channels, 2 * unet.out_channels + 1):
+            raise UserError(
+                f"the UNet takes {unet.in_channels} channels; inpainting knows {unet.out_channels} (plain) and "
+                f"{2 * unet.out_channels + 1} (inpainting checkpoints) (model)"
+            )
+
+    @property
+    def needs_latents(self) -> bool:
+        return not self._sees_mask
+
+    @property
+    def _sees_mask(self) -> bool:
+        unet = self.backbone.unet.config
+        return unet.in_channels != unet.out_channels
+
+    def denoise(self, batch: Batch) -> Iterator[Step]:
+        first = self.start(batch)
+        x = first
+        if self._sees_mask:
+            masked = self._masked(batch)
+        yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
+        for k in range(self.num_inference_steps - 1, -1, -1):
+            if self._sees_mask:
+                e = self._epsilon_of_masked(batch, x, masked, k)
+                x, x0 = self.ddim(batch, x, e, k)
+            else:
+                x, x0 = self.ddim(batch, x, self.epsilon(batch, x, k), k)
+                x = replace(x, self.noised(batch.latents, first, k), batch.known)
+            yield Step(x, "denoise", StepContext("sample", None, k, self.schedule.timesteps[k]), {}, x0)
+
+    def _masked(self, batch: Batch) -> Tensor:
+        """(1 - M, latents of the masked picture), (B, 1 + C, h, w): the unknown pixels are 0, mid-gray."""
+        held = torch.stack([self._held(r, p) for r, p in zip(batch.requests, batch.plans, strict=True)])
+        latents = self.encode(batch.pictures * held, batch.generators)
+        return torch.cat([(~batch.known).to(latents.dtype), latents], dim=1)
+
+    def _held(self, request: Request, plan: Plan) -> Tensor:
+        """The conditions' pixels on the canvas, (1, H, W) of 0 and 1."""
+        held = Image.new("L", (self.canvas.width, self.canvas.height), 0)
+        for condition, box in zip(request.conditions, plan.boxes, strict=True):
+            mask = pixel_mask(condition, box, self.seed_init.mask)
+            held.paste(255, (box.x, box.y), mask)
+        return (to_tensor(held)[:1] > 0).float()
+
+    def _epsilon_of_masked(self, batch: Batch, x: Tensor, masked: Tensor, k: int) -> Tensor:
+        branches = len(batch.embeds) // len(x)
+        seen = torch.cat([torch.cat([x, masked], dim=1)] * branches)
+        output = self.backbone.predict(seen, self.schedule.timesteps[k], batch.embeds)
+        output = self.schedule.epsilon(output, torch.cat([x] * branches), k)
+        return batch.rule.combine(output.chunk(branches), batch.known)
+
+
+@dataclass(frozen=True, eq=False)
+class BlendedLatentSampler(BaselineSampler):
+    """Blended Latent Diffusion (Avrahami et al. 2023): Algorithm 1, and the background reconstruction of Sec. 4.2.
+
+    After each step z := M noise(z_0, k) + (1 - M) z with fresh noise a step (line "z_bg ~ noise(z_init, t)").
+    """
+
+    def after(self, batch: Batch, x: Tensor, k: int) -> Tensor:
+        draw = self._draw((1, *x.shape[1:]), batch.generators) if k > 0 else x
+        return replace(x, self.noised(batch.latents, draw, k), batch.known)
+
+    def _generate_batch(
+        self,
+        requests: Sequence[Request],
+        plans: Sequence[Plan],
+        recorder,
+        snapshots: bool,
+        on_step: Callable | None,
+    ) -> list[Sample]:
+        samples = super()._generate_batch(requests, plans, recorder, snapshots, on_step)
+        if not self.options.decoder_steps:
+            return samples
+        return [self._reconstructed(s) for s in samples]
+
+    def _reconstructed(self, sample: Sample) -> Sample:
+        """Fine-tune the decoder to one picture (Sec. 4.2): argmin |D(z) (1-M) - x^ (1-M)|^2 + lambda |D(z) M - x M|^2,
+        with x^ the plain decoding, so that known pixels come back and the others stay."""
+        started = time.perf_counter()
+        batch = self.prepare([sample.request], [sample.plan])
+        backbone = copy.copy(self.backbone)
+        backbone.vae = copy.deepcopy(self.backbone.vae)
+        vae = backbone.vae.requires_grad_(False)
+        parts = [vae.decoder, *([vae.post_quant_conv] if vae.post_quant_conv is not None else [])]
+        weights = [p.requires_grad_(True) for part in parts for p in part.parameters()]
+        optimizer = torch.optim.Adam(weights, lr=self.options.decoder_rate)
+        scaled = backbone.unscaled(sample.latents)
+        with torch.no_grad():
+            plain = vae.decode(scaled, return_dict=False)[0]
+        truth = batch.pictures.to(plain)
+        factor = self.canvas.factor
+        M = batch.known.repeat_interleave(factor, 2).repeat_interleave(factor, 3).to(plain.dtype)
+        with torch.enable_grad():
+            for _ in range(self.options.decoder_steps):
+                made = vae.decode(scaled, return_dict=False)[0]
+                loss = ((made - plain) * (1 - M)).square().mean()
+                loss = loss + self.options.decoder_weight * ((made - truth) * M).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        vae.requires_grad_(False)
+        seconds = {**sample.seconds, "reconstruct": time.perf_counter() - started}
+        return dataclasses.replace(sample, image=pictures(backbone, sample.latents)[0], seconds=seconds)
