@@ -49,6 +49,7 @@ class Generate:
             if len(samples) == 1:
                 tracked.history(samples[0].trace)
             tracked.images(pictures)
+            tracked.table("samples", table_rows(context.folder.path, rows))
             tracked.summary(summary)
         context.console.print(report.table(summary, context.seconds))
         context.console.print(f"image: {pictures[next(iter(pictures))]}")
@@ -83,6 +84,15 @@ def write_sample(
     folder.save_json(f"{place}metrics.json", row)
     folder.save_table(f"{place}trace.parquet", sample.trace)
     return pictures
+
+
+def table_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a table that shows each sample's image and plan beside its numbers; the files are those of `_write`."""
+    places = [folder] if len(rows) == 1 else [folder / f"{i:03d}" for i in range(len(rows))]
+    return [
+        {"image": place / "image.png", "plan": place / "canvas.png", **row}
+        for place, row in zip(places, rows, strict=True)
+    ]
 
 
 def numbers(sample: Sample, measured: Mapping[str, Any]) -> dict[str, Any]:

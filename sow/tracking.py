@@ -6,11 +6,14 @@ import contextlib
 import logging
 import netrc
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
+
+from sow.upload import Uploads
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +41,11 @@ class Tracked(Protocol):
         ...
 
     def images(self, images: Mapping[str, Image.Image | Path]) -> None:
-        """Pictures by name."""
+        """Pictures by name: the drawn plan, the image after each cycle, a study's figures."""
+        ...
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows to be sorted and filtered; a PIL image or the path of a picture becomes a picture."""
         ...
 
     def summary(self, values: Mapping[str, Any]) -> None:
@@ -66,6 +73,8 @@ class Silent:
 
     def images(self, images: Mapping[str, Image.Image | Path]) -> None: ...
 
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
+
     def summary(self, values: Mapping[str, Any]) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
@@ -75,26 +84,38 @@ class Silent:
 class Wandb:
     """Weights & Biases: one W&B run a job, inside the run folder.
 
-    `mode` auto is online where a login is found (WANDB_API_KEY or the netrc entry of the server) and offline elsewhere;
-    WANDB_MODE in the environment wins. A failure of W&B never stops a job: it becomes one warning.
+    Every run is written offline, so that no server can stop or slow a job. `mode` auto is online where a login is found
+    (WANDB_API_KEY or the netrc entry of the server) and offline elsewhere; WANDB_MODE in the environment wins. Online
+    means that a detached process of `sow.upload` uploads the finished run within `upload_seconds`; after a failure
+    the next attempt is made by a job that ends `pause_seconds` or more later, or by `wandb sync`. A failure of W&B never stops a
+    job: it becomes one warning.
     """
 
     project: str
     entity: str | None
     mode: Literal["auto", "online", "offline"]
+    upload_seconds: float
+    pause_seconds: float
 
     def start(self, job: Job) -> Tracked:
         """Open the W&B run; when that fails, warn and tell nobody."""
         mode = os.environ.get("WANDB_MODE") or (
             ("online" if logged_in() else "offline") if self.mode == "auto" else self.mode
         )
+        if mode == "disabled":
+            return Silent()
         try:
-            return WandbRun(job.folder, lambda: self._init(job, mode))
+            earlier = forget_unfinished(job.folder)
+            uploads = None
+            if mode not in ("offline", "dryrun"):
+                place = job.config.paths.outputs / ".index" / "uploads"
+                uploads = Uploads(place.resolve(), self.upload_seconds, self.pause_seconds)
+            return WandbRun(job.folder, lambda: self._init(job, earlier), uploads)
         except Exception as error:
             log.warning("W&B did not start, this run is on disk only: %s", _line(error))
             return Silent()
 
-    def _init(self, job: Job, mode: str) -> Any:
+    def _init(self, job: Job, run_id: str | None) -> Any:
         import wandb
 
         config = job.config
@@ -105,12 +126,12 @@ class Wandb:
             disable_code=True,
             x_disable_stats=True,
             x_save_requirements=False,  # the manifest holds the versions
-            init_timeout=30,
         )
         run = wandb.init(
             project=self.project,
             entity=self.entity,
-            mode=mode,  # type: ignore[arg-type]
+            mode="offline",
+            id=os.environ.get("WANDB_RUN_ID") or run_id,
             dir=job.folder,
             group=job.group,
             job_type=config.choices["study"],
@@ -129,12 +150,22 @@ class Wandb:
         return run
 
 
+def forget_unfinished(folder: Path) -> str | None:
+    """Remove what a killed attempt at this run left of W&B's files; the id of its W&B run, which is to be the same."""
+    runs = sorted((folder / "wandb").glob("offline-run-*"))
+    if not runs:
+        return None
+    shutil.rmtree(folder / "wandb", ignore_errors=True)
+    return runs[-1].name.rpartition("-")[2]
+
+
 @dataclass
 class WandbRun:
-    """An open W&B run whose files all lie below `folder`."""
+    """An open W&B run whose files all lie below `folder`; with `uploads` it is handed over at its end."""
 
     folder: Path
     init: Callable[[], Any]
+    uploads: Uploads | None = None
     run: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -152,8 +183,19 @@ class WandbRun:
         with self._guard("images"):
             import wandb
 
+            _make_scratch()
             media = {n: wandb.Image(str(i) if isinstance(i, Path) else i) for n, i in images.items()}
             self.run.log(media)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A W&B table; its columns are the union of the rows' keys, in order of appearance."""
+        with self._guard(f"table {name}"):
+            import wandb
+
+            _make_scratch()
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+            self.run.log({name: wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """The summary: the numbers of the table."""
@@ -161,9 +203,14 @@ class WandbRun:
             self.run.summary.update({k: v for k, v in values.items() if v is not None})
 
     def finish(self, exit_code: int) -> None:
-        """Finish the W&B run as done (0) or failed."""
+        """Finish the W&B run as done (0) or failed, and hand it over to be uploaded."""
         with self._guard("finish"):
+            written = Path(self.run.settings.sync_dir)
             self.run.finish(exit_code=exit_code)
+            if self.uploads is not None:
+                self.uploads.add(written)
+                if os.environ.get("WANDB_SWEEP_ID"):  # a sweep's server chooses the next run by this one
+                    self.uploads.wait(written)
 
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:
@@ -225,6 +272,24 @@ def name(job: Job) -> str:
         if not o.startswith(("tracker", "paths", "force", "hydra"))
     ]
     return " ".join(words)[:120] or str(job.config.choices["method"])
+
+
+def _cell(value: Any) -> Any:
+    """What a W&B table can hold: pictures, numbers, text."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    import wandb
+
+    if isinstance(value, Path):
+        return wandb.Image(str(value))
+    return wandb.Image(value) if hasattr(value, "getbands") else str(value)
+
+
+def _make_scratch() -> None:
+    """W&B builds pictures and tables in a folder that it makes when imported, and that a forked process removes at its end."""
+    from wandb.sdk.data_types import _private
+
+    Path(_private.MEDIA_TMP.name).mkdir(parents=True, exist_ok=True)
 
 
 def _line(error: Exception) -> str:

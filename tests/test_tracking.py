@@ -19,7 +19,7 @@ from sow.config import Config, compose
 from sow.tracking import Job, NoTracker, Wandb
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-OFFLINE = Wandb(project="sow-test", entity=None, mode="offline")
+OFFLINE = Wandb(project="sow-test", entity=None, mode="offline", upload_seconds=20, pause_seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,11 @@ def test_an_offline_run_reads_back(config: Config, tmp_path: Path, monkeypatch: 
     picture = tmp_path / "image.png"
     Image.new("RGB", (8, 8), "red").save(picture)
     run.images({"image": picture, "cycles": Image.new("RGB", (8, 8), "blue")})
+    table = [
+        {"image": picture, "id_distance": 0.75},
+        {"image": Image.new("RGB", (8, 8), "green"), "whole": True},
+    ]
+    run.table("samples", table)
     run.summary({"id_distance": 0.75, "boundary": None, "face_detected": True})
     run.finish(0)
 
@@ -92,13 +97,33 @@ def test_an_offline_run_reads_back(config: Config, tmp_path: Path, monkeypatch: 
             summary.update(values(record.summary.update))
     assert summary["id_distance"] == 0.75 and summary["face_detected"] is True and "boundary" not in summary
     assert [r.exit.exit_code for r in read if r.WhichOneof("record_type") == "exit"] == [0]
-    assert len(list(tmp_path.rglob("media/images/*.png"))) == 2
+    assert len(list(tmp_path.rglob("files/media/images/*.png"))) >= 2
+    (artifact,) = [r.artifact for r in read if r.WhichOneof("record_type") == "artifact"]
+    files = {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+    assert sum(path.endswith(".png") for path in files) == 2
+    assert all(file.is_file() and file.is_relative_to(tmp_path) for file in files.values())
+    (rows,) = [json.loads(f.read_text()) for path, f in files.items() if path.endswith("samples.table.json")]
+    assert rows["columns"] == ["image", "id_distance", "whole"]
+    assert [row[1:] for row in rows["data"]] == [[0.75, None], [None, True]]
+    assert rows["data"][0][0]["_type"] == "image-file"
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
 
 
 def test_a_failed_job_is_marked(config: Config, tmp_path: Path) -> None:
     OFFLINE.start(Job(tmp_path, config)).finish(1)
     assert [r.exit.exit_code for r in records_of(tmp_path) if r.WhichOneof("record_type") == "exit"] == [1]
+
+
+def test_a_run_that_is_started_again_is_the_same_wandb_run(config: Config, tmp_path: Path) -> None:
+    killed = OFFLINE.start(Job(tmp_path, config))
+    assert isinstance(killed, tracking.WandbRun)
+    number = killed.run.id
+    killed.finish(1)
+    records_of(tmp_path)
+    OFFLINE.start(Job(tmp_path, config)).finish(0)
+    read = records_of(tmp_path)  # one run below the folder, not two
+    assert [r.run.run_id for r in read if r.WhichOneof("record_type") == "run"] == [number]
+    assert [r.exit.exit_code for r in read if r.WhichOneof("record_type") == "exit"] == [0]
 
 
 def test_wandb_that_does_not_start_is_one_warning(
@@ -128,9 +153,10 @@ def test_wandb_that_breaks_later_stops_nothing(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         run.history([{"norm": 1.0}])
         run.images({"image": tmp_path / "no.png"})
+        run.table("samples", [{"image": tmp_path / "no.png"}])
         run.summary({"a": 1})
         run.finish(0)
-    assert len(caplog.records) == 4
+    assert len(caplog.records) == 5
     assert all("on disk" in r.message for r in caplog.records)
 
 
@@ -164,6 +190,7 @@ def test_no_tracker_tells_nobody(config: Config, tmp_path: Path) -> None:
     run = NoTracker().start(Job(tmp_path, config))
     run.history([{}])
     run.images({})
+    run.table("samples", [])
     run.summary({})
     run.finish(1)
     assert list(tmp_path.iterdir()) == []
