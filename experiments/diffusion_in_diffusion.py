@@ -106,11 +106,9 @@ class DiffusionInDiffusion:
                 pictures[row] = merging.merged_runs(trajectory, states, self.layouts, steering)
         rows, quadrants = self.measured(pictures, sources)
         found = headline(rows, self.steps)
-        figure = figures.save(context.folder, NAME, self.figure(pictures, rows, self.layouts[0]))
-        others = {
-            layout: figures.save(context.folder, f"{NAME}_{layout}", self.figure(pictures, rows, layout))
-            for layout in self.layouts[1:]
-        }
+        with context.timed("figures"):
+            figure = figures.save(context.folder, NAME, self.figure(pictures, rows))
+            layouts = figures.save(context.folder, f"{NAME}_layouts", self.sheets(pictures))
         table = short(rows)
         Finding(
             name=NAME,
@@ -120,7 +118,7 @@ class DiffusionInDiffusion:
             tables={NAME: rows, f"{NAME}_quadrants": quadrants},
             short=table,
             history=table,
-            pictures=others,
+            pictures={"layouts": layouts},
         ).deliver(context, self.publish)
 
     def measured(
@@ -140,42 +138,56 @@ class DiffusionInDiffusion:
         return rows, quadrants
 
     def figure(
-        self,
-        pictures: Mapping[str, Mapping[int, NDArray[np.float64]]],
-        rows: Sequence[Mapping[str, Any]],
-        layout: str,
+        self, pictures: Mapping[str, Mapping[int, NDArray[np.float64]]], rows: Sequence[Mapping[str, Any]]
     ) -> Any:
-        """Fig. 4 for one layout, and below it the curves over k, means over all layouts."""
-        import numpy as np
-
-        from sow.phases.halves import first_half, mean_color
-        from sow.phases.plots import picture
-
-        ks = sorted({r["k"] for r in rows})
-        shown = sorted({ks[round(i)] for i in np.linspace(0, len(ks) - 1, min(SHOWN, len(ks)))})
-        number = self.layouts.index(layout)
+        """Fig. 4 for the first layout, and below it the curves over k, means over all layouts."""
+        columns = min(SHOWN, self.steps)
 
         def paint(figure: Any) -> None:
-            above, below = figure.subfigures(2, 1, height_ratios=(2.1, 1.2))
-            axes = above.subplots(len(ROWS), len(shown), squeeze=False)
-            for i, (row, words) in enumerate(ROWS.items()):
-                for j, k in enumerate(shown):
-                    image = pictures[row][k][number]
-                    where = first_half(layout, *image.shape[:2])
-                    reds = [mean_color(image, mask)[0] for mask in (where, ~where)]
-                    picture(
-                        axes[i, j],
-                        image.astype("uint8"),
-                        f"k = {k}" if i == 0 else "",
-                        words if j == 0 else "",
-                        f"{reds[0]:.0f} | {reds[1]:.0f}",
-                    )
-            above.suptitle(
-                f"merged at $x_k$ of {self.steps} steps, {layout.replace('_', ' / ')}; below: red channel of the first | second half"
-            )
+            above, below = figure.subfigures(2, 1, height_ratios=(4.2, 2.2))
+            self.sheet(above.subplots(), pictures, self.layouts[0])
             self.curves(below.subplots(1, 3), rows)
 
-        return figures.draw(max(7.0, 0.95 * len(shown)), 6.4, paint)
+        return figures.draw(max(7.0, 0.9 * columns + 1), 6.4, paint)
+
+    def sheets(self, pictures: Mapping[str, Mapping[int, NDArray[np.float64]]]) -> Any:
+        """The pictures of every layout."""
+        columns = min(SHOWN, self.steps)
+
+        def paint(figure: Any) -> None:
+            for axis, layout in zip(
+                figure.subplots(len(self.layouts), 1, squeeze=False)[:, 0], self.layouts, strict=True
+            ):
+                self.sheet(axis, pictures, layout)
+
+        return figures.draw(max(7.0, 0.9 * columns + 1), 4.0 * len(self.layouts), paint)
+
+    def sheet(
+        self, axis: Any, pictures: Mapping[str, Mapping[int, NDArray[np.float64]]], layout: str
+    ) -> None:
+        """The three rows of one layout; below each picture the red channel of both halves, as Fig. 4 prints it."""
+        import numpy as np
+        from PIL import Image
+
+        from sow.phases.halves import first_half, mean_color
+        from sow.phases.plots import montage
+
+        ks = sorted(pictures["unprocessed"])
+        shown = sorted({ks[round(i)] for i in np.linspace(0, len(ks) - 1, min(SHOWN, len(ks)))})
+        number = self.layouts.index(layout)
+        found = [[pictures[row][k][number] for k in shown] for row in ROWS]
+        where = first_half(layout, *found[0][0].shape[:2])
+        montage(
+            axis,
+            [[Image.fromarray(p.astype("uint8")) for p in row] for row in found],
+            [f"k = {k}" for k in shown],
+            list(ROWS.values()),
+            [[f"{mean_color(p, where)[0]:.0f} | {mean_color(p, ~where)[0]:.0f}" for p in row] for row in found],
+        )
+        axis.set_title(
+            f"merged at $x_k$ of {self.steps} steps, {layout.replace('_', ' / ')}; below: red channel of first | second",
+            pad=16,
+        )
 
     def curves(self, axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         """Mixing, and where the upper right quarter's colour goes."""

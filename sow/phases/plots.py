@@ -24,13 +24,40 @@ def curve(
         axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
-def picture(axis: Any, image: Any, title: str = "", left: str = "", below: str = "") -> None:
-    """One picture without axes; words above it, to its left and below it."""
-    axis.imshow(image, interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    for side in axis.spines.values():
-        side.set_visible(False)
-    axis.set_title(title, fontsize=7, pad=2)
-    axis.set_ylabel(left, fontsize=8)
-    axis.set_xlabel(below, fontsize=7, labelpad=2)
+def montage(
+    axis: Any,
+    pictures: Sequence[Sequence[Any]],
+    above: Sequence[str] = (),
+    left: Sequence[str] = (),
+    below: Sequence[Sequence[str]] = (),
+    cell: int = 96,
+) -> None:
+    """Rows of pictures (PIL) as one image on `axis`, each `cell` pixels wide at most, with words above the columns, left
+    of the rows and below each picture. One image, because a grid of axes takes seconds to lay out.
+    """
+    from PIL import Image
+
+    columns = max(len(row) for row in pictures)
+    first = pictures[0][0]
+    width = min(cell, first.width)
+    height = round(first.height * width / first.width)
+    gap = max(2, width // 16)
+    line = round(0.2 * width) if below else 0  # room for the words below a picture
+    step = height + gap + line
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, len(pictures) * step - gap), "white")
+    for i, row in enumerate(pictures):
+        for j, image in enumerate(row):
+            x, y = j * (width + gap), i * step
+            sheet.paste(image.convert("RGB").resize((width, height)), (x, y))
+            if below:
+                axis.text(
+                    x + width / 2, y + height + line / 2, below[i][j], ha="center", va="center", fontsize=6
+                )
+            if i == 0 and above:
+                axis.text(x + width / 2, -gap, above[j], ha="center", va="bottom", fontsize=7)
+        if left:
+            axis.text(
+                -2 * gap, i * step + height / 2, left[i], ha="right", va="center", fontsize=7, multialignment="right"
+            )
+    axis.imshow(sheet, interpolation="nearest")
+    axis.axis("off")
