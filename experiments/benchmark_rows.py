@@ -40,7 +40,7 @@ class Row:
         """Plain containers for rows.json."""
         return {
             "name": self.name,
-            "label": self.label or self.name.replace("_", " "),
+            "label": self.label or ("" if self.marks else self.name.replace("_", " ")),
             "overrides": None if self.overrides is None else list(self.overrides),
             "paper": dict(self.paper),
             "marks": list(self.marks),
@@ -49,9 +49,12 @@ class Row:
 
 
 def parse_rows(rows: Mapping[str, Any]) -> list[Row]:
-    """Rows from their YAML, in its order; raises UserError for a name or key that cannot be."""
+    """Rows from their YAML, in its order; without any, one: the configuration as it stands.
+
+    Raises UserError for a name or key that cannot be.
+    """
     if not rows:
-        raise UserError("a benchmark needs at least one row, got none (study.rows)")
+        return [Row("run", "this configuration", (), {})]
     return [_parse(str(name), value or {}) for name, value in rows.items()]
 
 
@@ -68,7 +71,8 @@ def _parse(name: str, value: Any) -> Row:
     words = value.get("overrides", [])
     if words is not None and (not isinstance(words, list) or not all(isinstance(w, str) for w in words)):
         raise UserError(f"{key}.overrides={words!r} is no list of words of a command line ({key}.overrides)")
-    paper = value.get("paper") or {}
+    # null takes back a number that another table's file gave
+    paper = {m: n for m, n in (value.get("paper") or {}).items() if n is not None}
     for metric, number in paper.items():
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise UserError(f"{key}.paper.{metric}={number!r} is no number ({key}.paper)")

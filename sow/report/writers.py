@@ -50,14 +50,26 @@ def markdown(table: Table) -> str:
 
 
 def terminal(table: Table) -> Terminal:
-    """A rich table, its caption below it."""
-    heads, lines = grid(table)
-    out = Terminal(title=table.title, caption=" ".join(table.caption), caption_justify="left")
-    left = len(table.marks) + (1 if _labelled(table) else 0)
-    for i, head in enumerate(heads):
-        out.add_column(head, justify="left" if i < left else "right")
-    for line in lines:
-        out.add_row(*line)
+    """A rich table, a column a metric: ours, its interval, the difference to the reference, the paper's."""
+    out = Terminal(
+        title=table.title, caption=" ".join(table.caption), caption_justify="left", show_lines=True
+    )
+    labelled = _labelled(table)
+    for head in (*table.marks, *(["row"] if labelled else [])):
+        out.add_column(head)
+    for column in table.columns:
+        out.add_column(f"{column.head}{_unit(column)}", justify="right")
+    for line in table.lines:
+        cells = [
+            "\n".join(
+                words
+                for words in (_ours(cell, column, table, "\n"), _against(cell, column, "\n", "Δ "), "")
+                if words not in ("", "-")
+            )
+            + f"\npaper {column.text(cell.paper)}"
+            for column, cell in zip(table.columns, line.cells, strict=True)
+        ]
+        out.add_row(*_padded(line, table), *([line.label] if labelled else []), *(c.strip() for c in cells))
     return out
 
 
@@ -100,20 +112,19 @@ def comma_separated(table: Table) -> str:
 
 
 def grid(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells as text, what all formats but CSV share."""
+    """Heads and cells as text, as Markdown and LaTeX show them."""
     labelled = _labelled(table)
     compared = [any(line.cells[i].against for line in table.lines) for i in range(len(table.columns))]
     heads = [*table.marks, *(["row"] if labelled else [])]
     for i, column in enumerate(table.columns):
-        unit = {"percent": ", %", "seconds": ", s"}.get(column.format, "")
-        heads += [f"{column.head}{unit}", *(["Δ (p)"] if compared[i] else []), "paper"]
+        heads += [f"{column.head}{_unit(column)}", *(["Δ (p)"] if compared[i] else []), "paper"]
     lines = []
     for line in table.lines:
         cells = [*_padded(line, table), *([line.label] if labelled else [])]
         for i, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
-            cells.append(_ours(cell, column, table))
+            cells.append(_ours(cell, column, table, " "))
             if compared[i]:
-                cells.append(_against(cell, column))
+                cells.append(_against(cell, column, " "))
             cells.append(column.text(cell.paper))
         lines.append(cells)
     return heads, lines
@@ -135,22 +146,26 @@ def escape(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
-def _ours(cell: Cell, column: Column, table: Table) -> str:
+def _ours(cell: Cell, column: Column, table: Table, gap: str) -> str:
     e = cell.ours
     if e is None or math.isnan(e.mean):
         return "-"
-    words = f"{column.text(e.mean)} [{column.text(e.low)}, {column.text(e.high)}]"
-    return words if e.images == table.images else f"{words} (n={e.images})"
+    words = f"{column.text(e.mean)}{gap}[{column.text(e.low)}, {column.text(e.high)}]"
+    return words if e.images == table.images else f"{words}{gap}(n={e.images})"
 
 
-def _against(cell: Cell, column: Column) -> str:
+def _unit(column: Column) -> str:
+    return {"percent": ", %", "seconds": ", s"}.get(column.format, "")
+
+
+def _against(cell: Cell, column: Column, gap: str, sign: str = "") -> str:
     c = cell.against
     if c is None or math.isnan(c.difference):
         return "-"
     difference = column.text(c.difference, signed=True)
     low, high = column.text(c.low, signed=True), column.text(c.high, signed=True)
     p = "<.001" if cell.p_holm < 0.001 else f"={cell.p_holm:.3f}".replace("=0.", "=.")
-    return f"{difference} [{low}, {high}] (p{p})"
+    return f"{sign}{difference}{gap}[{low}, {high}]{gap}(p{p})"
 
 
 def _numbers(cell: Cell) -> list[float | int | None]:
