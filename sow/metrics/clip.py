@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from sow.errors import UserError
 from sow.metrics import Value
 from sow.metrics.faces import resolve_device
+from sow.metrics.kept import Store, image_key, version_of
 from sow.types import Sample
 
 
@@ -21,6 +24,10 @@ class ClipText:
     `pretrained` is a tag of open_clip or a weight file; it is required, because open_clip would measure with random
     weights without it.
     """
+
+    COLUMNS: ClassVar[dict[str, str]] = {
+        "text_similarity": "cosine similarity of the image and the prompt by CLIP, in [-1, 1]"
+    }
 
     model: str
     pretrained: str
@@ -39,24 +46,51 @@ class ClipText:
         self._load()
 
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
-        """`text_similarity` in [-1, 1], one row a sample."""
+        """`text_similarity` in [-1, 1], one row a sample; embeddings are kept by the hash of image and prompt."""
+        model, transform, tokenizer = self._load()
+        version = self._version()
+        prompts = [s.request.prompt for s in samples]
+
+        def embed_images(new: list[int]) -> list[list[float]]:
+            return self._embed(model.encode_image, lambda i: transform(samples[i].image), new)
+
+        def embed_prompts(new: list[int]) -> list[list[float]]:
+            return self._embed(model.encode_text, lambda i: tokenizer([prompts[i]])[0], new)
+
+        keys = [image_key(s.image) for s in samples]
+        images = Store("clip image", version).through(keys, embed_images)
+        texts = Store("clip text", version).through(prompts, embed_prompts)
+        return [{"text_similarity": cosine(a, b)} for a, b in zip(images, texts, strict=True)]
+
+    def _embed(
+        self, encode: Callable[[Any], Any], load: Callable[[int], Any], places: Sequence[int]
+    ) -> list[list[float]]:
         import torch
 
-        model, transform, tokenizer = self._load()
         device = resolve_device(self.device)
-        rows: list[dict[str, Value]] = []
-        for start in range(0, len(samples), self.batch_size):
-            chunk = samples[start : start + self.batch_size]
-            pixels = torch.stack([transform(s.image) for s in chunk]).to(device)
-            tokens = tokenizer([s.request.prompt for s in chunk]).to(device)
+        out: list[list[float]] = []
+        for start in range(0, len(places), self.batch_size):
+            batch = torch.stack([load(i) for i in places[start : start + self.batch_size]])
             with torch.no_grad():
-                image = torch.nn.functional.normalize(model.encode_image(pixels).float(), dim=-1)
-                text = torch.nn.functional.normalize(model.encode_text(tokens).float(), dim=-1)
-            rows.extend({"text_similarity": float(v)} for v in (image * text).sum(-1).cpu())
-        return rows
+                out.extend(encode(batch.to(device)).float().cpu().tolist())
+        return out
+
+    def _version(self) -> str:
+        """What an embedding depends on beside its input; a tag of open_clip names its weights for good."""
+        import open_clip
+
+        file = Path(self.pretrained).expanduser()
+        weights = version_of(file) if file.is_file() else self.pretrained
+        return f"{self.model} {weights} {open_clip.__version__} {version_of(Path(__file__))}"
 
     def _load(self) -> tuple[Any, Any, Any]:
         return _load(self.model, self.pretrained, self.cache_dir, resolve_device(self.device))
+
+
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    """Cosine similarity of two vectors of any length, in [-1, 1]."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 @lru_cache(maxsize=2)

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from sow.errors import UserError
-from sow.metrics import Value
+from sow.metrics import Value, mean
+from sow.metrics.kept import Store, image_key, version_of
 from sow.types import Box, Sample
 
 if TYPE_CHECKING:
@@ -31,10 +34,7 @@ def detect_faces(
     images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16
 ) -> list[Box | None]:
     """The largest face of each image in its own pixels, None where MTCNN finds none."""
-    return [
-        max(found, key=lambda b: b.area, default=None)
-        for found in detect_all_faces(images, device, batch_size)
-    ]
+    return [_largest(found) for found in detect_all_faces(images, device, batch_size)]
 
 
 def detect_all_faces(
@@ -55,12 +55,33 @@ def detect_all_faces(
     return out
 
 
+def kept_faces(images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[list[Box]]:
+    """`detect_all_faces`, remembered by the image's hash, MTCNN's weights and this file."""
+    import facenet_pytorch
+
+    weights = (Path(str(facenet_pytorch.__file__)).parent / "data").glob("?net.pt")
+    store = Store("mtcnn", version_of(Path(__file__), *sorted(weights)))
+
+    def compute(new: list[int]) -> list[list[list[int]]]:
+        found = detect_all_faces([images[i] for i in new], device, batch_size)
+        return [[box.as_list() for box in boxes] for boxes in found]
+
+    return [[Box(*b) for b in boxes] for boxes in store.through([image_key(i) for i in images], compute)]
+
+
 @dataclass(frozen=True)
 class Faces:
     """Face Detection Rate (MTCNN) and ID-Distance: Euclidean distance of L2-normalised FaceNet embeddings.
 
     `weights` is the file of InceptionResnetV1 `vggface2`, None looks in torch's hub folder and fetches it there.
+    Detections and embeddings are kept by the image's hash (sow/metrics/kept.py).
     """
+
+    COLUMNS: ClassVar[dict[str, str]] = {
+        "face_detected": "MTCNN finds a face anywhere on the image",
+        "face_iou": "overlap of the condition's face on the image with its place",
+        "id_distance": "FaceNet distance of the condition and the face on the image, in [0, 2]; undetected faces left out",
+    }
 
     weights: str | None
     device: str
@@ -81,8 +102,8 @@ class Faces:
         device = resolve_device(self.device)
         images = [s.image for s in samples]
         references = [c.image for s in samples for c in s.request.conditions]
-        found = detect_all_faces(images, device, self.batch_size)
-        expected = iter(detect_faces(references, device, self.batch_size))
+        found = kept_faces(images, device, self.batch_size)
+        expected = iter(_largest(f) for f in kept_faces(references, device, self.batch_size))
         crops: list[tuple[Image.Image, Box]] = []
         rows: list[dict[str, Value]] = []
         pairs: list[list[int]] = []
@@ -98,14 +119,32 @@ class Faces:
                     mine.append(len(crops))
                     crops += [(sample.image, face), (condition.image, reference)]
             pairs.append(mine)
-            rows.append({"face_detected": bool(faces), "face_iou": sum(ious) / len(ious) if ious else None})
-        vectors = embed_faces(crops, self.weights, device, self.batch_size) if crops else None
+            rows.append({"face_detected": bool(faces), "face_iou": mean(ious)})
+        vectors = kept_embeddings(crops, self.weights, device, self.batch_size)
         for row, mine in zip(rows, pairs, strict=True):
-            distances = (
-                [float((vectors[i] - vectors[i + 1]).norm()) for i in mine] if vectors is not None else []
-            )
-            row["id_distance"] = sum(distances) / len(distances) if distances else None
+            row["id_distance"] = mean([face_distance(vectors[i], vectors[i + 1]) for i in mine])
         return rows
+
+
+def face_distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """ID-Distance of two embeddings of any length: ||a / ||a|| - b / ||b|| ||, in [0, 2] (Sec. V-A)."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b)))
+
+
+def kept_embeddings(
+    crops: Sequence[tuple[Image.Image, Box]], weights: str | None, device: str = "cpu", batch_size: int = 16
+) -> list[list[float]]:
+    """`embed_faces`, remembered by the hashes of image, box, weights and this file."""
+    if not crops:
+        return []
+    store = Store("facenet", version_of(Path(__file__), weights_file(weights)))
+    keys = [f"{image_key(image)} {box.as_list()}" for image, box in crops]
+
+    def compute(new: list[int]) -> list[list[float]]:
+        return embed_faces([crops[i] for i in new], weights, device, batch_size).tolist()
+
+    return store.through(keys, compute)
 
 
 def embed_faces(
@@ -164,6 +203,8 @@ def _fetch(file: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as target:
                 shutil.copyfileobj(source, target)
+            if part.stat().st_size < int(source.headers.get("Content-Length") or 0):
+                raise OSError("the connection ended early")
         part.replace(file)
     except OSError as error:  # URLError, time-outs and refused connections are all OSErrors
         part.unlink(missing_ok=True)
@@ -233,8 +274,12 @@ def _to_box(corners: Sequence[float], ratio: float, size: tuple[int, int]) -> Bo
     return Box(x0, y0, x1 - x0, y1 - y0) if x1 > x0 and y1 > y0 else None
 
 
+def _largest(faces: Sequence[Box]) -> Box | None:
+    return max(faces, key=lambda b: b.area, default=None)
+
+
 def _matching(faces: Sequence[Box], target: Box, alone: bool) -> Box | None:
     if alone:
-        return max(faces, key=lambda b: b.area, default=None)
+        return _largest(faces)
     best = max(faces, key=lambda b: b.iou(target), default=None)
     return best if best is not None and best.intersection(target) else None

@@ -1,0 +1,195 @@
+"""`data=folder`: anybody's images and masks as groups, each image with prompts from a file or with the one prompt.
+
+root/NAME.jpg (or png, webp, tif, bmp)       the images
+root/masks/NAME.png or root/NAME_mask.png    their masks; images without one take `mask`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sow.conditions import Photo
+from sow.data import SETTINGS, Group, Split
+from sow.data.manifests import digest, keep
+from sow.errors import UserError
+from sow.types import Request
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of a folder times prompts.
+
+    `prompts`     a text file (one a line, # comments), a YAML or JSON file (a list, or lists by setting), or null
+    `prompt`      the prompt where `prompts` is null        `setting`  its setting, and that of prompts without one
+    `images_per_prompt`  null = every image with every prompt; a number = that many a prompt, taken in turn
+    `mask`        of images without a mask file: face (MTCNN's ellipse), none (all of the image) or require
+    `keep`        white or black pixels of a mask file belong to the condition
+    `crop`        auto | none | mask, as for condition=photo
+    `validation`  share of the prompts, or of the images of a single prompt, whose groups are for validation
+    """
+
+    root: str
+    prompts: str | None
+    prompt: str
+    setting: Literal["normal", "attribute", "style"]
+    images_per_prompt: int | None
+    mask: Literal["face", "none", "require"]
+    keep: Literal["white", "black"]
+    crop: Literal["auto", "none", "mask"]
+    validation: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation <= 1:
+            raise UserError(f"data.validation={self.validation} is no share: need 0 to 1 (data.validation)")
+        if self.images_per_prompt is not None and self.images_per_prompt < 1:
+            raise UserError(f"data.images_per_prompt={self.images_per_prompt}: need at least 1, or null")
+
+    def groups(self, split: Split) -> list[Group]:
+        """The groups of a split in a fixed order; each group's request has the seed of its place among all.
+
+        Raises UserError for an unknown split, a folder without images, unusable images, masks or prompts, a split
+        without groups, and files that changed since the manifest of the folder was written.
+        """
+        if split not in ("validation", "test", "all"):
+            raise UserError(f"data split {split!r} is unknown: choose validation, test or all")
+        wanted = [(i, e) for i, e in enumerate(self._entries()) if split in ("all", e["split"])]
+        if not wanted:
+            raise UserError(
+                f"no group of {self.root} is for {split}: choose another split or data.validation (now {self.validation})"
+            )
+        masks = {e["image"]: self._mask(self._root() / e["image"]) for _, e in wanted}
+        used = {n: [digest(self._root() / n), *([digest(m)] if m else [])] for n, m in masks.items()}
+        keep("folder", self._root(), self.manifest(), used)
+        conditions = {name: self._condition(name, mask) for name, mask in masks.items()}
+        return [
+            Group(
+                e["id"],
+                e["setting"],
+                e["split"],
+                Request(conditions[e["image"]], e["prompt"], task=e["setting"], seed=number, id=e["id"]),
+            )
+            for number, e in wanted
+        ]
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything that fixes the groups apart from the images' bytes: entries, mask rules and their hash."""
+        fixed = {"entries": self._entries(), "mask": self.mask, "keep": self.keep, "crop": self.crop}
+        return {**fixed, "sha256": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()}
+
+    def files(self) -> list[Path]:
+        """The images, their masks and the prompts' file, those that exist."""
+        names = sorted(self._root().rglob("*")) if self._root().is_dir() else []
+        prompts = [Path(self.prompts).expanduser()] if self.prompts else []
+        return [p for p in (*names, *prompts) if p.is_file()]
+
+    def _root(self) -> Path:
+        return Path(self.root).expanduser()
+
+    def _images(self) -> list[str]:
+        root = self._root()
+        if not root.is_dir():
+            raise UserError(f"no folder {self.root}: give a folder of images (data.root)")
+        found = [
+            p.name for p in root.iterdir() if p.suffix.lower() in ENDINGS and not p.stem.endswith("_mask")
+        ]
+        if not found:
+            raise UserError(
+                f"{self.root} holds no image ({', '.join(ENDINGS)}): give another folder (data.root)"
+            )
+        stems = [Path(n).stem for n in found]
+        if len(set(stems)) < len(stems):
+            twice = next(s for s in sorted(stems) if stems.count(s) > 1)
+            raise UserError(f"{self.root} holds two images named {twice}: rename one (data.root)")
+        return sorted(found)
+
+    def _entries(self) -> list[dict[str, str]]:
+        images, lists = self._images(), self._prompts()
+        single = sum(map(len, lists.values())) == 1
+        out, turn = [], 0
+        for setting, lines in lists.items():
+            for i, prompt in enumerate(lines):
+                count = self.images_per_prompt or len(images)
+                chosen = [images[(turn + j) % len(images)] for j in range(min(count, len(images)))]
+                turn += len(chosen) if self.images_per_prompt else 0
+                for name in chosen:
+                    key = name if single else prompt
+                    out.append(
+                        {
+                            "id": f"{setting}-{i:03d}-{Path(name).stem}",
+                            "setting": setting,
+                            "split": "validation" if _fraction(key) < self.validation else "test",
+                            "prompt": prompt,
+                            "image": name,
+                        }
+                    )
+        return out
+
+    def _prompts(self) -> dict[str, list[str]]:
+        if self.prompts is None:
+            return {self.setting: [self.prompt]}
+        path = Path(self.prompts).expanduser()
+        lists = _read(path, self.setting)
+        for setting, lines in lists.items():
+            if setting not in SETTINGS:
+                raise UserError(
+                    f"{path} has prompts for {setting!r}: choose from {', '.join(SETTINGS)} (data.prompts)"
+                )
+            twice = [line for i, line in enumerate(lines) if line in lines[:i]]
+            if twice:
+                raise UserError(f"{path} has the prompt {twice[0]!r} twice: remove one (data.prompts)")
+        if not any(lists.values()):
+            raise UserError(f"{path} holds no prompt: write one a line (data.prompts)")
+        return lists
+
+    def _mask(self, image: Path) -> Path | None:
+        """The mask file of an image; None where it has none and needs none."""
+        beside = [image.parent / "masks" / f"{image.stem}{e}" for e in ENDINGS]
+        beside += [image.with_name(f"{image.stem}_mask{e}") for e in ENDINGS]
+        found = next((p for p in beside if p.is_file()), None)
+        if found is None and self.mask == "require":
+            raise UserError(
+                f"{image} has no mask: put it at {beside[2]}, or choose data.mask=face or none (data.mask)"
+            )
+        return found
+
+    def _condition(self, name: str, mask: Path | None) -> Any:
+        rule = str(mask) if mask is not None else "none" if self.mask == "require" else self.mask
+        try:
+            return Photo(str(self._root() / name), rule, self.keep, self.crop, None).load(0)
+        except UserError as error:  # the same words, with the keys of this group
+            words = str(error).replace("condition.image", "data.root").replace("condition.", "data.")
+            raise UserError(words) from error
+
+
+def _read(path: Path, setting: str) -> dict[str, list[str]]:
+    """Prompts by setting from a text, YAML or JSON file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the prompts {path}: give a text or YAML file (data.prompts)") from error
+    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        lines = (line.strip() for line in text.splitlines())
+        return {setting: [line for line in lines if line and not line.startswith("#")]}
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {str(error).splitlines()[0]} (data.prompts)") from error
+    lists = value if isinstance(value, Mapping) else {setting: value}
+    for lines in lists.values():
+        if not isinstance(lines, list) or not all(isinstance(v, str) and v.strip() for v in lines):
+            raise UserError(f"{path} needs a list of prompts, or one a setting (data.prompts)")
+    return {str(name): [line.strip() for line in lines] for name, lines in lists.items()}
+
+
+def _fraction(text: str) -> float:
+    """A number in [0, 1) that a text alone decides, so that more images or prompts move none to another split."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:13], 16) / 16**13

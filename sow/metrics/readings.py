@@ -1,0 +1,58 @@
+"""The judge's readings, kept by the image's hash, the box and the judge's weights and code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sow.metrics.kept import Store, image_key, version_of
+from sow.types import Box
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sow.people.judge import Reading
+
+
+def readings(images: Sequence[Image.Image], boxes: Sequence[Box | None] | None = None) -> list[Reading]:
+    """What the shipped judge reads in each image, `boxes` as for `Judge.read`; raises UserError without its weights."""
+    from sow.people import attributes
+    from sow.people.judge import crops, load_judge, network, reader
+
+    judge = load_judge()
+    places = [None] * len(images) if boxes is None else list(boxes)
+    code = (reader, network, crops, attributes)
+    store = Store("judge", version_of(reader.WEIGHTS, *(Path(str(m.__file__)) for m in code)))
+    keys = [f"{image_key(i)} {b.as_list() if b else None}" for i, b in zip(images, places, strict=True)]
+
+    def compute(new: list[int]) -> list[dict[str, Any]]:
+        return [_plain(r) for r in judge.read([images[i] for i in new], [places[i] for i in new])]
+
+    return [_reading(value) for value in store.through(keys, compute)]
+
+
+def _plain(reading: Reading) -> dict[str, Any]:
+    return {
+        "face": reading.face,
+        "box": reading.face_box.as_list() if reading.face_box else None,
+        "attributes": reading.attributes,
+        "confidence": reading.confidence,
+        "embedding": [float(v) for v in reading.embedding],
+        "whole": reading.whole,
+    }
+
+
+def _reading(value: dict[str, Any]) -> Reading:
+    from sow.people.judge import Reading
+
+    return Reading(
+        value["face"],
+        Box(*value["box"]) if value["box"] else None,
+        value["attributes"],
+        value["confidence"],
+        np.array(value["embedding"], np.float32),
+        value["whole"],
+    )
