@@ -269,11 +269,16 @@ def test_bad_numbers_name_their_key() -> None:
             offline(**changes)
 
 
-def test_sixty_validation_groups(judge: Any) -> None:
-    """Legal boxes, and the body where the same figure in a scene has it, moved and scaled with the face."""
+@pytest.mark.parametrize("reader", ["truth", "trained"])
+def test_sixty_validation_groups(request: pytest.FixtureRequest, reader: str) -> None:
+    """Legal boxes, and the body where the same figure in a scene has it, moved and scaled with the face.
+
+    The attributes in the intensified prompt are those that the reader saw, once by the truth and once by the judge.
+    """
     groups = PeopleBenchmark(128).groups("validation")
     drawn = [e for e in entries() if e.split == "validation"]
-    judge([c for g in groups for c in g.request.conditions])
+    if reader == "truth":
+        request.getfixturevalue("judge")([c for g in groups for c in g.request.conditions])
     plans = offline().plan([g.request for g in groups], CANVAS)
     recall, precision = [], []
     for group, entry, plan in zip(groups, drawn, plans, strict=True):
