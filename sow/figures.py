@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> Figure
 
 def save(folder: RunFolder, name: str, figure: Figure) -> Path:
     """`name`.png and `name`.pdf in the run folder, each whole or not at all; the path of the PNG."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every font in a PDF
     paths = {}
     with style():
         for kind in ("pdf", "png"):

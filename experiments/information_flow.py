@@ -1,0 +1,225 @@
+"""`study=information_flow`: is one-way diffusion one-way? Plain sampling, COW and SOW side by side on the same plans.
+
+Three measures, one row a number on disk: attention mass between condition, related region and rest (attention.parquet),
+R_c of every layer (gates.parquet), and the change of the final latents in each region after a perturbation of one
+region at one step (responses.parquet). `sow/flow/` defines them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments import information_flow_figure as pictures
+from experiments.benchmark_rows import merge_ablations, outside_hydra
+from sow import figures
+from sow.errors import UserError
+from sow.types import Request
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from experiments.study import StudyContext
+    from sow.config import Config
+    from sow.methods.sow import Sampler
+    from sow.types import Plan
+
+PLAIN = "plain"
+SOURCES = ("condition", "related", "rest", "held")
+COLUMNS = {  # headline number -> what it is called in a table
+    "one_wayness": "one-wayness w",
+    "out": "condition -> others",
+    "back": "others -> condition",
+    "held_out": "held condition -> others",
+    "c_to_nc": "attention c -> nc",
+    "cr_to_c": "attention cr -> c",
+    "rest_to_c": "attention rest -> c",
+    "r_c": "R_c",
+    "open": "gates open",
+}
+
+
+@dataclass(frozen=True)
+class InformationFlow:
+    """See conf/study/information_flow.yaml."""
+
+    methods: Mapping[str, Any]
+    seeds: int
+    causal_seeds: int
+    positions: int
+    strength: float
+    sources: list[str]
+    region: Literal["mask", "box"]
+    noise_seed: int
+    publish: bool
+
+    def __post_init__(self) -> None:
+        for name, low in {"seeds": 1, "causal_seeds": 0, "positions": 1}.items():
+            if getattr(self, name) < low:
+                raise UserError(f"need {name} >= {low}, got {getattr(self, name)} (study.{name})")
+        if not self.strength > 0:
+            raise UserError(f"need a strength > 0, got {self.strength} (study.strength)")
+        if not self.methods:
+            raise UserError("need at least one method, as in {SOW: []} (study.methods)")
+        for name, words in self.methods.items():
+            if words != PLAIN and not isinstance(words, (list, tuple)):
+                raise UserError(f"{name} is `plain` or a list of overrides, got {words!r} (study.methods)")
+        wrong = [s for s in self.sources if s not in SOURCES]
+        if wrong:
+            raise UserError(f"sources are of {', '.join(SOURCES)}, got {wrong[0]!r} (study.sources)")
+
+    def run(self, context: StudyContext) -> None:
+        """Observe and perturb every method on the same requests and plans; tables, figure, numbers."""
+        import pandas as pd
+
+        config = context.config
+        requests = [
+            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
+            for seed in range(config.seed, config.seed + self.seeds)
+        ]
+        base = context.sampler()
+        plans = base.plan(requests)
+        tables: dict[str, list[dict[str, Any]]] = {"attention": [], "gates": [], "responses": []}
+        maps: dict[str, Any] = {}
+        for name, words in self.methods.items():
+            sampler = sampler_of(config, base, words)
+            own = same_places(plans, sampler.plan(requests) if words != PLAIN else plans)
+            context.console.print(f"{name}: watching {len(requests)} runs, perturbing {self.causal_seeds}")
+            with context.timed(name):
+                rows = self.measure(context, sampler, requests, own, maps, name)
+            for table, found in rows.items():
+                tables[table] += [{"method": name, **row} for row in found]
+        frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+        for name, rows in tables.items():
+            context.folder.save_table(f"{name}.parquet", rows)
+        numbers = headline(frames, list(self.methods))
+        context.folder.save_json("headline.json", numbers)
+        figure = figures.save(
+            context.folder,
+            "information_flow",
+            pictures.paint(frames, list(self.methods), maps, config.gate.tau),
+        )
+        table = markdown(numbers, self)
+        context.folder.save_bytes("information_flow.md", table.encode())
+        tell(context, frames, numbers, figure)
+        if self.publish:
+            figures.publish("information_flow", table, figure)
+
+    def measure(
+        self,
+        context: StudyContext,
+        sampler: Sampler,
+        requests: Sequence[Request],
+        plans: Sequence[Plan],
+        maps: dict[str, Any],
+        name: str,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """The three tables of one method; the maps of |change| of the first request go to `maps[name]`."""
+        from sow.flow.record import Probe, flow_rows, layout, response_rows
+
+        attention, gates, _ = flow_rows(
+            sampler, requests, plans, self.region, shadow(sampler, context.config)
+        )
+        probe = Probe(tuple(self.sources), self.positions, self.strength, self.region, self.noise_seed)
+        responses: list[dict[str, Any]] = []
+        for request, plan in list(zip(requests, plans, strict=True))[: self.causal_seeds]:
+            rows, changes, _ = response_rows(sampler, request, plan, probe)
+            responses += rows
+            maps.setdefault(name, (changes, layout(sampler, request, plan, self.region)))
+        return {"attention": attention, "gates": gates, "responses": responses}
+
+
+def sampler_of(config: Config, base: Sampler, words: Any) -> Sampler:
+    """The run's sampler with `words` on top of its own overrides, or without any of the method for `plain`."""
+    from sow.config import build, compose
+    from sow.flow.plain import plain
+
+    if words == PLAIN:
+        return plain(base)
+    if not words:
+        return base
+    changed = {str(word).lstrip("+~").partition("=")[0] for word in words} - {"ablation"}
+    kept = [o for o in config.overrides if o.lstrip("+~").partition("=")[0] not in changed]
+    with outside_hydra():
+        sampler = build(compose(merge_ablations([*kept, *map(str, words)])))
+    if sampler.backbone is not base.backbone:
+        raise UserError("the methods of one study share one model: leave model out (study.methods)")
+    return sampler
+
+
+def shadow(sampler: Sampler, config: Config) -> tuple[Any, Any, Any] | None:
+    """What reads R_c: the method's own modulation, gate and decay, else the run's; None where neither has a modulation."""
+    from sow.attention.modulation import NoModulation
+
+    for own in (sampler, config):
+        if not isinstance(own.modulation, NoModulation):
+            return own.modulation, own.gate, own.decay_distance
+    return None
+
+
+def same_places(plans: Sequence[Plan], own: Sequence[Plan]) -> list[Plan]:
+    """Each method's own prompt in the boxes and related regions of `plans`: what differs is the flow."""
+    return [replace(o, boxes=p.boxes, related=p.related) for p, o in zip(plans, own, strict=True)]
+
+
+def headline(frames: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Per method: energies summed over steps, then w; root mean square responses; attention relative to uniform; R_c.
+
+    Means over requests. One-wayness is also told for the cycles and the preservation alone, None where a stage is absent.
+    """
+    from sow.flow.summary import attention_ratios, flows, gate_numbers
+
+    out: dict[str, dict[str, Any]] = {}
+    for name in methods:
+        part = {k: f[f.method == name] if len(f) else f for k, f in frames.items()}
+        out[name] = {
+            **flows(part["responses"]),
+            **attention_ratios(part["attention"]),
+            **gate_numbers(part["gates"]),
+        }
+    return out
+
+
+def markdown(numbers: Mapping[str, Mapping[str, Any]], study: InformationFlow) -> str:
+    """The headline as a table, and what its columns mean."""
+    from sow import report
+
+    names = [c for c in COLUMNS if any(row.get(c) is not None for row in numbers.values())]
+    lines = [
+        "| | " + " | ".join(COLUMNS[c] for c in names) + " |",
+        "| --- |" + " ---: |" * len(names),
+        *(
+            f"| {m} | " + " | ".join(report.text(row.get(c)) for c in names) + " |"
+            for m, row in numbers.items()
+        ),
+        "",
+        f"Latents of one region are perturbed by noise of standard deviation {study.strength:g} at {study.positions} steps of "
+        f"{study.causal_seeds} runs each; responses are root mean square changes of the final latents per unit of perturbation. "
+        "w = (out - back) / (out + back) of their energies: 1 where the condition changes the others and is changed by none, 0 "
+        "where both are alike. Attention is mass over what uniform attention would give, over all steps and layers of "
+        f"{study.seeds} runs.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def tell(context: StudyContext, frames: Mapping[str, Any], numbers: Mapping[str, Any], figure: Any) -> None:
+    """The terminal's table and W&B's panels."""
+    from rich.table import Table
+
+    from sow import report
+    from sow.flow.summary import history
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for method in numbers:
+        table.add_column(method, justify="right")
+    for column, words in COLUMNS.items():
+        if any(row.get(column) is not None for row in numbers.values()):
+            table.add_row(words, *(report.text(row.get(column)) for row in numbers.values()))
+    context.console.print(table)
+    tracked = context.tracked
+    tracked.history(history(frames))
+    tracked.images({"information_flow": figure})
+    tracked.summary({f"{m}/{c}": v for m, row in numbers.items() for c, v in row.items() if v is not None})
+    context.console.print(f"figure: {figure}")

@@ -1,0 +1,170 @@
+"""The picture of `study=information_flow`: a column a method, the same scales in every column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sow import figures
+from sow.figures import COLORS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OUT, BACK, HELD_COLOR = COLORS["vermilion"], COLORS["blue"], COLORS["orange"]
+FLOWS = {
+    "c_to_nc": ("c → nc", COLORS["blue"], "-"),
+    "cr_to_c": ("cr → c", COLORS["vermilion"], "-"),
+    "rest_to_c": ("rest → c", COLORS["orange"], "--"),
+}
+
+
+def paint(
+    frames: Mapping[str, pd.DataFrame], methods: Sequence[str], maps: Mapping[str, Any], tau: float
+) -> Figure:
+    """Maps of change, responses over the perturbed step, attention over the steps, R_c over the steps."""
+    rows = ["out", "back", "curves"] * bool(len(frames["responses"])) + ["attention"]
+    rows += ["gates"] if len(frames["gates"]) else []
+    heights = {"out": 1.25, "back": 1.25}
+
+    def fill(figure: Figure) -> None:
+        axes = figure.subplots(
+            len(rows),
+            len(methods),
+            squeeze=False,
+            sharey="row",
+            gridspec_kw={"height_ratios": [heights.get(r, 1.0) for r in rows]},
+        )
+        limit = brightest(maps)
+        for column, method in enumerate(methods):
+            for row, kind in enumerate(rows):
+                axis = axes[row, column]
+                if kind in ("out", "back"):
+                    change(axis, maps.get(method), kind, limit)
+                else:
+                    CURVES[kind](axis, frames, method, tau)
+                    axis.set_xlabel("denoising step of the run")
+                if row == 0:
+                    axis.set_title(method, fontweight="bold")
+                if column == 0:
+                    axis.set_ylabel(LABELS[kind])
+                if column == len(methods) - 1 and kind not in ("out", "back"):
+                    axis.legend(loc="best")
+        figure.suptitle(
+            "Who changes whom: the same plans, the same noise, one region perturbed at one step"
+            if "out" in rows
+            else "Attention between regions"
+        )
+
+    return figures.draw(2.6 * len(methods) + 0.6, sum(1.75 * heights.get(r, 1.0) for r in rows) + 0.4, fill)
+
+
+LABELS = {
+    "out": "condition perturbed:\nchange of x₀",
+    "back": "surroundings perturbed:\nchange of x₀",
+    "curves": "response of x₀ (RMS\nper unit, log scale)",
+    "attention": "attention mass\n(1 = uniform)",
+    "gates": "R_c (mean of layers)",
+}
+
+
+def brightest(maps: Mapping[str, Any]) -> float:
+    """The upper end of the maps' colour scale, the same in all of them."""
+    values = [float(m.max()) for changes, _ in maps.values() for m in changes.values()]
+    return max(values, default=1.0) or 1.0
+
+
+def change(axis: Axes, found: Any, kind: str, limit: float) -> None:
+    """|change of x_0| after a perturbation in the middle of the run, logarithmic, with the condition's outline."""
+    from matplotlib.colors import LogNorm
+
+    axis.set_xticks([])
+    axis.set_yticks([])
+    if found is None:
+        return
+    changes, layout = found
+    sources = ["condition"] if kind == "out" else ["related", "rest"]
+    steps = sorted({step for source, step in changes if source in sources})
+    if not steps:
+        return
+    step = steps[len(steps) // 2]
+    # Independent perturbations of the two parts of the surroundings add in energy.
+    total = sum(changes[s, step] ** 2 for s in sources if (s, step) in changes) ** 0.5
+    axis.imshow(total.clamp_min(limit * 1e-4), norm=LogNorm(limit * 1e-3, limit), interpolation="nearest")
+    for index, color in ((0, "white"), (1, COLORS["sky"])):
+        inside = layout[..., index].numpy()
+        if inside.any() and not inside.all():
+            axis.contour(inside, levels=[0.5], colors=[color], linewidths=0.9)
+    axis.text(0.02, 0.02, f"step {step}", transform=axis.transAxes, color="white", fontsize=6)
+
+
+def curves(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:
+    """Responses over the step at which the perturbation was made, mean and each run."""
+    from sow.flow.summary import energies
+
+    part = frames["responses"]
+    table = energies(part[part.method == method])
+    for name, words, color, line in (
+        ("out", "condition → others", OUT, "-"),
+        ("held_out", "held condition → others", HELD_COLOR, ":"),
+        ("back", "others → condition", BACK, "--"),
+    ):
+        shown = table.dropna(subset=[name])
+        if len(shown):
+            mean = shown.groupby("step")[name].mean()
+            axis.plot(mean.index, mean.clip(lower=1e-6), color=color, ls=line, marker="o", label=words)
+            axis.plot(shown.step, shown[name].clip(lower=1e-6), ".", color=color, alpha=0.35, ms=2.5)
+    axis.set_yscale("log")
+    shade(axis, part[part.method == method])
+
+
+def attention(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:
+    """Attention over uniform, mean over layers; band: the middle half of layers and runs."""
+    from sow.flow.summary import ratios
+
+    part = frames["attention"]
+    for name, table in ratios(part[part.method == method]).items():
+        if name in FLOWS and len(table):
+            words, color, line = FLOWS[name]
+            grouped = table.groupby("step").ratio
+            axis.plot(grouped.mean().index, grouped.mean(), color=color, ls=line, label=words)
+            axis.fill_between(
+                grouped.mean().index,
+                grouped.quantile(0.25),
+                grouped.quantile(0.75),
+                color=color,
+                alpha=0.15,
+                lw=0,
+            )
+    axis.axhline(1, color=COLORS["gray"], lw=0.6)
+    shade(axis, part[part.method == method])
+
+
+def gates(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:
+    """R_c as the run's gate reads it in every method, against tau; band: the middle half of layers and runs."""
+    part = frames["gates"][frames["gates"].method == method]
+    grouped = part.groupby("step").r_c
+    axis.plot(grouped.mean().index, grouped.mean(), color=COLORS["green"], label="R_c")
+    axis.fill_between(
+        grouped.mean().index,
+        grouped.quantile(0.25),
+        grouped.quantile(0.75),
+        color=COLORS["green"],
+        alpha=0.2,
+        lw=0,
+    )
+    axis.axhline(tau, color=COLORS["black"], ls="--", lw=0.8, label=f"tau = {tau:g}")
+    axis.axhline(0.2, color=COLORS["gray"], ls=":", lw=0.8, label="uniform, 1/5")
+    shade(axis, part)
+
+
+def shade(axis: Axes, part: pd.DataFrame) -> None:
+    """Gray behind the steps that lie in the cycles."""
+    inside = part[part.phase == "cycle"].step
+    if len(inside):
+        axis.axvspan(inside.min() - 0.5, inside.max() + 0.5, color=COLORS["gray"], alpha=0.12, lw=0)
+
+
+CURVES = {"curves": curves, "attention": attention, "gates": gates}

@@ -1,0 +1,124 @@
+"""Numbers of the observed runs: one-wayness, attention over uniform, and what the gates read; see `sow/flow/perturb.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sow.flow.perturb import HELD, one_wayness
+
+OTHERS = ("related", "rest")
+
+
+def energies(responses: pd.DataFrame) -> pd.DataFrame:
+    """One row a request and step: energies `out` = F[c, nc], `held_out` (the same for a held condition), `back` = F[nc, c],
+    and the root mean square responses that belong to them.
+
+    nc is related region and rest together: independent perturbations of the two add in energy.
+    """
+    rows = []
+    keys = ["request", "step", "phase"]
+    for (request, step, phase), part in responses.groupby(keys, sort=True):
+        outside = part[part.target.isin(OTHERS)]
+        n_others = outside[outside.source == outside.source.iloc[0]]["values"].sum() if len(outside) else 0
+        to_condition = part[part.target == "condition"]
+        n_condition = to_condition["values"].max() if len(to_condition) else 0
+        row: dict[str, Any] = {"request": request, "step": step, "phase": phase}
+        for name, table, count in (
+            ("out", outside[outside.source == "condition"], n_others),
+            ("held_out", outside[outside.source == HELD], n_others),
+            ("back", to_condition[to_condition.source.isin(OTHERS)], n_condition),
+        ):
+            energy = float(table.energy.sum()) if len(table) else float("nan")
+            row[f"{name}_energy"] = energy
+            row[name] = (energy / count) ** 0.5 if count else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def flows(responses: pd.DataFrame) -> dict[str, float | None]:
+    """Means over requests: w of the energies summed over all steps and over each stage, and the mean responses."""
+    if not len(responses):
+        return {}
+    table = energies(responses)
+    out: dict[str, float | None] = {"one_wayness": mean_w(table)}
+    for phase in ("cycle", "preserve"):
+        out[f"one_wayness_{phase}"] = mean_w(table[table.phase == phase])
+    for name in ("out", "back", "held_out"):
+        out[name] = finite(table[name].mean())
+    return out
+
+
+def mean_w(table: pd.DataFrame) -> float | None:
+    """Mean over requests of w; None without a step of that kind."""
+    if not len(table):
+        return None
+    sums = table.groupby("request")[["out_energy", "back_energy"]].sum(min_count=1)
+    return finite(np.mean([one_wayness(o, b) for o, b in sums.itertuples(index=False)]))
+
+
+def attention_ratios(attention: pd.DataFrame) -> dict[str, float | None]:
+    """Attention mass over that of uniform attention, mean over steps, layers and requests: 1 = no preference.
+
+    c_to_nc, cr_to_c, rest_to_c as in "attention from X to Y": queries in X, keys in Y; and c_to_cr, the way back of P+.
+    """
+    return {name: finite(table.ratio.mean()) for name, table in ratios(attention).items()}
+
+
+def ratios(attention: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Named flow -> a row a request, step and layer with `ratio` = mass / uniform."""
+    keys = ["request", "step", "layer", "tokens"]
+    pairs = {
+        "c_to_nc": ("condition", OTHERS),
+        "c_to_cr": ("condition", ("related",)),
+        "cr_to_c": ("related", ("condition",)),
+        "rest_to_c": ("rest", ("condition",)),
+    }
+    out = {}
+    for name, (query, targets) in pairs.items():
+        part = attention[(attention["query"] == query) & attention["key"].isin(targets)]
+        # Without its keys in a layer a flow has no ratio there.
+        table = part.groupby(keys, sort=True)[["mass", "uniform"]].sum(min_count=len(targets)).reset_index()
+        table = table[table.uniform > 0]
+        out[name] = table.assign(ratio=table.mass / table.uniform).dropna(subset=["ratio"])
+    return out
+
+
+def gate_numbers(gates: pd.DataFrame) -> dict[str, float | None]:
+    """Mean R_c in the cycles and the share of open gates there (in plain sampling, which has none, over all steps)."""
+    if not len(gates):
+        return {}
+    inside = gates[gates.phase == "cycle"]
+    inside = inside if len(inside) else gates
+    return {"r_c": finite(inside.r_c.mean()), "open": finite(inside.open.mean())}
+
+
+def finite(value: Any) -> float | None:
+    """A plain number, None for nan."""
+    return float(value) if np.isfinite(value) else None
+
+
+def history(frames: Mapping[str, pd.DataFrame]) -> list[dict[str, float]]:
+    """One row a denoising step: what W&B draws as curves, `method/flow`."""
+    rows: dict[int, dict[str, float]] = {}
+    for method, part in frames["attention"].groupby("method", sort=False):
+        for name, table in ratios(part).items():
+            for step, value in table.groupby("step").ratio.mean().items():
+                rows.setdefault(int(step), {})[f"{method}/attention_{name}"] = float(value)
+    for table, column in (("gates", "r_c"),):
+        if len(frames[table]):
+            for (method, step), value in (
+                frames[table].groupby(["method", "step"], sort=False)[column].mean().items()
+            ):
+                rows.setdefault(int(step), {})[f"{method}/{column}"] = float(value)
+    if len(frames["responses"]):
+        for method, part in frames["responses"].groupby("method", sort=False):
+            for row in (
+                energies(part).groupby("step")[["out", "back"]].mean().reset_index().to_dict("records")
+            ):
+                rows.setdefault(int(row["step"]), {})[f"{method}/response_out"] = row["out"]
+                rows[int(row["step"])][f"{method}/response_back"] = row["back"]
+    return [rows[step] for step in sorted(rows)]
