@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sow.errors import UserError
-from sow.methods import arguments
+from sow.methods import arguments, need_plain
 
 if TYPE_CHECKING:
     from sow.backbone import Backbone
@@ -119,4 +119,5 @@ class DenseDiffusion:
         """SOW's sampler with this modulation."""
         from sow.methods.baselines.dense import DenseSampler
 
+        need_plain(backbone)
         return DenseSampler(**arguments(config, backbone), options=self)

@@ -1,0 +1,374 @@
+"""Training-free baselines: against diffusers where it has them, against their papers' equations where it has not."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    RePaintScheduler,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from test_sampler import moved, picture
+
+from sow import build, compose, noise
+from sow.config import Config
+from sow.errors import UserError
+from sow.methods.baselines.dense import (
+    DenseModulator,
+    densely_modulated,
+    modulate,
+    subject_words,
+    word_tokens,
+)
+from sow.methods.baselines.repaint import jumps
+from sow.seed_init import place
+from sow.tiny import SCHEDULER
+from sow.types import Box, Plan, Request, VisualCondition
+
+WORDS = [
+    "model=tiny",
+    "model.device=cpu",
+    "width=64",
+    "height=64",
+    "planner=fixed",
+    "intensify=none",
+    "metrics=none",
+]
+CHAINS = ["sd_inpaint", "blended_latent", "repaint"]
+NEGATIVE = "a bad quality and low-resolution image, extra fingers, deformed hands"
+
+
+def half(size: int = 32) -> Image.Image:
+    """A mask that keeps the left half: one that is no whole box."""
+    mask = Image.new("L", (size, size), 0)
+    mask.paste(255, (0, 0, size // 2, size))
+    return mask
+
+
+def request(i: int = 0) -> Request:
+    return Request((VisualCondition(picture(i, 32), half()),), f"a person {i} in a forest", seed=i, id=str(i))
+
+
+def plan(i: int = 0) -> Plan:
+    return Plan((Box(8 + 8 * i, 16, 32, 32),), (Box(8, 48, 48, 16),), f"an old person {i}", "test")
+
+
+def config(method: str, *words: str) -> Config:
+    short = [] if method in ("sow", "densediffusion") else ["method.num_inference_steps=5"]
+    return compose([*WORDS, f"method={method}", *short, *words])
+
+
+def sampler(method: str, *words: str):
+    return build(config(method, *words))
+
+
+def latents(made, i: int = 0) -> torch.Tensor:
+    return made.generate([request(i)], plans=[plan(i)])[0].latents
+
+
+def pasted(made, i: int = 0) -> Image.Image:
+    """The condition on its background, as the chain's first picture."""
+    pixels, _ = place(made.seed_init, request(i), plan(i), made.canvas, 0, noise.generator(0))
+    return Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+def unknown(i: int = 0) -> Image.Image:
+    """White where the canvas is to be painted."""
+    mask = Image.new("L", (64, 64), 255)
+    box = plan(i).boxes[0]
+    mask.paste(0, (box.x, box.y), half())
+    return mask
+
+
+def with_nine_channels(backbone):
+    """The same model with a UNet that sees mask and masked latents too."""
+    made = copy.copy(backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        known = {k: v for k, v in backbone.unet.config.items() if not k.startswith("_")}
+        made.unet = UNet2DConditionModel(**{**known, "in_channels": 2 * backbone.channels + 1}).eval()
+    return made
+
+
+def pipeline(backbone) -> StableDiffusionInpaintPipeline:
+    pipe = StableDiffusionInpaintPipeline(
+        vae=backbone.vae,
+        text_encoder=backbone.text_encoder,
+        tokenizer=backbone.tokenizer,
+        unet=backbone.unet,
+        scheduler=DDIMScheduler.from_config(SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("channels", [4, 9])
+def test_sd_inpaint_is_diffusers_inpainting(channels, eta):
+    settings = config("sd_inpaint", f"method.eta={eta}")
+    backbone = build(settings).backbone
+    if channels == 9:
+        backbone = with_nine_channels(backbone)
+    made = settings.method.sampler(settings, backbone)
+    theirs = pipeline(backbone)(
+        request().prompt,
+        negative_prompt=NEGATIVE,
+        image=pasted(made),
+        mask_image=unknown(),
+        height=64,
+        width=64,
+        num_inference_steps=5,
+        guidance_scale=7.5,
+        eta=eta,
+        strength=1.0,
+        # A plain UNet does not see the masked picture; without this diffusers still draws noise to encode it.
+        masked_image_latents=torch.zeros(1, 4, 8, 8) if channels == 4 else None,
+        generator=noise.generator(request().seed),
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(latents(made), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", [*CHAINS, "densediffusion"])
+def test_a_batch_equals_its_singles(method):
+    words = ["calibration.cycles=2"] if method == "densediffusion" else []
+    if method == "repaint":
+        words = ["method.jump_length=2", "method.resamples=2"]
+    made = sampler(method, "model.dtype=float64", *words)
+    both = made.generate([request(0), request(1)], plans=[plan(0), plan(1)])
+    assert [s.request.id for s in both] == ["0", "1"]
+    for i in (0, 1):
+        assert moved(both[i].latents, latents(made, i)) < 1e-6
+    steps = sum(row["event"] == "denoise" for row in both[0].trace if row["phase"] == "sample")
+    assert method == "densediffusion" or steps == made.denoising_steps()
+
+
+@pytest.mark.parametrize("method", CHAINS)
+def test_the_known_latents_end_as_they_were_encoded(method):
+    words = ["method.jump_length=2", "method.resamples=2"] if method == "repaint" else []
+    made = sampler(method, "method.vae=mode", *words)
+    batch = made.prepare([request()], [plan()])
+    held = batch.known.expand_as(batch.latents)
+    x = latents(made)
+    assert 0 < held.float().mean() < 1
+    assert torch.equal(x[held], batch.latents[held]) and not torch.equal(x[~held], batch.latents[~held])
+
+
+@pytest.mark.parametrize("method", CHAINS)
+def test_pasting_lays_the_condition_over_the_picture(method):
+    import numpy as np
+
+    words = ["method.num_inference_steps=2", *(["method.jump_length=1"] if method == "repaint" else [])]
+    made = sampler(method, "method.paste=true", *words)
+    sample = made.generate([request()], plans=[plan()])[0]
+    ours, truth, inside = (np.asarray(x) for x in (sample.image, pasted(made), unknown()))
+    assert np.array_equal(ours[inside == 0], truth[inside == 0])
+    assert not np.array_equal(ours[inside > 0], truth[inside > 0])
+
+
+def test_the_prompt_is_the_users_or_the_intensified_one():
+    made = sampler("sd_inpaint")
+    assert made.prompts([request()], [plan()]) == [request().prompt]
+    assert sampler("sd_inpaint", "method.prompt=intensified").prompts([request()], [plan()]) == [
+        plan().prompt
+    ]
+
+
+def test_repaint_is_diffusers_scheduler_on_the_same_predictions():
+    """One training step a sampling step, where diffusers' undo is one draw as ours is."""
+    settings = config(
+        "repaint",
+        "method.num_inference_steps=12",
+        "method.eta=0",
+        "method.jump_length=3",
+        "method.resamples=3",
+    )
+    backbone = copy.copy(build(settings).backbone)
+    backbone.scheduler_config = {
+        **SCHEDULER,
+        "num_train_timesteps": 12,
+        "steps_offset": 0,
+        "set_alpha_to_one": True,
+    }
+    made = settings.method.sampler(settings, backbone)
+    reference = RePaintScheduler(12, 0.00085, 0.012, "scaled_linear", eta=0.0, clip_sample=False)
+    reference.set_timesteps(12, 3, 3)
+    batch = made.prepare([request()], [plan()])
+    x, above = made.start(batch), 12
+    for state in made.visited[1:]:
+        if state > above:
+            x = reference.undo_step(x, above, batch.generators[0])
+        else:
+            e = made.epsilon(batch, x, state)
+            x = reference.step(
+                e, state, x, batch.latents, batch.known.float(), batch.generators[0], return_dict=False
+            )[0]
+        above = state
+    torch.testing.assert_close(latents(made), x, rtol=1e-4, atol=1e-4)
+
+
+def test_repaint_jumps_as_its_algorithm_does():
+    # Algorithm 1: with j = 1 and U resamplings every state but x_0 and x_T is left r - 1 times upwards.
+    assert jumps(3, 1, 2) == [3, 2, 3, 2, 1, 2, 1, 0]
+    assert jumps(4, 2, 2) == [4, 3, 2, 1, 2, 3, 2, 1, 0]
+    assert jumps(5, 10, 10) == [5, 4, 3, 2, 1, 0]
+    for steps, length, resamples in [(50, 10, 10), (250, 10, 10), (20, 5, 3)]:
+        visited = jumps(steps, length, resamples)
+        falls = sum(b < a for a, b in zip(visited, visited[1:], strict=False))
+        places = len(range(1, steps - length + 1, length))
+        assert falls == steps + places * length * (resamples - 1) and visited[-1] == 0
+
+
+def test_repaint_draws_the_unknown_part_from_the_ddpm_posterior():
+    """Eq. 8b: with eta = 1 the step's standard deviation is that of q(x_{t-1} | x_t, x_0)."""
+    made = sampler("repaint")
+    batch = made.prepare([request()], [plan()])
+    zero = torch.zeros(1, 4, 8, 8)
+    same = noise.generator(0).set_state(batch.generators[0].get_state())
+    draw = noise.randn((1, 4, 8, 8), same, "cpu", zero.dtype)
+    x, _ = made.ddim(batch, zero, zero, 3)
+    high, low = made.schedule.level(4), made.schedule.level(3)
+    beta = 1 - high / low
+    torch.testing.assert_close(x, ((1 - low) / (1 - high) * beta) ** 0.5 * draw)
+
+
+def test_blended_latent_noises_the_background_anew_at_every_step():
+    made = sampler("blended_latent")
+    batch = made.prepare([request()], [plan()])
+    held = batch.known.expand_as(batch.latents)
+    draws = {}
+    for step in made.steps(request(), plan=plan()):
+        k = step.context.index
+        if step.event == "denoise" and k > 0:
+            level = made.schedule.level(k)
+            draws[k] = ((step.latents - level**0.5 * batch.latents) / (1 - level) ** 0.5)[held]
+    values = torch.stack(list(draws.values()))
+    assert values.shape[0] == 4
+    assert torch.corrcoef(values).fill_diagonal_(0).abs().max() < 0.4  # 128 latents: six standard errors
+    assert values.std() == pytest.approx(1, abs=0.15)
+
+
+def test_blended_latents_decoder_returns_to_the_known_pixels():
+    import numpy as np
+
+    plain = sampler("blended_latent", "method.num_inference_steps=2")
+    before = {n: p.clone() for n, p in plain.backbone.vae.named_parameters()}
+    a = plain.generate([request()], plans=[plan()])[0]
+    tuned = replace(plain, options=replace(plain.options, decoder_steps=12, decoder_rate=0.02))
+    b = tuned.generate([request()], plans=[plan()])[0]
+    truth, held = np.asarray(pasted(plain), float), np.asarray(unknown()) == 0
+    error = [np.square(np.asarray(s.image, float) - truth)[held].mean() for s in (a, b)]
+    assert torch.equal(a.latents, b.latents) and error[1] < 0.9 * error[0]
+    assert all(torch.equal(p, before[n]) for n, p in plain.backbone.vae.named_parameters())
+    assert "reconstruct" in b.seconds
+
+
+def test_dense_modulation_is_its_equations():
+    g = noise.generator(0)
+    A = noise.randn((2, 3, 5, 7), g, "cpu", torch.float64)
+    R = noise.randn((2, 5, 7), g, "cpu", torch.float64) > 0
+    S = torch.tensor([[0.2, 0.8, 0.2, 0.8, 0.8], [0.5] * 5], dtype=torch.float64)
+    ours = modulate(A, R, S, 0.6)
+    for b in range(2):
+        for h in range(3):
+            for i in range(5):
+                row = A[b, h, i]
+                for j in range(7):
+                    pos, neg = row.max() - row[j], row[j] - row.min()
+                    m = 0.6 * (1 - S[b, i]) * (pos if R[b, i, j] else -neg)
+                    assert ours[b, h, i, j] == pytest.approx(float(row[j] + m), abs=1e-12)
+    assert (ours.amax(-1) <= A.amax(-1) + 1e-12).all() and (ours.amin(-1) >= A.amin(-1) - 1e-12).all()
+
+
+def test_dense_attention_reaches_the_text_branch_alone():
+    options = config("densediffusion").method
+    subject = torch.zeros(1, 4, 4, dtype=torch.bool)
+    subject[:, :2] = True
+    words = torch.zeros(1, 2, 6, dtype=torch.bool)
+    words[0, 0, 1:3], words[0, 1, 3:5] = True, True
+    modulator = DenseModulator(options, subject, words, 1, 1000, torch.device("cpu")).at(800)
+    assert modulator.strength == pytest.approx((0.3 * 0.8**5, 0.8**5))
+    g = noise.generator(0)
+    q = noise.randn((2, 2, 16, 3), g, "cpu", torch.float32)
+    k, v = (noise.randn((2, 2, 6, 3), g, "cpu", torch.float32) for _ in range(2))
+    out, plain = (
+        modulator.attend(q, k, v, cross=True),
+        torch.nn.functional.scaled_dot_product_attention(q, k, v),
+    )
+    assert torch.equal(out[0], plain[0])
+    R = torch.zeros(1, 16, 6, dtype=torch.bool)
+    R[:, :8, 1:3], R[:, 8:, 3:5] = True, True
+    A = (q[1:] @ k[1:].transpose(-1, -2)) / 3**0.5
+    expected = modulate(A, R, torch.full((1, 16), 0.5), 0.8**5).softmax(-1) @ v[1:]
+    torch.testing.assert_close(out[1:], expected)
+    # A prompt that names no subject leaves cross-attention alone.
+    silent = DenseModulator(options, subject, torch.zeros_like(words), 1, 1000, torch.device("cpu")).at(800)
+    torch.testing.assert_close(silent.attend(q, k, v, cross=True), plain)
+
+
+def test_dense_without_strength_is_sampling_without_modulation():
+    off = sampler("densediffusion", "calibration.cycles=1", "method.w_self=0", "method.w_cross=0")
+    on = sampler("densediffusion", "calibration.cycles=1")
+    none = sampler("sow", "num_inference_steps=10", "calibration.cycles=1", "modulation=none")
+    reference = latents(none)
+    assert moved(latents(off), reference) < 1e-5 < moved(latents(on), reference)
+
+
+def test_dense_processors_are_restored_after_an_exception():
+    made = sampler("densediffusion")
+    unet = made.backbone.unet
+    before = dict(unet.attn_processors)
+    with pytest.raises(RuntimeError), densely_modulated(unet, None):
+        assert unet.attn_processors != before
+        raise RuntimeError
+    assert unet.attn_processors == before
+
+
+def test_the_subjects_words_are_found():
+    subjects = ["person", "man", "cat"]
+    prompt = "An old person besides a man."
+    a, b = subject_words(prompt, subjects)
+    assert prompt[a:b] == "An old person"
+    a, b = subject_words("snow and cat", subjects)
+    assert "snow and cat"[a:b] == "cat"
+    assert subject_words("a humane forest", subjects) is None
+    backbone = sampler("densediffusion").backbone  # its tokenizer makes a token of every byte but blanks
+    rows = word_tokens(backbone, "a cat on ice", ["cat"], 77)
+    assert rows[0].nonzero().flatten().tolist() == [1, 2, 3, 4]
+    assert rows[1].nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
+    assert not word_tokens(backbone, "ice", ["cat"], 77).any()
+
+
+@pytest.mark.parametrize("method", ["sow", "blended_latent", "repaint", "densediffusion"])
+def test_an_inpainting_checkpoint_is_for_inpainting(method):
+    settings = config(method)
+    backbone = with_nine_channels(build(settings).backbone)
+    with pytest.raises(UserError, match="9 channels.*method=sd_inpaint") as caught:
+        settings.method.sampler(settings, backbone)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "word", "parts"),
+    [
+        ("sd_inpaint", "method.eta=2", ["eta", "method.eta"]),
+        ("sd_inpaint", "method.vae=median", ["median", "mode, sample"]),
+        ("repaint", "method.resamples=0", ["resamples", "method.resamples"]),
+        ("blended_latent", "method.decoder_steps=-1", ["decoder_steps"]),
+        ("densediffusion", "method.w_self=-1", ["w_self"]),
+        ("repaint", "method.jump=3", ["method.jump", "method.jump_length"]),
+    ],
+)
+def test_a_bad_option_fails_on_one_line(method, word, parts):
+    with pytest.raises(UserError) as caught:
+        compose([*WORDS, f"method={method}", word])
+    assert "\n" not in str(caught.value) and all(p in str(caught.value) for p in parts)
