@@ -195,7 +195,7 @@ def markdown(numbers: Mapping[str, Mapping[str, Any]], study: InformationFlow) -
         ),
         "",
         f"Latents of one region are perturbed by noise of standard deviation {study.strength:g} at {study.positions} steps of "
-        f"{study.causal_seeds} runs each; responses are root mean square changes of the final latents per unit of perturbation. "
+        f"{study.causal_seeds} runs each; responses are norms of the change of the final latents per unit of it, mean over steps. "
         "w = (out - back) / (out + back) of their energies: 1 where the condition changes the others and is changed by none, 0 "
         "where both are alike. Attention is mass over what uniform attention would give, over all steps and layers of "
         f"{study.seeds} runs.",

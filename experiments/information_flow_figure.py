@@ -37,12 +37,12 @@ def paint(
             sharey="row",
             gridspec_kw={"height_ratios": [heights.get(r, 1.0) for r in rows]},
         )
-        limit = brightest(maps)
+        limit, image = brightest(maps), None
         for column, method in enumerate(methods):
             for row, kind in enumerate(rows):
                 axis = axes[row, column]
                 if kind in ("out", "back"):
-                    change(axis, maps.get(method), kind, limit)
+                    image = change(axis, maps.get(method), kind, limit) or image
                 else:
                     CURVES[kind](axis, frames, method, tau)
                     axis.set_xlabel("denoising step of the run")
@@ -52,6 +52,9 @@ def paint(
                     axis.set_ylabel(LABELS[kind])
                 if column == len(methods) - 1 and kind not in ("out", "back"):
                     axis.legend(loc="best")
+        if image is not None:
+            shown = [axis for row, kind in enumerate(rows) if kind in ("out", "back") for axis in axes[row]]
+            figure.colorbar(image, ax=shown, label="change of x₀ (RMS over channels)", aspect=30, pad=0.01)
         figure.suptitle(
             "Who changes whom: the same plans, the same noise, one region perturbed at one step"
             if "out" in rows
@@ -64,7 +67,7 @@ def paint(
 LABELS = {
     "out": "condition perturbed:\nchange of x₀",
     "back": "surroundings perturbed:\nchange of x₀",
-    "curves": "response of x₀ (RMS\nper unit, log scale)",
+    "curves": "norm of the change of x₀\nper unit of noise",
     "attention": "attention mass\n(1 = uniform)",
     "gates": "R_c (mean of layers)",
 }
@@ -72,32 +75,35 @@ LABELS = {
 
 def brightest(maps: Mapping[str, Any]) -> float:
     """The upper end of the maps' colour scale, the same in all of them."""
-    values = [float(m.max()) for changes, _ in maps.values() for m in changes.values()]
+    values = [float(m.max()) for changes, _ in maps.values() for (_, step), m in changes.items() if step == 0]
     return max(values, default=1.0) or 1.0
 
 
-def change(axis: Axes, found: Any, kind: str, limit: float) -> None:
-    """|change of x_0| after a perturbation in the middle of the run, logarithmic, with the condition's outline."""
+def change(axis: Axes, found: Any, kind: str, limit: float) -> Any:
+    """|change of x_0| after a perturbation at the first step, logarithmic, outlines of c (white) and cr; its image."""
     from matplotlib.colors import LogNorm
 
     axis.set_xticks([])
     axis.set_yticks([])
     if found is None:
-        return
+        return None
     changes, layout = found
     sources = ["condition"] if kind == "out" else ["related", "rest"]
     steps = sorted({step for source, step in changes if source in sources})
     if not steps:
-        return
-    step = steps[len(steps) // 2]
+        return None
+    step = steps[0]  # the one noise level that all methods share
     # Independent perturbations of the two parts of the surroundings add in energy.
     total = sum(changes[s, step] ** 2 for s in sources if (s, step) in changes) ** 0.5
-    axis.imshow(total.clamp_min(limit * 1e-4), norm=LogNorm(limit * 1e-3, limit), interpolation="nearest")
+    image = axis.imshow(
+        total.clamp_min(limit * 1e-4), norm=LogNorm(limit * 1e-3, limit), interpolation="nearest"
+    )
     for index, color in ((0, "white"), (1, COLORS["sky"])):
         inside = layout[..., index].numpy()
         if inside.any() and not inside.all():
             axis.contour(inside, levels=[0.5], colors=[color], linewidths=0.9)
     axis.text(0.02, 0.02, f"step {step}", transform=axis.transAxes, color="white", fontsize=6)
+    return image
 
 
 def curves(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:
@@ -111,6 +117,7 @@ def curves(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: flo
         ("held_out", "held condition → others", HELD_COLOR, ":"),
         ("back", "others → condition", BACK, "--"),
     ):
+        name = f"{name}_norm"
         shown = table.dropna(subset=[name])
         if len(shown):
             mean = shown.groupby("step")[name].mean()

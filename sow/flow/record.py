@@ -208,7 +208,6 @@ def response_rows(
                     "target": target,
                     "response": response,
                     "energy": energy,
-                    "values": int(indicators[..., REGIONS.index(target)].sum()) * len(change),
                 }
             )
     return rows, maps, samples[0]

@@ -14,33 +14,29 @@ OTHERS = ("related", "rest")
 
 
 def energies(responses: pd.DataFrame) -> pd.DataFrame:
-    """One row a request and step: energies `out` = F[c, nc], `held_out` (the same for a held condition), `back` = F[nc, c],
-    and the root mean square responses that belong to them.
+    """One row a request and perturbed step: energies `out` = F[c, nc], `held_out` (the same for a held condition) and `back` =
+    F[nc, c], nan where a source was not measured; with _norm, their square roots: norms of the change per unit of noise.
 
     nc is related region and rest together: independent perturbations of the two add in energy.
     """
+    flows = {
+        "out": (("condition",), OTHERS),
+        "held_out": ((HELD,), OTHERS),
+        "back": (OTHERS, ("condition",)),
+    }
     rows = []
-    keys = ["request", "step", "phase"]
-    for (request, step, phase), part in responses.groupby(keys, sort=True):
-        outside = part[part.target.isin(OTHERS)]
-        n_others = outside[outside.source == outside.source.iloc[0]]["values"].sum() if len(outside) else 0
-        to_condition = part[part.target == "condition"]
-        n_condition = to_condition["values"].max() if len(to_condition) else 0
+    for (request, step, phase), part in responses.groupby(["request", "step", "phase"], sort=True):
         row: dict[str, Any] = {"request": request, "step": step, "phase": phase}
-        for name, table, count in (
-            ("out", outside[outside.source == "condition"], n_others),
-            ("held_out", outside[outside.source == HELD], n_others),
-            ("back", to_condition[to_condition.source.isin(OTHERS)], n_condition),
-        ):
-            energy = float(table.energy.sum()) if len(table) else float("nan")
-            row[f"{name}_energy"] = energy
-            row[name] = (energy / count) ** 0.5 if count else float("nan")
+        for name, (sources, targets) in flows.items():
+            found = part[part.source.isin(sources) & part.target.isin(targets)]
+            row[name] = float(found.energy.sum(min_count=1))
+            row[f"{name}_norm"] = row[name] ** 0.5
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def flows(responses: pd.DataFrame) -> dict[str, float | None]:
-    """Means over requests: w of the energies summed over all steps and over each stage, and the mean responses."""
+    """w of the energies summed over all steps and over each stage, and the mean norms of the responses; over requests."""
     if not len(responses):
         return {}
     table = energies(responses)
@@ -48,7 +44,7 @@ def flows(responses: pd.DataFrame) -> dict[str, float | None]:
     for phase in ("cycle", "preserve"):
         out[f"one_wayness_{phase}"] = mean_w(table[table.phase == phase])
     for name in ("out", "back", "held_out"):
-        out[name] = finite(table[name].mean())
+        out[name] = finite(table[f"{name}_norm"].mean())
     return out
 
 
@@ -56,7 +52,7 @@ def mean_w(table: pd.DataFrame) -> float | None:
     """Mean over requests of w; None without a step of that kind."""
     if not len(table):
         return None
-    sums = table.groupby("request")[["out_energy", "back_energy"]].sum(min_count=1)
+    sums = table.groupby("request")[["out", "back"]].sum(min_count=1)
     return finite(np.mean([one_wayness(o, b) for o, b in sums.itertuples(index=False)]))
 
 
@@ -117,8 +113,12 @@ def history(frames: Mapping[str, pd.DataFrame]) -> list[dict[str, float]]:
     if len(frames["responses"]):
         for method, part in frames["responses"].groupby("method", sort=False):
             for row in (
-                energies(part).groupby("step")[["out", "back"]].mean().reset_index().to_dict("records")
+                energies(part)
+                .groupby("step")[["out_norm", "back_norm"]]
+                .mean()
+                .reset_index()
+                .to_dict("records")
             ):
-                rows.setdefault(int(row["step"]), {})[f"{method}/response_out"] = row["out"]
-                rows[int(row["step"])][f"{method}/response_back"] = row["back"]
+                rows.setdefault(int(row["step"]), {})[f"{method}/response_out"] = row["out_norm"]
+                rows[int(row["step"])][f"{method}/response_back"] = row["back_norm"]
     return [rows[step] for step in sorted(rows)]
