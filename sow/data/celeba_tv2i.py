@@ -82,10 +82,11 @@ class CelebaTV2I:
             raise UserError(f"data split {split!r} is unknown: choose validation, test or all")
         files = {e.image: self._complete(e.image) for _, e in self._checked(wanted)}
         hashes = {str(n): [digest(image), *(digest(m) for m in masks)] for n, (image, masks) in files.items()}
-        keep("celeba_tv2i", self._root(), self.manifest(), hashes)
-        return [
+        made = [
             Group(e.id, e.setting, e.split, self._request(number, e, *files[e.image])) for number, e in wanted
         ]
+        keep("celeba_tv2i", self._root(), self.manifest(), hashes)
+        return made
 
     def manifest(self) -> dict[str, Any]:
         """Everything that fixes the benchmark apart from the images: entries, parts, margin, size and their hash."""

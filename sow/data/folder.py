@@ -66,8 +66,8 @@ class ImageFolder:
             )
         masks = {e["image"]: self._mask(self._root() / e["image"]) for _, e in wanted}
         used = {n: [digest(self._root() / n), *([digest(m)] if m else [])] for n, m in masks.items()}
-        keep("folder", self._root(), self.manifest(), used)
         conditions = {name: self._condition(name, mask) for name, mask in masks.items()}
+        keep("folder", self._root(), self.manifest(), used)
         return [
             Group(
                 e["id"],
