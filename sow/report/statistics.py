@@ -103,11 +103,13 @@ def wilson(share: float, n: int, level: float) -> tuple[float, float]:
 def bca(sums: NDArray[np.float64], counts: NDArray[np.float64], how: Resampling) -> tuple[float, float]:
     """Bias-corrected and accelerated bootstrap interval (Efron, 1987) of sum(sums) / sum(counts) over groups.
 
-    One group, or groups without any spread, give the mean itself twice.
+    One group tells nothing of the spread and gives nan; groups that are all alike give the mean twice.
     """
     n = len(sums)
     theta = sums.sum() / counts.sum()
-    if n < 2 or np.allclose(sums / counts, theta, rtol=1e-12, atol=0):
+    if n < 2:
+        return math.nan, math.nan
+    if np.allclose(sums / counts, theta, rtol=1e-12, atol=0):
         return float(theta), float(theta)
     rng = np.random.default_rng(how.seed)
     drawn = rng.integers(0, n, (how.resamples, n))
