@@ -1,0 +1,287 @@
+"""Metrics against independent truth, what is remembered of them, and several at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import sqlite3
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sow.conditions import Photo
+from sow.config import compose
+from sow.errors import UserError
+from sow.metrics import Metrics, columns, mean
+from sow.metrics import faces as faces_module
+from sow.metrics.clip import cosine
+from sow.metrics.faces import Faces, detect_all_faces, face_distance, kept_faces
+from sow.metrics.kept import Store, image_key, version_of
+from sow.metrics.none import NoMetrics
+from sow.metrics.people import PeopleMetrics
+from sow.metrics.pixels import Pixels
+from sow.metrics.readings import readings
+from sow.metrics.several import Several
+from sow.people.judge.composites import Figure, truncated
+from sow.people.judge.samples import figure_of
+from sow.types import Box, Canvas, Plan, Request, Sample, VisualCondition
+
+SEED = 3_475_000_000
+COUNT = 8
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SOW_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@cache
+def photograph() -> Image.Image:
+    return Photo("sample:grace_hopper.jpg", "none", "white", "none", None).load(0)[0].image
+
+
+def sample(image: Image.Image, condition: VisualCondition, box: Box, prompt: str = "a person") -> Sample:
+    canvas = Canvas(*image.size, 8, 32, image.width)
+    request = Request((condition,), prompt)
+    return Sample(request, Plan((box,), (), prompt, "test"), image, torch.zeros(1), canvas)
+
+
+# Detection and ID-Distance.
+
+
+def test_the_bundled_photograph_has_one_face_where_it_is_and_blanks_have_none() -> None:
+    photo = photograph()  # 512 x 606; the face lies around (260, 150)
+    blanks = [Image.new("RGB", (256, 256), (v, v, v)) for v in (0, 128, 255)]
+    ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8)[:, None, None], (1, 256, 3)))
+    found = detect_all_faces([photo, *blanks, ramp])
+    assert [len(f) for f in found] == [1, 0, 0, 0, 0]
+    (box,) = found[0]
+    assert box.x < 260 < box.right and box.y < 150 < box.bottom
+    assert 0.2 < box.w / photo.width < 0.45 and 0.9 < box.h / box.w < 1.6
+
+
+def test_the_distance_is_that_of_normalised_vectors() -> None:
+    assert face_distance([3, 0], [0, 4]) == pytest.approx(math.sqrt(2))
+    assert face_distance([1, 0, 0], [-7, 0, 0]) == pytest.approx(2)
+    assert face_distance([1, 1], [5, 0]) == pytest.approx(math.sqrt(2 - math.sqrt(2)))
+    assert face_distance([0.2, 0.1], [2, 1]) == pytest.approx(0, abs=1e-12)
+    assert cosine([3, 0], [0, 4]) == 0 and cosine([1, 1], [5, 0]) == pytest.approx(math.sqrt(0.5))
+
+
+def test_id_distance_leaves_undetected_faces_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Embeddings made by hand: the photograph against itself mirrored is 60 degrees away."""
+    mirrored = photograph().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    by_hand = {image_key(photograph()): [2.0, 0.0], image_key(mirrored): [0.5, math.sqrt(0.75)]}
+    monkeypatch.setattr(
+        faces_module, "embed_faces", lambda crops, *_: torch.tensor([by_hand[image_key(i)] for i, _ in crops])
+    )
+    (tmp_path / "weights.pt").write_bytes(b"by hand")
+    condition = VisualCondition(photograph())
+    box = Box(0, 0, *photograph().size)
+    blank = Image.new("RGB", photograph().size, (128, 128, 128))
+    metric = Faces(str(tmp_path / "weights.pt"), "cpu", 2)
+    rows = metric.measure([sample(i, condition, box) for i in (mirrored, blank, photograph())])
+    assert [row["face_detected"] for row in rows] == [True, False, True]
+    assert rows[0]["id_distance"] == pytest.approx(1, abs=1e-6)  # a chord of 60 degrees
+    assert rows[1]["id_distance"] is None and rows[2]["id_distance"] == pytest.approx(0, abs=1e-6)
+    assert mean([row["id_distance"] for row in rows]) == pytest.approx(0.5, abs=1e-6)  # type: ignore[misc]
+
+
+def test_without_the_weights_nothing_is_measured_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("sow.metrics.faces.WEIGHTS_URL", "http://127.0.0.1:9/weights.pt")
+    photo = VisualCondition(photograph())
+    for metric in (Faces(None, "cpu", 1), Several({"pixels": Pixels(), "faces": Faces(None, "cpu", 1)})):
+        for action in (
+            metric.check,
+            lambda m=metric: m.measure([sample(photograph(), photo, Box(0, 0, 512, 600))]),
+        ):
+            with pytest.raises(UserError, match=f"put .* at {tmp_path}/checkpoints/") as error:
+                action()
+            assert "\n" not in str(error.value)
+
+
+# The judge on rendered truth.
+
+
+@cache
+def people() -> tuple[Figure, ...]:
+    """Whole adults with room below the chin."""
+    drawn = (
+        figure_of(SEED + i, 43_000_000 + i, age="adult", nobody=False, background=True) for i in range(99)
+    )
+    whole = (f for f in drawn if f.whole == 1 and f.attributes.style == "photo" and f.face[3] > 30)
+    return tuple(next(whole) for _ in range(COUNT))
+
+
+def judged(pictures: list[Figure], owners: list[Figure]) -> list[dict]:
+    """Metrics of pictures whose conditions are the faces of `owners`, at the pictures' own faces."""
+    samples = []
+    for picture, owner in zip(pictures, owners, strict=True):
+        x, y, w, h = (round(v) for v in owner.face)
+        mask = Image.fromarray(owner.face_mask[y : y + h, x : x + w].astype(np.uint8) * 255)
+        face = VisualCondition(Image.fromarray(owner.image[y : y + h, x : x + w]), mask)
+        samples.append(sample(Image.fromarray(picture.image), face, Box.of(picture.face)))
+    return PeopleMetrics().measure(samples)
+
+
+@cache
+def whole_rows() -> list[dict]:
+    return judged(list(people()), list(people()))
+
+
+def test_pasted_heads_fail_and_whole_figures_do_not() -> None:
+    rng = np.random.default_rng(3)
+    empty = figure_of(SEED + 900, None, nobody=True)
+    pasted = [(f, made) for f in people() if (made := truncated(rng, f, empty)) is not None]
+    assert len(pasted) >= COUNT // 2
+    broken = judged([made for _, made in pasted], [owner for owner, _ in pasted])
+    assert sum(row["failure"] for row in whole_rows()) <= 1
+    assert sum(row["failure"] for row in broken) >= len(broken) - 1
+
+
+def test_the_same_person_is_nearer_than_another() -> None:
+    shifted = list(people()[1:] + people()[:1])
+    others = judged(list(people()), shifted)
+    nearer = [a["id_distance"] < b["id_distance"] for a, b in zip(whole_rows(), others, strict=True)]
+    assert all(nearer) and all(row["same_person"] for row in whole_rows())
+    assert sum(row["same_person"] for row in others) <= COUNT // 2
+    assert all(row["psnr_condition"] > other["psnr_condition"] for row, other in zip(whole_rows(), others))
+
+
+# Several at once.
+
+
+def test_columns_of_several_keep_apart_what_has_one_name() -> None:
+    class Fixed:
+        def __init__(self, **row: float) -> None:
+            self.row, self.COLUMNS = row, {name: f"{name} of {value}" for name, value in row.items()}
+
+        def check(self) -> None: ...
+
+        def measure(self, samples: list) -> list[dict]:
+            return [dict(self.row) for _ in samples]
+
+    several = Several(
+        {"judge": Fixed(id_distance=1.0, failure=0.0), "faces": Fixed(id_distance=2.0, face=1.0)}
+    )
+    assert isinstance(several, Metrics)
+    row = {"id_distance": 1.0, "failure": 0.0, "faces_id_distance": 2.0, "face": 1.0}
+    assert several.measure([None, None]) == [row, row]  # type: ignore[list-item]
+    assert (
+        columns(several).keys() == row.keys()
+        and columns(several)["faces_id_distance"] == "id_distance of 2.0"
+    )
+    with pytest.raises(UserError, match="metrics.parts"):
+        Several({})
+
+
+def test_all_and_photos_compose_from_the_options() -> None:
+    every = compose(["model=tiny", "metrics=all", "metrics.parts.faces.batch_size=3"]).metrics
+    assert list(every.parts) == ["people", "faces", "clip"] and every.parts["faces"].batch_size == 3
+    photos = compose(["model=tiny", "metrics=photos", "~metrics.parts.clip"]).metrics
+    assert list(photos.parts) == ["faces", "pixels"]
+    assert "psnr_condition" in columns(photos) and "failure" not in columns(photos)
+    with pytest.raises(UserError, match="metrics.parts.faces.sise"):
+        compose(["model=tiny", "metrics=all", "+metrics.parts.faces.sise=3"])
+
+
+def test_every_column_is_explained() -> None:
+    assert set(whole_rows()[0]) == set(PeopleMetrics.COLUMNS)
+    pixels = Pixels().measure([sample(photograph(), VisualCondition(photograph()), Box(0, 0, 512, 600))])
+    assert set(pixels[0]) == set(Pixels.COLUMNS)
+    assert columns(NoMetrics()) == {}
+
+
+# What is remembered.
+
+
+def test_a_kept_value_is_not_computed_again_and_is_equal_to_the_last_bit() -> None:
+    store, calls = Store("test", "1"), []
+
+    def compute(places: list[int]) -> list[list[float]]:
+        calls.append(places)
+        return [[math.pi * (p + 1), float(np.float32(0.1)), 1e-300] for p in places]
+
+    first = store.through(["a", "b", "a"], compute)
+    second = store.through(["b", "c", "a"], compute)
+    assert calls == [[0, 1], [1]]
+    assert second[0] == first[1] and second[2] == first[0] == [math.pi, float(np.float32(0.1)), 1e-300]
+    assert Store("test", "2").get(["a"]) == {} and Store("other", "1").get(["a"]) == {}
+
+
+def test_versions_follow_the_bytes_of_code_and_weights(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    before = version_of(file)
+    assert before == version_of(file)
+    file.write_bytes(b"other")
+    assert version_of(file) != before
+
+
+def test_images_are_known_by_their_pixels() -> None:
+    image = photograph().crop((200, 100, 264, 164))
+    assert image_key(image) == image_key(image.copy())
+    changed = image.copy()
+    changed.putpixel((5, 5), (1, 2, 3))
+    keys = {image_key(i) for i in (image, changed, image.convert("L"), image.resize((32, 128)))}
+    assert len(keys) == 4
+
+
+def _fill(which: int) -> None:
+    store = Store("shared", "1")
+    for i in range(40):
+        store.through([f"{i}", f"{which}-{i}"], lambda places: [{"n": 0.1}] * len(places))
+
+
+def test_several_processes_share_it() -> None:
+    jobs = [multiprocessing.get_context("fork").Process(target=_fill, args=(n,)) for n in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(60)
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    keys = [f"{i}" for i in range(40)] + [f"{n}-{i}" for n in range(3) for i in range(40)]
+    assert Store("shared", "1").get(keys) == dict.fromkeys(keys, {"n": 0.1})
+
+
+def test_a_damaged_store_costs_time_only(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own_cache.mkdir()
+    (own_cache / "kept.sqlite").write_bytes(b"no database" * 1000)
+    assert Store("test", "1").through(["a"], lambda places: [7]) == [7]
+    assert "delete it" in caplog.text
+    (own_cache / "kept.sqlite").unlink()
+    assert Store("test", "1").through(["a"], lambda places: [8]) == [8]
+    with sqlite3.connect(own_cache / "kept.sqlite") as base:
+        assert [json.loads(v) for (v,) in base.execute("SELECT value FROM kept")] == [8]
+
+
+def test_it_can_be_switched_off(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOW_CACHE", "off")
+    assert Store("test", "1").through(["a"], lambda places: [7]) == [7]
+    assert Store("test", "1").get(["a"]) == {} and not own_cache.exists()
+
+
+def test_metrics_from_memory_are_those_just_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time neither network is called, and every number is the same to the last bit."""
+    pictures, owners = list(people()[:2]), list(people()[:2])
+    fresh = judged(pictures, owners)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("sow.metrics.faces._detect", never)
+    monkeypatch.setattr("sow.people.judge.reader.Judge._read", never)
+    assert judged(pictures, owners) == fresh
+    with pytest.raises(AssertionError, match="computed again"):
+        kept_faces([Image.new("RGB", (64, 64), (1, 2, 3))])
+    with pytest.raises(AssertionError, match="computed again"):
+        readings([Image.fromarray(people()[0].image)], [Box(1, 1, 9, 9)])
