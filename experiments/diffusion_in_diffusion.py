@@ -25,13 +25,13 @@ ROWS = {  # the rows of Fig. 4
     "suppressed": "(c) upper right\nattends to itself",
 }
 ALONE = "alone"
-SHOWN = 10  # columns of the figure
+SHOWN = 11  # columns of the figure
 LAYOUTS = ("top_bottom", "bottom_top", "left_right", "right_left")
 
 
 @dataclass(frozen=True)
 class DiffusionInDiffusion:
-    """`first` and `second` (a colour [r, g, b] or the path of a picture) merged at x_k, k = 1 .. `steps`, in `layouts`.
+    """`first` and `second` (a colour [r, g, b] or the path of a picture) merged at x_k, k = 0 .. `steps`, in `layouts`.
 
     `enhance` lifts row (b)'s attention, `suppress` row (c)'s attention to itself, in ranges of a row's logits; None
     leaves row (c)'s upper right quarter no other keys.
@@ -141,7 +141,7 @@ class DiffusionInDiffusion:
         self, pictures: Mapping[str, Mapping[int, NDArray[np.float64]]], rows: Sequence[Mapping[str, Any]]
     ) -> Any:
         """Fig. 4 for the first layout, and below it the curves over k, means over all layouts."""
-        columns = min(SHOWN, self.steps)
+        columns = min(SHOWN, self.steps + 1)
 
         def paint(figure: Any) -> None:
             above, below = figure.subfigures(2, 1, height_ratios=(4.2, 2.2))
@@ -152,7 +152,7 @@ class DiffusionInDiffusion:
 
     def sheets(self, pictures: Mapping[str, Mapping[int, NDArray[np.float64]]]) -> Any:
         """The pictures of every layout."""
-        columns = min(SHOWN, self.steps)
+        columns = min(SHOWN, self.steps + 1)
 
         def paint(figure: Any) -> None:
             for axis, layout in zip(
@@ -182,7 +182,10 @@ class DiffusionInDiffusion:
             [[Image.fromarray(p.astype("uint8")) for p in row] for row in found],
             [f"k = {k}" for k in shown],
             list(ROWS.values()),
-            [[f"{mean_color(p, where)[0]:.0f} | {mean_color(p, ~where)[0]:.0f}" for p in row] for row in found],
+            [
+                [f"{mean_color(p, where)[0]:.0f} | {mean_color(p, ~where)[0]:.0f}" for p in row]
+                for row in found
+            ],
         )
         axis.set_title(
             f"merged at $x_k$ of {self.steps} steps, {layout.replace('_', ' / ')}; below: red channel of first | second",
@@ -218,36 +221,58 @@ class DiffusionInDiffusion:
 
 
 def headline(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
-    """The numbers of README, means over the layouts; k counts as earliest third up to K/3, as latest above 2K/3."""
+    """The numbers of README, means over the layouts.
+
+    k = 1 .. K/3 is the earliest third of the merges, k > 2K/3 the latest. `of_decoded` is the contrast against a merge
+    at k = 0, which only the decoder has seen: what the denoising itself mixed.
+    """
     from sow.phases.merging import mean_by_k
 
-    ks, kept = mean_by_k(rows, "unprocessed", "contrast_kept")
-    _, alone = mean_by_k(rows, ALONE, "contrast_kept")
-    early = [v for k, v in zip(ks, kept, strict=True) if 3 * k <= steps]
-    late = [v for k, v in zip(ks, kept, strict=True) if 3 * k > 2 * steps]
-    _, plain = mean_by_k(rows, "unprocessed", "upper_right_to_lower_left")
-    _, lifted = mean_by_k(rows, "enhanced", "upper_right_to_lower_left")
-    _, own = mean_by_k(rows, "suppressed", "upper_right_kept")
-    _, own_plain = mean_by_k(rows, "unprocessed", "upper_right_kept")
-    gain = [a - b for a, b in zip(plain, lifted, strict=True)]
-    late_enough = [g for k, g in zip(ks, gain, strict=True) if 3 * k >= steps]
+    def values(row: str, column: str) -> dict[int, float]:
+        return dict(zip(*mean_by_k(rows, row, column), strict=True))
+
+    kept, alone = values("unprocessed", "contrast_kept"), values(ALONE, "contrast_kept")
+    decoded = kept.pop(0)
+    of_decoded = {k: v / decoded if decoded else float("nan") for k, v in kept.items()}
+    plain, lifted = (values(row, "upper_right_to_lower_left") for row in ("unprocessed", "enhanced"))
+    nearer = {k: plain[k] - lifted[k] for k in kept}
+    own_plain, own = (values(row, "upper_right_kept") for row in ("unprocessed", "suppressed"))
+    early, late = [k for k in kept if 3 * k <= steps], [k for k in kept if 3 * k > 2 * steps]
     return {
-        "contrast_kept": dict(zip(map(str, ks), kept, strict=True)),
-        "contrast_kept_earliest_third": {"mean": sum(early) / len(early), "lowest": min(early)},
-        "contrast_kept_latest_third": {"mean": sum(late) / len(late), "highest": max(late)},
-        "contrast_kept_alone_lowest": min(alone),
-        "enhanced_nearer_by": dict(zip(map(str, ks), gain, strict=True)),
-        "enhanced_nearer_by_mean": sum(gain) / len(gain),
-        "suppressed_upper_right_kept": dict(zip(map(str, ks), own, strict=True)),
-        "suppressed_upper_right_kept_lowest": min(own),
-        "unprocessed_upper_right_kept_lowest": min(own_plain),
+        "contrast_kept": kept,
+        "contrast_kept_decoder_only": decoded,
+        "contrast_kept_alone_lowest": min(alone.values()),
+        "earliest_third": ends(kept, of_decoded, early),
+        "latest_third": ends(kept, of_decoded, late),
+        "enhanced_nearer_by": nearer,
+        "enhanced_nearer_by_mean": sum(nearer.values()) / len(nearer),
+        "enhanced_nearer_by_lowest": min(nearer.values()),
+        "suppressed_upper_right_kept": own,
+        "suppressed_upper_right_kept_lowest": min(own[k] for k in kept),
+        "unprocessed_upper_right_kept": own_plain,
+        "unprocessed_upper_right_kept_lowest": min(own_plain[k] for k in kept),
+        "upper_right_kept_decoder_only": own_plain[0],
         "holds": {
-            "earliest_third_keeps_90_percent": min(early) >= 0.9,
-            "latest_third_keeps_at_most_25_percent": max(late) <= 0.25,
-            "enhanced_never_farther": min(gain) >= 0,
-            "enhanced_strictly_nearer_from_a_third": min(late_enough) > 0,
-            "suppressed_keeps_95_percent": min(own) >= 0.95,
+            "earliest_third_keeps_90_percent": min(kept[k] for k in early) >= 0.9,
+            "earliest_third_keeps_90_percent_of_decoded": min(of_decoded[k] for k in early) >= 0.9,
+            "latest_third_keeps_at_most_25_percent": max(kept[k] for k in late) <= 0.25,
+            "enhanced_never_farther": min(nearer.values()) >= 0,
+            "enhanced_strictly_nearer_from_a_third": min(v for k, v in nearer.items() if 3 * k >= steps) > 0,
+            "suppressed_keeps_95_percent": min(own[k] for k in kept) >= 0.95,
+            "suppressed_keeps_more_than_unprocessed": all(own[k] >= own_plain[k] for k in kept),
         },
+    }
+
+
+def ends(kept: Mapping[int, float], of_decoded: Mapping[int, float], ks: Sequence[int]) -> dict[str, float]:
+    """Mean, lowest and highest contrast over some merge steps."""
+    return {
+        "mean": sum(kept[k] for k in ks) / len(ks),
+        "lowest": min(kept[k] for k in ks),
+        "highest": max(kept[k] for k in ks),
+        "mean_of_decoded": sum(of_decoded[k] for k in ks) / len(ks),
+        "lowest_of_decoded": min(of_decoded[k] for k in ks),
+        "highest_of_decoded": max(of_decoded[k] for k in ks),
     }
 
 
@@ -270,26 +295,49 @@ def short(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def markdown(found: Mapping[str, Any], table: Sequence[Mapping[str, Any]], steps: int) -> str:
     """What README says."""
-    early, late = found["contrast_kept_earliest_third"], found["contrast_kept_latest_third"]
+    early, late = found["earliest_third"], found["latest_third"]
     holds = {k: "yes" if v else "no" for k, v in found["holds"].items()}
+    expected = [
+        (
+            "(a) merged in the earliest third: at least 90 % of the contrast",
+            f"{early['mean']:.1%} on average, lowest {early['lowest']:.1%}",
+            "earliest_third_keeps_90_percent",
+        ),
+        (
+            "... of what the decoder alone leaves (k = 0)",
+            f"{early['mean_of_decoded']:.1%} on average, lowest {early['lowest_of_decoded']:.1%}",
+            "earliest_third_keeps_90_percent_of_decoded",
+        ),
+        (
+            "(a) merged in the latest third: at most 25 %",
+            f"{late['mean']:.1%} on average, highest {late['highest']:.1%}",
+            "latest_third_keeps_at_most_25_percent",
+        ),
+        (
+            "(b) enhanced: upper right never farther from lower left's colour",
+            f"nearer by {found['enhanced_nearer_by_mean']:.1f} gray levels on average, lowest "
+            f"{found['enhanced_nearer_by_lowest']:.2f}",
+            "enhanced_never_farther",
+        ),
+        ("(b) strictly nearer for k >= K/3", "", "enhanced_strictly_nearer_from_a_third"),
+        (
+            "(c) suppressed: upper right keeps at least 95 % of its contrast",
+            f"lowest {found['suppressed_upper_right_kept_lowest']:.1%}, unprocessed "
+            f"{found['unprocessed_upper_right_kept_lowest']:.1%}, the decoder alone {found['upper_right_kept_decoder_only']:.1%}",
+            "suppressed_keeps_95_percent",
+        ),
+        ("(c) never less than unprocessed", "", "suppressed_keeps_more_than_unprocessed"),
+    ]
     lines = [
         f"![Two pictures merged at every step and denoised](docs/{NAME}.png)",
         "",
-        f"K = {steps}, means over the layouts; contrast is the share of the sources' own, distances are in gray levels. "
-        f"Two sources denoised alone keep at least {found['contrast_kept_alone_lowest']:.1%} of it.",
+        f"K = {steps}, means over the layouts; contrast is the share of the sources' own, distances are in gray levels. Each source "
+        f"denoised alone, the finished pictures merged, keeps at least {found['contrast_kept_alone_lowest']:.1%}; halves merged as clean "
+        f"latents and only decoded keep {found['contrast_kept_decoder_only']:.1%}.",
         "",
         "| expected | found | holds |",
         "| --- | --- | --- |",
-        f"| (a) merged in the earliest third: at least 90 % of the contrast | {early['mean']:.1%} on average, lowest "
-        f"{early['lowest']:.1%} | {holds['earliest_third_keeps_90_percent']} |",
-        f"| (a) merged in the latest third: at most 25 % | {late['mean']:.1%} on average, highest {late['highest']:.1%} | "
-        f"{holds['latest_third_keeps_at_most_25_percent']} |",
-        f"| (b) enhanced: upper right never farther from lower left's colour | nearer by {found['enhanced_nearer_by_mean']:.2f} "
-        f"gray levels on average, at least {min(found['enhanced_nearer_by'].values()):.2f} | {holds['enhanced_never_farther']} |",
-        f"| (b) strictly nearer for k >= K/3 | | {holds['enhanced_strictly_nearer_from_a_third']} |",
-        f"| (c) suppressed: upper right keeps at least 95 % of its contrast | lowest "
-        f"{found['suppressed_upper_right_kept_lowest']:.1%} (unprocessed {found['unprocessed_upper_right_kept_lowest']:.1%}) | "
-        f"{holds['suppressed_keeps_95_percent']} |",
+        *(f"| {words} | {numbers} | {holds[key]} |" for words, numbers, key in expected),
         "",
         markdown_table(table),
     ]

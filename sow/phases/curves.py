@@ -101,7 +101,9 @@ def spearman(positions: ArrayLike, values: ArrayLike, seed: int, resamples: int)
     nan for a constant curve or fewer than two points.
     """
     place, table = np.asarray(positions, float), np.asarray(values, float)
-    return interval(lambda index: rank_correlation(place, mean_over_units(table[index])), len(table), seed, resamples)
+    return interval(
+        lambda index: rank_correlation(place, mean_over_units(table[index])), len(table), seed, resamples
+    )
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:

@@ -60,9 +60,7 @@ def contrast(picture: NDArray[np.float64], layout: str) -> float:
     return color_distance(mean_color(picture, where), mean_color(picture, ~where))
 
 
-def share_kept(
-    color: NDArray[np.float64], own: NDArray[np.float64], other: NDArray[np.float64]
-) -> float:
+def share_kept(color: NDArray[np.float64], own: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Where `color` lies on the line from `other` (0) to `own` (1); beyond either end it is below 0 or above 1.
 
     nan where both ends are the same colour.

@@ -32,14 +32,13 @@ def merged_runs(
     layouts: Sequence[str],
     steering: Steering | None = None,
 ) -> Pictures:
-    """For every k = 1 .. K the pictures (layouts, H, W, 3) of x_k merged half and half and denoised.
+    """For every k = 0 .. K the pictures (layouts, H, W, 3) of x_k merged half and half and denoised.
 
-    `states` x_0 .. x_K, each (2, C, h, w): the first and the second source, inverted.
+    `states` x_0 .. x_K, each (2, C, h, w): the first and the second source, inverted. Nothing is denoised at k = 0: what
+    is mixed there is mixed by the decoder.
     """
     starts = {
-        k: torch.stack([merge_halves(x[0], x[1], layout) for layout in layouts])
-        for k, x in enumerate(states)
-        if k > 0
+        k: torch.stack([merge_halves(x[0], x[1], layout) for layout in layouts]) for k, x in enumerate(states)
     }
     return {k: trajectory.pixels(x) for k, x in trajectory.denoise_each(starts, steering=steering).items()}
 
@@ -49,7 +48,7 @@ def unmerged_runs(trajectory: Trajectory, states: Sequence[Tensor], layouts: Seq
 
     What they lack of the sources' contrast is lost by the autoencoder and the inversion, not by mixing.
     """
-    found = trajectory.denoise_each({k: x for k, x in enumerate(states) if k > 0})
+    found = trajectory.denoise_each(dict(enumerate(states)))
     out = {}
     for k, x in found.items():
         first, second = torch.from_numpy(trajectory.pixels(x)).permute(0, 3, 1, 2)

@@ -57,7 +57,13 @@ def montage(
                 axis.text(x + width / 2, -gap, above[j], ha="center", va="bottom", fontsize=7)
         if left:
             axis.text(
-                -2 * gap, i * step + height / 2, left[i], ha="right", va="center", fontsize=7, multialignment="right"
+                -2 * gap,
+                i * step + height / 2,
+                left[i],
+                ha="right",
+                va="center",
+                fontsize=7,
+                multialignment="right",
             )
     axis.imshow(sheet, interpolation="nearest")
     axis.axis("off")

@@ -95,9 +95,10 @@ class Trajectory:
         negative: str = "",
     ) -> Tensor:
         """x_stop from x_start (B, C, h, w)."""
-        for _, x in self.walk(x, start, stop, prompts, scale, negative):
+        end = x
+        for _, end in self.walk(x, start, stop, prompts, scale, negative):
             pass
-        return x
+        return end
 
     def denoise_each(
         self, starts: Mapping[int, Tensor], stop: int = 0, steering: Any | None = None

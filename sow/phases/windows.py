@@ -26,7 +26,12 @@ def window_starts(steps: int, length: int, every: int) -> list[int]:
 
 
 def text_windows(
-    trajectory: Trajectory, x: Tensor, prompts: Sequence[str], starts: Sequence[int], length: int, scale: float
+    trajectory: Trajectory,
+    x: Tensor,
+    prompts: Sequence[str],
+    starts: Sequence[int],
+    length: int,
+    scale: float,
 ) -> tuple[dict[int, Tensor], Tensor]:
     """({start: x_0 with the window there}, x_0 without text) of x_K (B, C, h, w), one prompt a row.
 
