@@ -56,7 +56,11 @@ class Showcase:
             plans = sampler.plan(requests)
         with report.progress_bar(sampler, plans, config.batch_size) as on_step:
             samples = sampler.generate(requests, plans=plans, snapshots=True, on_step=on_step)
-        rows = [numbers(s, m) for s, m in zip(samples, context.metrics.measure(samples), strict=True)]
+        for sample in samples[:: config.batch_size]:  # a batch shares its seconds
+            for phase, seconds in sample.seconds.items():
+                context.seconds[phase] = context.seconds.get(phase, 0.0) + seconds
+        with context.timed("metrics"):
+            rows = [numbers(s, m) for s, m in zip(samples, context.metrics.measure(samples), strict=True)]
         for sample, row in zip(samples, rows, strict=True):
             write_sample(context.folder, sample, row, f"seed_{sample.request.seed}/")
         context.folder.save_json("metrics.json", {**mean(rows), "each": rows})
@@ -72,7 +76,7 @@ class Showcase:
 
 
 def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A column a seed: the visual condition, the plan's canvas, the image with what was judged of it."""
+    """A column a seed: the visual condition, and the image with what was judged of it."""
     import io
 
     import matplotlib
@@ -81,7 +85,7 @@ def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> A
     from matplotlib import pyplot as plt
     from PIL import Image
 
-    figure, axes = plt.subplots(2, len(samples), figsize=(1.75 * len(samples), 4.1), squeeze=False, dpi=110)
+    figure, axes = plt.subplots(2, len(samples), figsize=(1.75 * len(samples), 4.7), squeeze=False, dpi=110)
     for column, (sample, row) in enumerate(zip(samples, rows, strict=True)):
         condition = sample.request.conditions[0]
         gray = Image.new("RGB", condition.image.size, (128, 128, 128))
@@ -97,7 +101,7 @@ def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> A
             axis.set_title(title, fontsize=8)
             axis.axis("off")
     figure.suptitle(f"conditions (above) and images for “{samples[0].request.prompt}” (below)", fontsize=9)
-    figure.tight_layout()
+    figure.tight_layout(h_pad=1.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
