@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.gallery_pictures import KEYS, Picture, Pictures, read_pictures, slug
+from experiments.gallery_pictures import KEYS, Picture, Pictures, slug
+from experiments.gallery_reading import read_pictures
 from sow.errors import UserError
 from sow.pages import write_page
 
@@ -22,10 +23,13 @@ PLACE = "gallery"
 
 @dataclass(frozen=True)
 class Gallery:
-    """A page of the pictures under `runs` (a folder or a list of them): filtered by the column `failure`, sorted by any."""
+    """A page of the pictures under `runs` (a folder or a list of them): filtered by the column `failure`, sorted by any.
+
+    `title` None takes the table's own.
+    """
 
     runs: Any
-    title: str
+    title: str | None
     failure: str
 
     def __post_init__(self) -> None:
@@ -43,7 +47,8 @@ class Gallery:
         with context.timed("read"):
             pictures = read_pictures(self.runs, "study.runs", context.config.data)
         with context.timed("write"):
-            data = page_data(pictures, context.folder, self.title, self.failure)
+            title = self.title or pictures.title or "Gallery"
+            data = page_data(pictures, context.folder, title, self.failure)
             page = write_page(context.folder, "gallery", data, PLACE)
         context.folder.save_json(
             "metrics.json",

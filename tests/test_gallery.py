@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browsing import benchmark, browser, opened
 
-from experiments.gallery_pictures import read_pictures, slug
+from experiments.gallery_pictures import slug
+from experiments.gallery_reading import read_pictures
 from sow.errors import UserError
 
 ROWS = [
@@ -58,6 +59,23 @@ def test_a_benchmark_folder_is_read(table: Path) -> None:
     assert set(places["c", 1]) == {"full"}
     assert found.groups["a"].prompt == PROMPTS["a"] and found.groups["b"].setting == "style"
     assert found.groups["a"].condition().getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_row_without_a_label_is_called_by_its_marks(table: Path) -> None:
+    rows = [
+        {**ROWS[0], "label": "", "marks": ["✓", "✗"]},
+        {**ROWS[1], "label": ""},
+        {"name": "paper", "label": "only"},
+    ]
+    (table / "rows.json").write_text(json.dumps(rows))
+    (table / "table.json").write_text(json.dumps({"title": "Table II", "marks": ["AP", "DAM"]}))
+    (table / "groups.json").write_text(json.dumps([{"id": "a", "prompt": "told in a list"}]))
+    found = read_pictures(str(table), "study.runs")
+    assert [r.label for r in found.rows] == [
+        "AP ✓, DAM ✗",
+        "no_dam",
+    ]  # a row of the paper's numbers has no pictures
+    assert found.title == "Table II" and found.groups["a"].prompt == "told in a list"
 
 
 def test_shards_make_one_table_and_overlaps_are_refused(tmp_path: Path) -> None:
