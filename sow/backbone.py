@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+XL_PARTS = ("text_encoder_2", "tokenizer_2")
 
 
 class Backbone:
@@ -69,21 +70,31 @@ class Backbone:
                 self._embeds[prompt] = self._encode_prompt(prompt)
         return torch.cat([self._embeds[p] for p in prompts])
 
+    @property
+    def encoders(self) -> list[tuple[Any, Any]]:
+        """(tokenizer, text encoder), one pair here."""
+        return [(self.tokenizer, self.text_encoder)]
+
     def _encode_prompt(self, prompt: str) -> Tensor:
         import torch
 
-        # A tokenizer saved without its length reports a huge one; the encoder's positions are the limit then.
-        positions = int(self.text_encoder.config.max_position_embeddings)
-        length = min(int(self.tokenizer.model_max_length), positions)
-        tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        self._warn_lost(prompt, tokens.input_ids, length)
+        tokens = self.tokens(self.tokenizer, self.text_encoder, prompt)
         self.encodings += 1
         with torch.no_grad():
-            return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=None)[0].to(self.dtype)
+            return self.text_encoder(tokens.to(self.device), attention_mask=None)[0].to(self.dtype)
 
-    def _warn_lost(self, prompt: str, kept: Tensor, length: int) -> None:
+    def tokens(self, tokenizer: Any, text_encoder: Any, prompt: str) -> Tensor:
+        """Token ids (1, length) of a prompt, padded and cut to the length that tokenizer and encoder share."""
+        # A tokenizer saved without its length reports a huge one; the encoder's positions are the limit then.
+        positions = int(text_encoder.config.max_position_embeddings)
+        length = min(int(tokenizer.model_max_length), positions)
+        tokens = tokenizer(
+            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        self._warn_lost(prompt, length)
+        return tokens.input_ids
+
+    def _warn_lost(self, prompt: str, length: int) -> None:
         """Say once which words of a prompt lie past the tokenizer's length and are lost."""
         full = self.tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
         if len(full) > length and prompt not in self._warned:
@@ -99,11 +110,11 @@ class Backbone:
         import torch
 
         with torch.no_grad():
-            images = images.to(device=self.device, dtype=self.dtype).contiguous()
+            images = images.to(device=self.device, dtype=self.vae.dtype).contiguous()
             posterior = self.vae.encode(images).latent_dist
             latents = posterior.mode() if noises is None else posterior.mean + posterior.std * noises
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return self.vae.config.scaling_factor * (latents - shift)
+        return (self.vae.config.scaling_factor * (latents - shift)).to(self.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], float32 on the CPU, of latents (B, C, h, w)."""
@@ -116,7 +127,7 @@ class Backbone:
     def unscaled(self, latents: Tensor) -> Tensor:
         """The latents as the autoencoder has them, before scaling and shift."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return latents / self.vae.config.scaling_factor + shift
+        return latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
 
     def predict(self, latents: Tensor, timestep: int, prompt_embeds: Tensor, **more: Any) -> Tensor:
         """The UNet's output for `latents` (B, C, h, w) at `timestep`, one row of `prompt_embeds` a row of latents.
@@ -128,9 +139,17 @@ class Backbone:
         self.evaluations[tuple(latents.shape[-2:])] += len(latents)
         self.calls += 1
         with torch.no_grad():
-            return self.unet(
-                latents, timestep, encoder_hidden_states=prompt_embeds, return_dict=False, **more
-            )[0]
+            own = self.unet_inputs(latents, prompt_embeds)
+            if "added_cond_kwargs" in more:
+                own["added_cond_kwargs"] = {
+                    **own.get("added_cond_kwargs", {}),
+                    **more.pop("added_cond_kwargs"),
+                }
+            return self.unet(latents, timestep, return_dict=False, **own, **more)[0]
+
+    def unet_inputs(self, latents: Tensor, prompt_embeds: Tensor) -> dict[str, Any]:
+        """What the UNet takes of a prompt's embedding, by the names of its arguments."""
+        return {"encoder_hidden_states": prompt_embeds}
 
 
 def pick_device(device: str) -> str:
@@ -221,6 +240,10 @@ class Pretrained:
             text = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **weights)
             tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **hub)
             scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **hub).config
+            if unet.config.addition_embed_type == "text_time":
+                return self._load_xl(source, hub, weights, unet, vae, text, tokenizer, dict(scheduler))
+        except UserError:
+            raise
         except Exception as error:
             if local:
                 raise UserError(f"cannot load the model in {source}: {error} (model.path)") from error
@@ -228,6 +251,37 @@ class Pretrained:
         return self._finish(
             Backbone(vae, text, tokenizer, unet, dict(scheduler), pick_device(self.device), self.dtype)
         )
+
+    def _load_xl(
+        self,
+        source: str,
+        hub: dict,
+        weights: dict,
+        unet: Any,
+        vae: Any,
+        text: Any,
+        tokenizer: Any,
+        scheduler: dict,
+    ) -> Backbone:
+        """The rest of a Stable-Diffusion-XL-format model: its second text encoder and tokenizer."""
+        import torch
+        from diffusers import StableDiffusionXLPipeline
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        from sow.backbone_xl import XLBackbone
+
+        second = CLIPTextModelWithProjection.from_pretrained(
+            source, subfolder="text_encoder_2", dtype=getattr(torch, self.dtype), **weights
+        )
+        tokenizers = [tokenizer, CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **hub)]
+        try:
+            index = StableDiffusionXLPipeline.load_config(source, **hub)
+        except OSError:  # a folder of parts without a model_index.json
+            index = {}
+        zero_empty = bool(index.get("force_zeros_for_empty_prompt", True))
+        device = pick_device(self.device)
+        made = XLBackbone(vae, [text, second], tokenizers, unet, scheduler, device, self.dtype, zero_empty)
+        return self._finish(made)
 
     def _finish(self, backbone: Backbone) -> Backbone:
         """Diffusers' low-memory options on a loaded model."""
@@ -271,13 +325,25 @@ def check_folder(folder: Path) -> None:
     """Fail early and clearly when a folder is no Stable-Diffusion-format model."""
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder} (model.path)")
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    need(folder, PARTS)
+    config = folder / "unet" / "config.json"
+    try:
+        embeddings = json.loads(config.read_text()).get("addition_embed_type")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {config}: {error} (model.path)") from error
+    if embeddings == "text_time":
+        need(folder, XL_PARTS)
+    elif embeddings is not None:
+        raise UserError(
+            f"the UNet in {folder} wants embeddings of kind {embeddings}: give a model of Stable Diffusion 1, 2 or XL "
+            "(model.path)"
+        )
+
+
+def need(folder: Path, parts: Sequence[str]) -> None:
+    """Raise UserError for the parts of a model that the folder lacks."""
+    missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise UserError(
             f"{folder} lacks {', '.join(missing)}: give a Stable-Diffusion-format folder (model.path)"
         )
-    config = folder / "unet" / "config.json"
-    try:
-        json.loads(config.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {config}: {error} (model.path)") from error
