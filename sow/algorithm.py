@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sow.diffusion import replace
+from sow import diffusion
 from sow.types import Step, StepContext
 
 Denoise = Callable[[Tensor, StepContext], tuple[Tensor, Tensor, Mapping[str, Any]]]
@@ -35,11 +35,12 @@ def selective_one_way_diffusion(
     p_a: Denoise,
     p_s: Denoise,
     inject: Callable[[Tensor], Tensor],
+    replace: Callable[[Tensor, Tensor, Tensor], Tensor] = diffusion.replace,
 ) -> Iterator[Step]:
     """Yields every event of the two stages; the last step's latents are x_0.
 
     `x` is x_{t2}, or x_{t1} with `inject_first` (A6). `literal` runs the pseudo-code's extra step a cycle (A3). `p_a`
-    and `p_s` return x_k, the predicted x_0 and the gates' readings of step k at `context.index`.
+    and `p_s` return x_k, the predicted x_0 and the gates' readings of step k at `context.index`; `replace(x, v, M)` lays v on x.
     """
     end = t1 - 1 if literal else t1
     yield Step(x, "start", StepContext("cycle", 0, t1 if inject_first else t2))

@@ -36,7 +36,12 @@ SCALARS = {
     "batch_size": int,
     "force": bool,
 }
-PLAIN = {"calibration": "sow.config.Calibration", "task": "sow.config.Task", "paths": "sow.config.Paths"}
+PLAIN = {
+    "calibration": "sow.config.Calibration",
+    "task": "sow.config.Task",
+    "paths": "sow.config.Paths",
+    "cache": "sow.config.Caching",
+}
 
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
@@ -70,6 +75,19 @@ class Paths:
     outputs: Path
 
 
+@dataclass(frozen=True)
+class Caching:
+    """Where results that runs share are kept (`sow.cache`): in memory, up to `memory_mb`, and in `folder`; no part of
+    what a run is, because a result found is the result that was computed."""
+
+    memory_mb: int
+    folder: Path | None
+
+    def __post_init__(self) -> None:
+        if self.memory_mb < 0:
+            raise UserError(f"need memory_mb >= 0, got {self.memory_mb} (cache.memory_mb)")
+
+
 @dataclass(frozen=True, eq=False)
 class Config:
     """A validated configuration: one component a group, the scalars, and where they came from.
@@ -88,6 +106,7 @@ class Config:
     calibration: Calibration
     task: Task
     paths: Paths
+    cache: Caching
     study: Any
     condition: Any
     planner: Any
@@ -266,6 +285,7 @@ def build(config: Config) -> Sampler:
         _quiet()
         _backbones.clear()  # two models seldom fit one device
         _backbones[key] = config.model.load()
+    _backbones[key].cache.configure(config.cache.memory_mb << 20, config.cache.folder)
     return config.method.sampler(config, _backbones[key])
 
 

@@ -16,15 +16,18 @@ from sow import diffusion, noise
 from sow.algorithm import selective_one_way_diffusion
 from sow.attention.modulation import NoModulation
 from sow.backbone import Backbone
+from sow.cache import Chain
 from sow.cycle import Cycle
 from sow.diffusion import Schedule
 from sow.errors import UserError
-from sow.guidance import ClassifierFree, Regional, Rule, classifier_free
+from sow.guidance import ClassifierFree, Regional, Rule
 from sow.inversion import Inversion
+from sow.methods.stages import Stages
+from sow.methods.start import by_size, invert, pictures_of
 from sow.methods.trace import Recorder
 from sow.preservation import Preservation
 from sow.seed_init import Background, PureNoise, Seed, canvas_mask, paste_latents, place
-from sow.types import Canvas, Phase, Plan, Request, Sample, Step, StepContext
+from sow.types import Canvas, Plan, Request, Sample, Step, StepContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +198,7 @@ class Sampler:
         prompts = [
             self.inversion.choose_prompt(r.prompt, p.prompt) for r, p in zip(requests, plans, strict=True)
         ]
+        chain = self._chain()
 
         v: dict[int, Tensor] = {}
         like = torch.zeros(
@@ -204,18 +208,30 @@ class Sampler:
             kept: dict[int, list[Any]] = {k: [None] * len(seeds) for k in range(self.t2 + 1)}
             for group in by_size(seeds):
                 members = [seeds[i] for i in group]
-                x = self._encode([s.image for s in members], [generators[s.sample] for s in members])
                 number = members[0].condition if len(members) == 1 else None
-                for step in self._invert(
-                    x, [prompts[s.sample] for s in members], self.t2, "invert_condition", number
-                ):
+                alone = pictures_of(
+                    self,
+                    [s.image for s in members],
+                    [prompts[s.sample] for s in members],
+                    [generators[s.sample] for s in members],
+                )
+                own = chain.fork()
+                for step in invert(self, own, alone, self.t2, "invert_condition", number):
                     k = 0 if step.event == "start" else step.context.index + 1
                     for row, i in enumerate(group):
                         kept[k][i] = step.latents[row]
                     yield step
+                chain.join(own)
             v = {k: paste_latents(seeds, values, like) for k, values in kept.items()}
-        x = yield from self._start([image for image, _ in placed], prompts, generators, plans, v)
+        x = yield from self._start(chain, [image for image, _ in placed], prompts, generators, plans, v)
+        if chain.alive:
+            chain.note(self.canvas, self.seed_init.start, self.cycle.last_state(self.t1), self.guidance)
+            chain.note(*((s.latent_mask, s.top, s.left, s.sample, s.condition, s.box) for s in seeds))
+            chain.note(self.modulation, self.gate, self.decay_distance, *(p.related for p in plans))
+            chain.trust(x)
 
+        # A subclass that brings its own moves knows nothing of the cache, and has none.
+        more = {"chain": chain} if chain.alive else {}
         yield from selective_one_way_diffusion(
             x,
             v,
@@ -227,11 +243,25 @@ class Sampler:
             inject_first=self.seed_init.start == "inject",
             literal=self.cycle.steps == "literal",
             timesteps=self.schedule.timesteps,
-            **self._denoisers(requests, plans, seeds, M, generators),
+            **self._denoisers(requests, plans, seeds, M, generators, **more),
+        )
+
+    def _chain(self) -> Chain:
+        """This run's place in the model's cache; nothing is cached for a subclass."""
+        cache = self.backbone.cache.open_for(self.backbone) if type(self) is Sampler else None
+        schedule = self.schedule
+        return Chain(
+            cache,
+            schedule.timesteps,
+            schedule.alphas_cumprod,
+            schedule.final_alpha,
+            schedule.prediction_type,
+            self.inversion,
         )
 
     def _start(
         self,
+        chain: Chain,
         images: Sequence[Tensor],
         prompts: Sequence[str],
         generators: Sequence[torch.Generator],
@@ -239,30 +269,44 @@ class Sampler:
         v: dict[int, Tensor],
     ) -> Iterator[Step]:
         """The latents that enter the cycles: the canvas inverted, or x_K ~ N(0, 1) denoised to x_{t2} with c'."""
-        device, dtype = self.backbone.device, self.backbone.dtype
         if isinstance(self.seed_init, PureNoise):
-            x = self._draw((1, self.backbone.channels, *self.canvas.latent_size), generators)
-            yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
-            rule = self.guidance.in_cycle()
-            embeds = self._embeds(rule, [p.prompt for p in plans])
-            M = torch.zeros((len(plans), 1, *self.canvas.latent_size), dtype=torch.bool, device=device)
-            for k in range(self.num_inference_steps - 1, self.t2 - 1, -1):
-                context = StepContext("sample", None, k, self.schedule.timesteps[k])
-                e = self._epsilon(rule, x, k, embeds, M)
-                x, x0 = diffusion.ddim_step(x, e, self.schedule.level(k + 1), self.schedule.level(k))
-                yield Step(x, "denoise", context, {}, x0)
-            return x
-        x = self._encode(list(images), list(generators))
+            return (yield from self._from_noise(chain, generators, plans))
+        pictures = pictures_of(self, images, prompts, generators)
         stop = self.t1 if self._inverts_to_t1 else self.t2
-        wanted = x
-        for step in self._invert(x, prompts, stop, "invert_canvas", None):
+        wanted = None
+        own = chain.fork()
+        for step in invert(self, own, pictures, stop, "invert_canvas", None):
             k = 0 if step.event == "start" else step.context.index + 1
             if self.inversion.condition == "canvas":
                 v[k] = step.latents
             if k == (self.t1 if self.seed_init.start == "inject" else self.t2):
                 wanted = step.latents
             yield step
-        return wanted.to(dtype)
+        chain.join(own)
+        assert wanted is not None
+        return wanted
+
+    def _from_noise(
+        self, chain: Chain, generators: Sequence[torch.Generator], plans: Sequence[Plan]
+    ) -> Iterator[Step]:
+        """x_K ~ N(0, 1) denoised to x_{t2} with c' (Fig. 6)."""
+        draw = self.draw_on_host((1, self.backbone.channels, *self.canvas.latent_size), generators)
+        chain.note("noise", draw, self.guidance, *(p.prompt for p in plans))
+        x = chain.trust(self.to_device(draw))
+        yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
+        rule = self.guidance.in_cycle()
+        embeds = self._embeds(rule, [p.prompt for p in plans])
+        M = torch.zeros((len(plans), 1, *self.canvas.latent_size), dtype=torch.bool, device=x.device)
+        for k in range(self.num_inference_steps - 1, self.t2 - 1, -1):
+            chain.reads(x)
+
+            def made(x: Tensor = x, k: int = k) -> tuple[Tensor, Tensor]:
+                e = self._epsilon(rule, x, k, embeds, M)
+                return diffusion.ddim_step(x, e, self.schedule.level(k + 1), self.schedule.level(k))
+
+            x, x0 = chain.recall(("sample", k), made)
+            yield Step(x, "denoise", StepContext("sample", None, k, self.schedule.timesteps[k]), {}, x0)
+        return x
 
     def _denoisers(
         self,
@@ -271,51 +315,11 @@ class Sampler:
         seeds: Sequence[Seed],
         M: Tensor,
         generators: Sequence[torch.Generator],
+        chain: Chain | None = None,
     ) -> dict[str, Callable]:
-        """p_a, p_s and inject of Algorithm 1, bound to this batch."""
-        cycle_rule, preserve_rule = self.guidance.in_cycle(), self.guidance.in_preservation()
-        cycle_embeds = self._embeds(cycle_rule, [p.prompt for p in plans])
-        own = [
-            r.prompt if self.preservation.prompt == "user" else p.prompt
-            for r, p in zip(requests, plans, strict=True)
-        ]
-        preserve_embeds = self._embeds(preserve_rule, own)
+        """p_a, p_s, inject and replace of Algorithm 1, bound to this batch."""
         modulator = self._modulator(plans, seeds)
-        levels = self.cycle.levels(self.schedule, self.t1, self.t2)
-        per_cycle = self.t2 - self.cycle.last_state(self.t1)
-
-        def step(x: Tensor, e: Tensor, k: int, eta: float) -> tuple[Tensor, Tensor]:
-            draw = self._draw((1, *x.shape[1:]), generators) if eta > 0 else None
-            return diffusion.ddim_step(x, e, self.schedule.level(k + 1), self.schedule.level(k), eta, draw)
-
-        def p_a(x: Tensor, context: StepContext) -> tuple[Tensor, Tensor, Any]:
-            k = context.index
-            if modulator is None:
-                return *step(x, self._epsilon(cycle_rule, x, k, cycle_embeds, M), k, self.cycle.eta), {}
-            from sow.attention.processor import modulated
-
-            minus, plus = self.decay_time.factors(
-                context.cycle, self.t2 - 1 - k, self.cycle.cycles, per_cycle
-            )
-            with modulated(self.backbone.unet, modulator):
-                modulator.begin(
-                    self.p_minus.omega * minus,
-                    self.p_plus.omega * plus,
-                    len(cycle_rule.prompts("")),
-                    cycle_rule.text_branch,
-                )
-                e = self._epsilon(cycle_rule, x, k, cycle_embeds, M)
-                gates = modulator.end()
-            return *step(x, e, k, self.cycle.eta), gates
-
-        def p_s(x: Tensor, context: StepContext) -> tuple[Tensor, Tensor, Any]:
-            e = self._epsilon(preserve_rule, x, context.index, preserve_embeds, M)
-            return *step(x, e, context.index, self.preservation.eta), {}
-
-        def inject(x: Tensor) -> Tensor:
-            return diffusion.inject_noise(x, *levels, self._draw((1, *x.shape[1:]), generators))
-
-        return {"p_a": p_a, "p_s": p_s, "inject": inject}
+        return Stages(self, requests, plans, M, modulator, generators, chain or Chain(None)).functions()
 
     def _modulator(self, plans: Sequence[Plan], seeds: Sequence[Seed]):
         """The modulator of this batch, None where attention is left alone."""
@@ -334,33 +338,19 @@ class Sampler:
             self.backbone.device,
         )
 
-    def _invert(
-        self, x: Tensor, prompts: Sequence[str], stop: int, phase: Phase, condition: int | None
-    ) -> Iterator[Step]:
-        """DDIM inversion x_0 -> x_stop: a start, then one step for each state."""
-        rule = classifier_free(self.inversion.guidance_scale, self.inversion.negative_prompt)
-        embeds = self._embeds(rule, prompts)
-        mask = torch.zeros((len(x), 1, 1, 1), dtype=torch.bool, device=x.device)
-        yield Step(x, "start", StepContext(phase, None, 0, None, condition))
-        for k in range(stop):
-            e = self._epsilon(rule, x, k, embeds, mask)
-            x = diffusion.invert_step(x, e, *self.inversion.step_levels(self.schedule, k))
-            yield Step(x, "denoise", StepContext(phase, None, k, self.schedule.timesteps[k], condition))
+    def draw_on_host(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+        """One draw of `shape` (1, C, h, w) for each generator, as a batch in the model's precision, on the CPU."""
+        return torch.cat([noise.randn(shape, g, "cpu", self.backbone.dtype) for g in generators])
 
-    def _encode(self, images: Sequence[Tensor], generators: Sequence[torch.Generator]) -> Tensor:
-        """Latents of pictures of one size, the posterior's mode or a draw from it (A17)."""
-        height, width = images[0].shape[-2:]
-        draws = None
-        if self.inversion.vae == "sample":
-            size = (height // self.canvas.factor, width // self.canvas.factor)
-            channels = int(self.backbone.vae.config.latent_channels)
-            draws = self._draw((1, channels, *size), generators)
-        return self.backbone.encode(torch.stack(list(images)), draws)
+    def to_device(self, x: Tensor) -> Tensor:
+        """`x` on the model's device; from pinned memory, so that the host does not wait for what the device has to do."""
+        if self.backbone.device.type == "cuda":
+            return x.pin_memory().to(self.backbone.device, non_blocking=True)
+        return x.to(self.backbone.device)
 
     def _draw(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
         """One draw of `shape` (1, C, h, w) for each generator, as a batch."""
-        draws = [noise.randn(shape, g, self.backbone.device, self.backbone.dtype) for g in generators]
-        return torch.cat(draws)
+        return self.to_device(self.draw_on_host(shape, generators))
 
     def _embeds(self, rule: Rule, prompts: Sequence[str]) -> Tensor:
         """Prompt embeddings of every branch, branch by branch: (branches x B, length, channels)."""
@@ -373,14 +363,6 @@ class Sampler:
         output = self.backbone.predict(torch.cat([x] * branches), self.schedule.timesteps[k], embeds)
         output = self.schedule.epsilon(output, torch.cat([x] * branches), k)
         return rule.combine(output.chunk(branches), mask)
-
-
-def by_size(seeds: Sequence[Seed]) -> list[list[int]]:
-    """Places of seeds grouped by latent size: those of one size are inverted together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, seed in enumerate(seeds):
-        groups.setdefault(tuple(seed.latent_mask.shape), []).append(i)
-    return list(groups.values())
 
 
 def pictures(backbone: Backbone, latents: Tensor) -> list[Any]:
