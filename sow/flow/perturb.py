@@ -43,7 +43,10 @@ class Perturbation:
 
 @dataclass(frozen=True, eq=False)
 class PerturbedSampler(Sampler):
-    """A sampler that perturbs the requests whose id is a key of `perturbations`, and leaves the others as they are."""
+    """A sampler that perturbs the requests whose id is a key of `perturbations`, and leaves the others as they are.
+
+    It computes every step, also those that a sampler of this model may remember: what is watched has to happen.
+    """
 
     perturbations: Mapping[str, Perturbation] = field(default_factory=dict)
 
@@ -69,9 +72,9 @@ class PerturbedSampler(Sampler):
             return torch.stack(rows)
 
         return {
+            **inner,
             "p_a": lambda x, context: inner["p_a"](added(x, context), context),
             "p_s": lambda x, context: inner["p_s"](added(x, context), context),
-            "inject": inner["inject"],
         }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sow.attention.modulation import NoModulation
+from sow.flow.perturb import perturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,7 @@ class LaidInOnce:
 def plain(sampler: Sampler, eta: float = 0.0) -> Sampler:
     """`sampler` without cycles, replacements after x_{t2}, and modulation: DDIM from x_{t2} to x_0 at `eta` with c'."""
     return replace(
-        sampler,
+        perturbed(sampler, {}),
         cycle=NoCycle(sampler.t2),
         preservation=LaidInOnce(sampler.t2, eta),
         modulation=NoModulation(),

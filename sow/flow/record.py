@@ -60,7 +60,8 @@ def watch(
             contexts.append(step.context)
 
     with observed(sampler.backbone.unet, lambda: phase[0] in INSIDE, *watchers):
-        samples = replace(sampler, batch_size=len(requests)).generate(requests, plans=plans, on_step=on_step)
+        watched = replace(perturbed(sampler, {}), batch_size=len(requests))
+        samples = watched.generate(requests, plans=plans, on_step=on_step)
     return samples, contexts
 
 
