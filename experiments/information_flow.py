@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments import information_flow_figure as pictures
 from experiments.benchmark_rows import merge_ablations, outside_hydra
+from experiments.finding import Finding, markdown_table
 from sow import figures
 from sow.errors import UserError
 from sow.types import Request
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sow.methods.sow import Sampler
     from sow.types import Plan
 
+NAME = "information_flow"
 PLAIN = "plain"
 SOURCES = ("condition", "related", "rest", "held")
 COLUMNS = {  # headline number -> what it is called in a table
@@ -73,6 +75,8 @@ class InformationFlow:
         """Observe and perturb every method on the same requests and plans; tables, figure, numbers."""
         import pandas as pd
 
+        from sow.flow.summary import history
+
         config = context.config
         requests = [
             Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
@@ -91,20 +95,34 @@ class InformationFlow:
             for table, found in rows.items():
                 tables[table] += [{"method": name, **row} for row in found]
         frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
-        for name, rows in tables.items():
-            context.folder.save_table(f"{name}.parquet", rows)
         numbers = headline(frames, list(self.methods))
-        context.folder.save_json("headline.json", numbers)
         figure = figures.save(
-            context.folder,
-            "information_flow",
-            pictures.paint(frames, list(self.methods), maps, config.gate.tau),
+            context.folder, NAME, pictures.paint(frames, list(self.methods), maps, config.gate.tau)
         )
-        table = markdown(numbers, self)
-        context.folder.save_bytes("information_flow.md", table.encode())
-        tell(context, frames, numbers, figure)
-        if self.publish:
-            figures.publish("information_flow", table, figure)
+        short = [
+            {"": words, **{method: row.get(column) for method, row in numbers.items()}}
+            for column, words in COLUMNS.items()
+            if any(row.get(column) is not None for row in numbers.values())
+        ]
+        Finding(
+            name=NAME,
+            headline=numbers,
+            markdown=markdown_table(short) + "\n" + self.caption(),
+            figure=figure,
+            tables=tables,
+            short=short,
+            history=history(frames),
+        ).deliver(context, self.publish)
+
+    def caption(self) -> str:
+        """What the table's rows mean."""
+        return (
+            f"Latents of one region are perturbed by noise of standard deviation {self.strength:g} at {self.positions} steps of "
+            f"{min(self.causal_seeds, self.seeds)} runs each; responses are norms of the change of the final latents per unit of "
+            "it, mean over steps. w = (out - back) / (out + back) of their energies: 1 where the condition changes the others and "
+            "is changed by none, 0 where both are alike. Attention is mass over what uniform attention would give, over all "
+            f"steps and layers of {self.seeds} runs.\n"
+        )
 
     def measure(
         self,
@@ -179,47 +197,3 @@ def headline(frames: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> dict
             **gate_numbers(part["gates"]),
         }
     return out
-
-
-def markdown(numbers: Mapping[str, Mapping[str, Any]], study: InformationFlow) -> str:
-    """The headline as a table, and what its columns mean."""
-    from sow import report
-
-    names = [c for c in COLUMNS if any(row.get(c) is not None for row in numbers.values())]
-    lines = [
-        "| | " + " | ".join(COLUMNS[c] for c in names) + " |",
-        "| --- |" + " ---: |" * len(names),
-        *(
-            f"| {m} | " + " | ".join(report.text(row.get(c)) for c in names) + " |"
-            for m, row in numbers.items()
-        ),
-        "",
-        f"Latents of one region are perturbed by noise of standard deviation {study.strength:g} at {study.positions} steps of "
-        f"{study.causal_seeds} runs each; responses are norms of the change of the final latents per unit of it, mean over steps. "
-        "w = (out - back) / (out + back) of their energies: 1 where the condition changes the others and is changed by none, 0 "
-        "where both are alike. Attention is mass over what uniform attention would give, over all steps and layers of "
-        f"{study.seeds} runs.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def tell(context: StudyContext, frames: Mapping[str, Any], numbers: Mapping[str, Any], figure: Any) -> None:
-    """The terminal's table and W&B's panels."""
-    from rich.table import Table
-
-    from sow import report
-    from sow.flow.summary import history
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for method in numbers:
-        table.add_column(method, justify="right")
-    for column, words in COLUMNS.items():
-        if any(row.get(column) is not None for row in numbers.values()):
-            table.add_row(words, *(report.text(row.get(column)) for row in numbers.values()))
-    context.console.print(table)
-    tracked = context.tracked
-    tracked.history(history(frames))
-    tracked.images({"information_flow": figure})
-    tracked.summary({f"{m}/{c}": v for m, row in numbers.items() for c, v in row.items() if v is not None})
-    context.console.print(f"figure: {figure}")
