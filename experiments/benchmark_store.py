@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Store:
     ) -> list[dict[str, Any]]:
         """Keep a batch: `rows` each with the `name` of its image, `images` PIL by name; returns the records as read."""
         folder = RunFolder(self.folder(key))
+        sweep(folder.path)
         for name, image in images.items():
             folder.save_image(f"{name}.png", image)
         kept = [
@@ -83,6 +85,18 @@ class Store:
     def image(self, key: str, name: str) -> Path:
         """An image's file."""
         return self.folder(key) / f"{name}.png"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left half-written."""
+    for part in folder.glob(".*.part"):
+        pid = part.name.split(".")[-2].partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            part.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            continue
 
 
 def link(source: Path, target: Path) -> None:
