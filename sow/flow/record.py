@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sow import noise
+from sow.attention.gate import nearest_count
 from sow.attention.processor import Modulator
 from sow.attention.regions import SampleRegions
 from sow.flow.observe import REGIONS, AttentionMass, ShadowGate, Watcher, observed, three_regions
@@ -48,7 +49,11 @@ def batches(count: int, size: int) -> list[slice]:
 
 
 def watch(
-    sampler: Sampler, requests: Sequence[Request], plans: Sequence[Plan], *watchers: Watcher
+    sampler: Sampler,
+    requests: Sequence[Request],
+    plans: Sequence[Plan],
+    *watchers: Watcher,
+    phases: Sequence[str] = INSIDE,
 ) -> tuple[list[Sample], list[StepContext]]:
     """One batch made under observation: the samples, and the context of each UNet call that the watchers saw."""
     contexts: list[StepContext] = []
@@ -56,10 +61,10 @@ def watch(
 
     def on_step(step: Step) -> None:
         phase[0] = step.context.phase
-        if step.event == "denoise" and phase[0] in INSIDE:
+        if step.event == "denoise" and phase[0] in phases:
             contexts.append(step.context)
 
-    with observed(sampler.backbone.unet, lambda: phase[0] in INSIDE, *watchers):
+    with observed(sampler.backbone.unet, lambda: phase[0] in phases, *watchers):
         watched = replace(perturbed(sampler, {}), batch_size=len(requests))
         samples = watched.generate(requests, plans=plans, on_step=on_step)
     return samples, contexts
@@ -98,8 +103,37 @@ def flow_rows(
                 own = value[min(branch, len(value) - 1)]
                 attention += mass_rows(requests[here], masses, context, step, layer, own)
             for watcher in shadows:
-                gates += gate_rows(requests[here], watcher, context, step)
+                gates += gate_rows(requests[here], boxes, watcher, context, step)
     return attention, gates, samples
+
+
+def gate_readings(
+    sampler: Sampler,
+    requests: Sequence[Request],
+    plans: Sequence[Plan],
+    shadows: Mapping[str, tuple[Any, Any, Any]],
+) -> list[Row]:
+    """What every gate of `shadows`, name -> (modulation, gate, decay of distance), reads in the cycles of the same runs."""
+    rows: list[Row] = []
+    size, device = sampler.canvas.latent_size, sampler.backbone.device
+    branch = sampler.guidance.in_cycle().text_branch
+    for here in batches(len(requests), sampler.batch_size):
+        found = {
+            kind: regions(sampler, requests[here], plans[here], kind)
+            for kind in {modulation.region for modulation, _, _ in shadows.values()}
+        }
+        watchers = {
+            name: ShadowGate(Modulator(m, gate, decay, found[m.region], size, device), branch)
+            for name, (m, gate, decay) in shadows.items()
+        }
+        _, contexts = watch(sampler, requests[here], plans[here], *watchers.values(), phases=("cycle",))
+        for step, context in enumerate(contexts):
+            for name, watcher in watchers.items():
+                own = found[shadows[name][0].region]
+                rows += [
+                    {"reading": name, **row} for row in gate_rows(requests[here], own, watcher, context, step)
+                ]
+    return rows
 
 
 def mass_rows(
@@ -131,25 +165,41 @@ def mass_rows(
     ]
 
 
-def gate_rows(requests: Sequence[Request], watcher: ShadowGate, context: StepContext, step: int) -> list[Row]:
-    """Rows of one step: R_c of every layer as its gate reads it, and whether the gate is open there."""
-    return [
-        {
-            "request": request.id,
-            "step": step,
-            **moment_columns(context),
-            "layer": layer,
-            "tokens": watcher.tokens[layer],
-            "part": part,
-            "r_c": value[b][part],
-            "open": factor[b][part] > 0,
-        }
-        for layer, (r, f) in watcher.calls[step].items()
-        for value, factor in [(r.tolist(), f.tolist())]
-        for b, request in enumerate(requests)
-        for part in range(r.shape[1])
-        if value[b][part] == value[b][part]  # nan: the layer has no such region
-    ]
+def gate_rows(
+    requests: Sequence[Request],
+    found: Sequence[SampleRegions],
+    watcher: ShadowGate,
+    context: StepContext,
+    step: int,
+) -> list[Row]:
+    """Rows of one step: R_c of every layer as its gate reads it, and whether the gate is open there.
+
+    `points` is m, the points of the related region in the layer, and `uniform` = k / m what uniform attention reads.
+    """
+    rows = []
+    for layer, (r, f) in watcher.calls[step].items():
+        tokens = watcher.tokens[layer]
+        size = watcher.modulator.sizes[tokens]
+        for b, request in enumerate(requests):
+            points = int(three_regions(found[b], size)[:, REGIONS.index("related")].sum())
+            for part, (value, factor) in enumerate(zip(r[b].tolist(), f[b].tolist(), strict=True)):
+                if value != value:  # nan: the layer has no such region
+                    continue
+                rows.append(
+                    {
+                        "request": request.id,
+                        "step": step,
+                        **moment_columns(context),
+                        "layer": layer,
+                        "tokens": tokens,
+                        "part": part,
+                        "points": points,
+                        "uniform": nearest_count(points, watcher.modulator.gate.fraction) / points,
+                        "r_c": value,
+                        "open": factor > 0,
+                    }
+                )
+    return rows
 
 
 def layout(sampler: Sampler, request: Request, plan: Plan, region: str) -> Tensor:

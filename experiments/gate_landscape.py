@@ -1,0 +1,231 @@
+"""`study=gate_landscape`: which reading of R_c (Eq. 7, A13) straddles tau? Its distribution per layer over real runs.
+
+The paper's tau is tuned on readings that it does not fix. Every reading here watches the same runs, and none of them acts
+on them: what is read is what the gate would have seen, had it read that way at that step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.finding import Finding, markdown_table
+from sow import figures
+from sow.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from experiments.study import StudyContext
+    from sow.config import Config
+    from sow.types import Request
+
+NAME = "gate_landscape"
+SHORT = ("reading", "mean", "uniform", "above_tau", "open_gates", "straddles", "half_open", "tenth_open")
+OF_GATE = ("queries", "score", "scope", "min_points", "fraction")
+OF_MODULATION = ("normalisation", "region", "resolutions", "blocks", "branches")
+
+
+@dataclass(frozen=True)
+class GateLandscape:
+    """See conf/study/gate_landscape.yaml."""
+
+    groups: int
+    split: str
+    readings: Mapping[str, Any]
+    straddle: list[float]
+    publish: bool
+
+    def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise UserError(f"need at least one group, got {self.groups} (study.groups)")
+        if not self.readings:
+            raise UserError("need at least one reading of R_c (study.readings)")
+        if len(self.straddle) != 2 or not 0 <= self.straddle[0] < self.straddle[1] <= 1:
+            raise UserError(f"need 0 <= low < high <= 1, got {self.straddle} (study.straddle)")
+        for name, change in self.readings.items():
+            for key in change if isinstance(change, Mapping) else ["?"]:
+                if key not in (*OF_GATE, *OF_MODULATION):
+                    words = ", ".join((*OF_GATE, *OF_MODULATION))
+                    raise UserError(
+                        f"{key} is no part of a reading, choose of {words} (study.readings.{name})"
+                    )
+
+    def run(self, context: StudyContext) -> None:
+        """Watch the runs, one table of every R_c, its summary, the figure."""
+        import pandas as pd
+
+        from sow.flow.record import gate_readings
+
+        config = context.config
+        shadows = {name: shadow(config, change, name) for name, change in self.readings.items()}
+        requests, settings = chosen(config, self.split, self.groups)
+        sampler = context.sampler()
+        with context.timed("plan"):
+            plans = sampler.plan(requests)
+        with context.timed("watch"):
+            rows = gate_readings(sampler, requests, plans, shadows)
+        table = pd.DataFrame([{**row, "setting": settings[row["request"]]} for row in rows])
+        if not len(table):
+            raise UserError(
+                "no layer has both a condition and a related region: take a larger canvas or another box (height, width)"
+            )
+        full = summary(table, config.gate.tau, self.straddle)
+        short = [{k: row[k] for k in SHORT} for row in full]
+        figure = figures.save(context.folder, NAME, paint(table, list(self.readings), config.gate.tau))
+        straddling = [row["reading"] for row in full if row["straddles"]]
+        Finding(
+            name=NAME,
+            headline={
+                "tau": config.gate.tau,
+                "runs": len(requests),
+                "straddling": straddling,
+                "readings": {row["reading"]: row for row in full},
+            },
+            markdown=markdown_table(short) + "\n" + self.caption(config.gate.tau, straddling, len(requests)),
+            figure=figure,
+            tables={NAME: table.to_dict("records"), f"{NAME}_layers": by_layer(table, config.gate.tau)},
+            short=short,
+            history=history(table),
+        ).deliver(context, self.publish)
+
+    def caption(self, tau: float, straddling: Sequence[str], runs: int) -> str:
+        """What the table says of tau."""
+        found = ", ".join(straddling) or "none of these readings"
+        return (
+            f"R_c over all layers and steps in the cycles of {runs} runs of the configured method. *above tau*: share of "
+            f"values above tau = {tau:g}; *open gates*: share of layers and steps whose gate would be open, values borrowed where "
+            "a layer has too few points; *uniform*: what uniform attention reads, k / m. *half open*, *tenth open*: the tau at "
+            f"which half or a tenth of the values would lie above it. Straddling tau: {found}.\n"
+        )
+
+
+def shadow(config: Config, change: Mapping[str, Any], name: str) -> tuple[Any, Any, Any]:
+    """(modulation, gate, decay) of one reading, validated as the components validate themselves."""
+    from sow.attention.gate import RegionGate
+    from sow.attention.modulation import Modulation
+
+    if not isinstance(config.modulation, Modulation):
+        raise UserError("there is nothing to gate without modulation: take modulation=dynamic (modulation)")
+    own = {f.name: getattr(config.gate, f.name) for f in fields(RegionGate) if f.name != "_target_"}
+    try:
+        gate = RegionGate(**{**own, **{k: v for k, v in change.items() if k in OF_GATE}})
+        modulation = replace(config.modulation, **{k: v for k, v in change.items() if k in OF_MODULATION})
+    except UserError as error:
+        raise UserError(f"{error} (study.readings.{name})") from error
+    return modulation, gate, config.decay_distance
+
+
+def chosen(config: Config, split: str, count: int) -> tuple[list[Request], dict[str, str]]:
+    """`count` requests spread over the split, and the setting of each by id.
+
+    Their task is left to the sampler: it decides what follows the cycles, and gates live in the cycles.
+    """
+    groups = config.data.groups(split)
+    count = min(count, len(groups))
+    taken = [groups[i * len(groups) // count] for i in range(count)]
+    return [replace(g.request, task=None) for g in taken], {g.request.id: g.setting for g in taken}
+
+
+def summary(table: pd.DataFrame, tau: float, straddle: Sequence[float]) -> list[dict[str, Any]]:
+    """One row a reading."""
+    rows = []
+    for name, part in table.groupby("reading", sort=False):
+        above = float((part.r_c > tau).mean())
+        low, tenth, middle, ninth, high = part.r_c.quantile([0.05, 0.1, 0.5, 0.9, 0.95])
+        rows.append(
+            {
+                "reading": str(name),
+                "mean": float(part.r_c.mean()),
+                "low_5%": float(low),
+                "high_95%": float(high),
+                "uniform": float(part.uniform.mean()),
+                "above_tau": above,
+                "open_gates": float(part.open.mean()),
+                "straddles": straddle[0] < above < straddle[1],
+                "half_open": float(middle),
+                "tenth_open": float(ninth),
+            }
+        )
+    return rows
+
+
+def by_layer(table: pd.DataFrame, tau: float) -> list[dict[str, Any]]:
+    """One row a reading and layer."""
+    grouped = table.assign(above=table.r_c > tau).groupby(["reading", "layer", "tokens"], sort=False)
+    numbers = grouped.agg(
+        mean=("r_c", "mean"),
+        std=("r_c", "std"),
+        low=("r_c", lambda x: x.quantile(0.05)),
+        high=("r_c", lambda x: x.quantile(0.95)),
+        uniform=("uniform", "mean"),
+        points=("points", "mean"),
+        above_tau=("above", "mean"),
+        open_gates=("open", "mean"),
+    )
+    return numbers.reset_index().to_dict("records")
+
+
+def history(table: pd.DataFrame) -> list[dict[str, float]]:
+    """Mean R_c of every reading over the steps."""
+    means = table.groupby(["step", "reading"], sort=True).r_c.mean().unstack()
+    return [{str(name): float(value) for name, value in row.items()} for _, row in means.iterrows()]
+
+
+def short_name(layer: str) -> str:
+    """down_blocks.0.attentions.1.transformer_blocks.0.attn1 -> down 0.1."""
+    parts = layer.split(".")
+    block = parts[0].removesuffix("_blocks").removesuffix("_block")
+    numbers = [p for p in parts[1:] if p.isdigit()]
+    return f"{block} {'.'.join(numbers[:-1] if len(numbers) > 1 else numbers)}".strip()
+
+
+def paint(table: pd.DataFrame, readings: Sequence[str], tau: float) -> Figure:
+    """A panel a reading: the middle 90 % (thin), the middle half (thick) and median of R_c in every layer, in the order of
+    the UNet, against tau and against what uniform attention would read."""
+    from sow.figures import COLORS
+
+    layers = list(dict.fromkeys(table.layer))
+    sizes = table.groupby("layer").tokens.first()
+    columns = 2 if len(readings) > 1 else 1
+    rows = -(-len(readings) // columns)
+
+    def fill(figure: Figure) -> None:
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axis in axes.flat[len(readings) :]:
+            axis.set_visible(False)
+        for axis, name in zip(axes.flat, readings):
+            part = table[table.reading == name]
+            for place, layer in enumerate(layers):
+                values = part[part.layer == layer]
+                if not len(values):
+                    continue
+                q = values.r_c.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).to_list()
+                axis.plot([place] * 2, [q[0], q[4]], color=COLORS["blue"], lw=1)
+                axis.plot([place] * 2, [q[1], q[3]], color=COLORS["blue"], lw=4, solid_capstyle="butt")
+                axis.plot(place, q[2], "o", color="white", mec=COLORS["black"], mew=0.6, ms=3.5)
+                uniform = values.uniform.mean()
+                axis.plot([place - 0.35, place + 0.35], [uniform] * 2, color=COLORS["orange"], lw=1.2)
+            axis.axhline(tau, color=COLORS["vermilion"], ls="--", lw=1)
+            above = float((part.r_c > tau).mean()) if len(part) else float("nan")
+            axis.set_title(f"{name}: {above:.1%} above tau", fontsize=8)
+            axis.set_xticks(
+                range(len(layers)),
+                [f"{short_name(n)}\n{sizes[n]}" for n in layers],
+                rotation=60,
+                fontsize=6,
+            )
+        for axis in axes[:, 0]:
+            axis.set_ylabel("R_c")
+        for axis in axes[-1]:
+            axis.set_xlabel("self-attention layer, tokens")
+        handles = [
+            axes[0, 0].plot([], [], color=COLORS["vermilion"], ls="--", label=f"tau = {tau:g}")[0],
+            axes[0, 0].plot([], [], color=COLORS["orange"], label="uniform attention")[0],
+            axes[0, 0].plot([], [], color=COLORS["blue"], lw=4, label="middle half (thin: 90 %)")[0],
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)
+
+    return figures.draw(4.2 * columns, 1.7 * rows + 0.9, fill)
