@@ -26,6 +26,7 @@ from sow.methods.baselines.dense import (
     subject_words,
     word_tokens,
 )
+from sow.methods.baselines.lanpaint import oscillator
 from sow.methods.baselines.repaint import jumps
 from sow.seed_init import place
 from sow.tiny import SCHEDULER
@@ -40,7 +41,14 @@ WORDS = [
     "intensify=none",
     "metrics=none",
 ]
-CHAINS = ["sd_inpaint", "blended_latent", "repaint"]
+CHAINS = ["sd_inpaint", "blended_latent", "repaint", "lanpaint"]
+FEW = {  # few steps of each
+    "sd_inpaint": [],
+    "blended_latent": [],
+    "repaint": ["method.jump_length=2", "method.resamples=2"],
+    "lanpaint": ["method.inner_steps=2"],
+    "densediffusion": ["calibration.cycles=2"],
+}
 NEGATIVE = "a bad quality and low-resolution image, extra fingers, deformed hands"
 
 
@@ -140,10 +148,7 @@ def test_sd_inpaint_is_diffusers_inpainting(channels, eta):
 
 @pytest.mark.parametrize("method", [*CHAINS, "densediffusion"])
 def test_a_batch_equals_its_singles(method):
-    words = ["calibration.cycles=2"] if method == "densediffusion" else []
-    if method == "repaint":
-        words = ["method.jump_length=2", "method.resamples=2"]
-    made = sampler(method, "model.dtype=float64", *words)
+    made = sampler(method, "model.dtype=float64", *FEW[method])
     both = made.generate([request(0), request(1)], plans=[plan(0), plan(1)])
     assert [s.request.id for s in both] == ["0", "1"]
     for i in (0, 1):
@@ -154,8 +159,7 @@ def test_a_batch_equals_its_singles(method):
 
 @pytest.mark.parametrize("method", CHAINS)
 def test_the_known_latents_end_as_they_were_encoded(method):
-    words = ["method.jump_length=2", "method.resamples=2"] if method == "repaint" else []
-    made = sampler(method, "method.vae=mode", *words)
+    made = sampler(method, "method.vae=mode", *FEW[method])
     batch = made.prepare([request()], [plan()])
     held = batch.known.expand_as(batch.latents)
     x = latents(made)
@@ -167,8 +171,7 @@ def test_the_known_latents_end_as_they_were_encoded(method):
 def test_pasting_lays_the_condition_over_the_picture(method):
     import numpy as np
 
-    words = ["method.num_inference_steps=2", *(["method.jump_length=1"] if method == "repaint" else [])]
-    made = sampler(method, "method.paste=true", *words)
+    made = sampler(method, "method.paste=true", *FEW[method], "method.num_inference_steps=2")
     sample = made.generate([request()], plans=[plan()])[0]
     ours, truth, inside = (np.asarray(x) for x in (sample.image, pasted(made), unknown()))
     assert np.array_equal(ours[inside == 0], truth[inside == 0])
@@ -272,6 +275,61 @@ def test_blended_latents_decoder_returns_to_the_known_pixels():
     assert "reconstruct" in b.seconds
 
 
+def test_lanpaints_oscillator_is_an_exact_step():
+    for stiffness, friction in [(1.0, 15.0), (17.0, 15.0), (17.0, 2.0)]:
+        E, L = oscillator(stiffness, friction, 0.3)
+        # Two half steps are one step, and the stationary law stays what it is.
+        half_E, half_L = oscillator(stiffness, friction, 0.15)
+        torch.testing.assert_close(half_E @ half_E, E)
+        torch.testing.assert_close(half_E @ half_L @ half_L.T @ half_E.T + half_L @ half_L.T, L @ L.T)
+        stationary = torch.diag(torch.tensor([1 / stiffness, 1.0], dtype=torch.float64))
+        torch.testing.assert_close(E @ stationary @ E.T + L @ L.T, stationary)
+    # With large friction it is plain Langevin dynamics of time t / friction.
+    E, L = oscillator(2.0, 1e4, 1e4 * 0.3)
+    assert E[0, 0].item() == pytest.approx(float(torch.tensor(-0.6).exp()), rel=1e-3)
+    assert (L[0, 0] ** 2).item() == pytest.approx(0.5 * (1 - float(torch.tensor(-1.2).exp())), rel=1e-3)
+
+
+def test_lanpaint_samples_the_unknown_given_the_known():
+    """Correlated Gaussian latents, whose exact score is known: known neighbours must be felt in the unknown half.
+
+    Each channel's pixel pairs (left, right) have correlation r; the left half is known to be 1. The guided score is
+    exact in the limit of a large weight only, so mean and variance of the right half are held to 15 %.
+    """
+    r = 0.8
+    made = sampler("lanpaint", "method.weight=50", "method.step_size=0.05")
+    batch = made.prepare([request()], [plan()])
+    known = torch.zeros(1, 1, 40, 40, dtype=torch.bool)
+    known[..., :20] = True
+    batch = replace(batch, latents=torch.ones(1, 4, 40, 40), known=known)
+    k = 2
+    alpha = float(made.schedule.level(k + 1))
+    # Covariance of a noised pair: alpha C + (1 - alpha) I.
+    inverse = torch.linalg.inv(torch.tensor([[1.0, alpha * r], [alpha * r, 1.0]]))
+
+    def exact(batch, x, k):
+        left, right = x[..., :20], x[..., 20:]
+        score = -torch.cat(
+            [inverse[0, 0] * left + inverse[0, 1] * right, inverse[1, 0] * left + inverse[1, 1] * right],
+            dim=-1,
+        )
+        return -((1 - alpha) ** 0.5) * score
+
+    object.__setattr__(made, "epsilon", exact)
+    g = batch.generators[0]
+    x, p = (noise.randn((1, 4, 40, 40), g, "cpu", torch.float32) for _ in range(2))
+    seen = []
+    for i in range(400):
+        x, p = made.think(batch, x, p, k)
+        if i >= 200 and i % 10 == 0:
+            seen.append(x[..., 20:])
+    values = torch.stack(seen)
+    # p(x_t | y_0 = 1): x_0 ~ N(r, 1 - r^2), noised.
+    mean, variance = alpha**0.5 * r, alpha * (1 - r**2) + 1 - alpha
+    assert float(values.mean()) == pytest.approx(mean, rel=0.15)
+    assert float(values.var()) == pytest.approx(variance, rel=0.15)
+
+
 def test_dense_modulation_is_its_equations():
     g = noise.generator(0)
     A = noise.randn((2, 3, 5, 7), g, "cpu", torch.float64)
@@ -365,6 +423,7 @@ def test_an_inpainting_checkpoint_is_for_inpainting(method):
         ("repaint", "method.resamples=0", ["resamples", "method.resamples"]),
         ("blended_latent", "method.decoder_steps=-1", ["decoder_steps"]),
         ("densediffusion", "method.w_self=-1", ["w_self"]),
+        ("lanpaint", "method.friction=0", ["friction", "method.friction"]),
         ("repaint", "method.jump=3", ["method.jump", "method.jump_length"]),
     ],
 )

@@ -196,11 +196,11 @@ def test_xls_autoencoder_stays_in_float32(folders):
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
 @pytest.mark.parametrize(
     "method",
-    ["sow", "cow", "sd_inpaint", "blended_latent", "repaint", "densediffusion"],
+    ["sow", "cow", "sd_inpaint", "blended_latent", "repaint", "lanpaint", "densediffusion"],
 )
 def test_every_method_runs_on_every_format(folders, name, method):
     words = ["calibration.cycles=1"]
-    if method in ("sd_inpaint", "blended_latent", "repaint"):
+    if method in ("sd_inpaint", "blended_latent", "repaint", "lanpaint"):
         words = ["method.num_inference_steps=2"]
     if method == "cow":
         words = ["cycle.cycles=1"]

@@ -5,6 +5,13 @@ The dataclasses here are what `conf/method/*.yaml` describe; none imports torch 
 
 from __future__ import annotations
 
-from sow.methods.baselines.config import Baseline, BlendedLatent, DenseDiffusion, Inpaint, RePaint
+from sow.methods.baselines.config import (
+    Baseline,
+    BlendedLatent,
+    DenseDiffusion,
+    Inpaint,
+    LanPaint,
+    RePaint,
+)
 
-__all__ = ["Baseline", "BlendedLatent", "DenseDiffusion", "Inpaint", "RePaint"]
+__all__ = ["Baseline", "BlendedLatent", "DenseDiffusion", "Inpaint", "LanPaint", "RePaint"]

@@ -97,6 +97,30 @@ class RePaint(Baseline):
 
 
 @dataclass(frozen=True)
+class LanPaint(Baseline):
+    """LanPaint (Zheng et al., TMLR 2025): `inner_steps` Langevin steps of `step_size` a noise level, with the guided
+    score's `weight` lambda and `friction`."""
+
+    inner_steps: int
+    weight: float
+    step_size: float
+    friction: float
+    engine: ClassVar[str] = "sow.methods.baselines.lanpaint.LanPaintSampler"
+    _target_: str = "sow.methods.baselines.LanPaint"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inner_steps < 0 or self.weight < 0:
+            raise UserError(
+                f"need inner_steps >= 0 and weight >= 0, got {self.inner_steps} and {self.weight} (method.inner_steps, "
+                "method.weight)"
+            )
+        for name in ("step_size", "friction"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"need {name} > 0, got {getattr(self, name)} (method.{name})")
+
+
+@dataclass(frozen=True)
 class DenseDiffusion:
     """DenseDiffusion's attention modulation (Kim et al., ICCV 2023) in place of SOW's, in the same cycles.
 

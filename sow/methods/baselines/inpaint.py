@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from sow.errors import UserError
 from sow.methods.baselines.sampler import BaselineSampler, Batch
 from sow.methods.sow import pictures
 from sow.seed_init import pixel_mask, to_tensor
-from sow.types import Plan, Request, Sample, Step, StepContext
+from sow.types import Plan, Request, Sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +50,21 @@ class InpaintSampler(BaselineSampler):
         unet = self.backbone.unet.config
         return unet.in_channels != unet.out_channels
 
-    def denoise(self, batch: Batch) -> Iterator[Step]:
-        first = self.start(batch)
-        x = first
+    def start(self, batch: Batch) -> Tensor:
+        batch.kept["noise"] = super().start(batch)
+        return batch.kept["noise"]
+
+    def after(self, batch: Batch, x: Tensor, k: int) -> Tensor:
         if self._sees_mask:
-            masked = self._masked(batch)
-        yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
-        for k in range(self.num_inference_steps - 1, -1, -1):
-            if self._sees_mask:
-                e = self._epsilon_of_masked(batch, x, masked, k)
-                x, x0 = self.ddim(batch, x, e, k)
-            else:
-                x, x0 = self.ddim(batch, x, self.epsilon(batch, x, k), k)
-                x = replace(x, self.noised(batch.latents, first, k), batch.known)
-            yield Step(x, "denoise", StepContext("sample", None, k, self.schedule.timesteps[k]), {}, x0)
+            return x
+        return replace(x, self.noised(batch.latents, batch.kept["noise"], k), batch.known)
+
+    def seen(self, batch: Batch, rows: Tensor) -> Tensor:
+        if not self._sees_mask:
+            return rows
+        if "masked" not in batch.kept:
+            batch.kept["masked"] = self._masked(batch)
+        return torch.cat([rows, torch.cat([batch.kept["masked"]] * (len(rows) // len(batch.known)))], dim=1)
 
     def _masked(self, batch: Batch) -> Tensor:
         """(1 - M, latents of the masked picture), (B, 1 + C, h, w): the unknown pixels are 0, mid-gray."""
@@ -78,13 +79,6 @@ class InpaintSampler(BaselineSampler):
             mask = pixel_mask(condition, box, self.seed_init.mask)
             held.paste(255, (box.x, box.y), mask)
         return (to_tensor(held)[:1] > 0).float()
-
-    def _epsilon_of_masked(self, batch: Batch, x: Tensor, masked: Tensor, k: int) -> Tensor:
-        branches = len(batch.embeds) // len(x)
-        seen = torch.cat([torch.cat([x, masked], dim=1)] * branches)
-        output = self.backbone.predict(seen, self.schedule.timesteps[k], batch.embeds)
-        output = self.schedule.epsilon(output, torch.cat([x] * branches), k)
-        return batch.rule.combine(output.chunk(branches), batch.known)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Batch:
     known: Tensor
     rule: Rule
     embeds: Tensor
+    kept: dict[str, Any] = field(default_factory=dict)  # what a method works out once a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +144,22 @@ class BaselineSampler(Sampler):
         return self._draw((1, self.backbone.channels, *self.canvas.latent_size), batch.generators)
 
     def epsilon(self, batch: Batch, x: Tensor, k: int) -> Tensor:
-        """Guided noise prediction of step k."""
-        return self._epsilon(batch.rule, x, k, batch.embeds, batch.known)
+        """Guided noise prediction of step k for x (B, C, h, w)."""
+        branches = len(batch.embeds) // len(x)
+        rows = torch.cat([x] * branches)
+        more = self.extras(batch, rows, k)
+        output = self.backbone.predict(
+            self.seen(batch, rows), self.schedule.timesteps[k], batch.embeds, **more
+        )
+        return batch.rule.combine(self.schedule.epsilon(output, rows, k).chunk(branches), batch.known)
+
+    def seen(self, batch: Batch, rows: Tensor) -> Tensor:
+        """What the UNet sees of the latents `rows` (branches x B, C, h, w); the latents themselves here."""
+        return rows
+
+    def extras(self, batch: Batch, rows: Tensor, k: int) -> dict[str, Any]:
+        """What else the UNet is given at step k; nothing here."""
+        return {}
 
     def after(self, batch: Batch, x: Tensor, k: int) -> Tensor:
         """What becomes of x_k after its step; nothing here."""
