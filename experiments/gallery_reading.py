@@ -1,9 +1,9 @@
 """The pictures of finished runs by row and group: benchmark folders, and plain run folders of `study=generate`.
 
 A benchmark folder holds `rows.json` (name, label, marks, paper's numbers, overrides), `records.parquet` (row, group,
-setting, seed, one column a metric) and `images/<row>/<group>-<seed>.png`; beside these, where it has them,
-`table.json` (title, heads of the marks), `groups.json` (id, prompt, setting) and `conditions/<group>.png`. Without the last two prompt and condition
-come from the data that the run's configuration names.
+setting, seed, one column a metric) and `images/<row>/<group>-<seed>.png`; beside these, where it has them, `table.json`
+(title, heads of the marks), `groups.json` (id, prompt, setting) and `conditions/<group>.png`. Without the last two,
+prompt and condition come from the data that the run's configuration names.
 """
 
 from __future__ import annotations
