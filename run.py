@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
@@ -16,14 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config import CONF, explain, typed
 from sow.errors import UserError
 
+warnings.filterwarnings(
+    "ignore", r"\s*'hydra/launcher/\w+' is validated against"
+)  # as our presets are meant to be
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line
 failed: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(composed: DictConfig) -> None:
-    """One job: validate, then run the study; a failing job of a multirun lets the others go on."""
+def main(composed: DictConfig) -> float | None:
+    """One job: validate, then run the study; a failing job of a multirun lets the others go on. The sweeper's objective."""
     from sow.records import discard_untouched
+    from sow.sweeping import objective
 
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
@@ -32,6 +37,7 @@ def main(composed: DictConfig) -> None:
         from experiments.study import run_job
 
         run_job(config, folder, group=Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None)
+        return objective(folder, job)
     except UserError as error:
         discard_untouched(folder)
         if not job.launcher._target_.endswith(".BasicLauncher"):
