@@ -118,6 +118,7 @@ def method_key(config: Config, cache: records.HashCache) -> str:
         "config": jsonable(kept),
         "hub": records.hub_revisions(config),
         "inputs": {str(p): cache.digest(p) for p in sorted(set(files))},
+        "timed": config.cache.memory_mb == 0,  # a batch that found results ready is no measure of time
         "code": {str(n): cache.digest(p) for n, p in code_files().items()},
     }
     return _digest(json.dumps(parts, sort_keys=True).encode())

@@ -102,9 +102,10 @@ def caption(study: Benchmark, work: Work, context: StudyContext) -> list[str]:
     if any(c["metric"] == "seconds" for c in study.columns):
         from experiments.study import device
 
+        shared = "what rows share is made once and counted with the first (cache.memory_mb=0 keeps nothing)"
+        reuse = "nothing is reused between rows" if config.cache.memory_mb == 0 else shared
         out.append(
-            f"Seconds are those of generation on {device()}; what rows share, their inversions, is made once and counted "
-            "with the first."
+            f"Seconds an image are those of generation on {device()}, {config.batch_size} in a batch; {reuse}."
         )
     return out
 
