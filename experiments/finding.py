@@ -50,6 +50,8 @@ class Finding:
             tracked = context.tracked
             tracked.history(self.history)
             tracked.images({self.name: self.figure, **self.pictures})
+            for name, rows in self.tables.items():
+                tracked.table(name, rows)
             tracked.summary(flat(self.headline))
         context.console.print(terminal_table(self.short))
         context.console.print(f"figure: {self.figure}")

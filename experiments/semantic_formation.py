@@ -147,7 +147,7 @@ class SemanticFormation:
         """Settle steps by size and their difference, and how loss and cosine order with the time of the disturbance."""
         import numpy as np
 
-        from sow.phases.curves import interval, mean_over_units, settle, spearman
+        from sow.phases.curves import interval, mean_over_units, settle, spearman, spearman_each
 
         place = [1 - start / self.steps for start in starts]
         excess = {side: by_seed(rows, side, "excess", starts) for side in sides}
@@ -164,6 +164,12 @@ class SemanticFormation:
                     place, by_seed(rows, side, "mse", starts), seed, self.resamples
                 ).to_dict(),
                 "spearman_cosine": spearman(
+                    place, by_seed(rows, side, "cosine", starts), seed, self.resamples
+                ).to_dict(),
+                "spearman_mse_each": spearman_each(
+                    place, by_seed(rows, side, "mse", starts), seed, self.resamples
+                ).to_dict(),
+                "spearman_cosine_each": spearman_each(
                     place, by_seed(rows, side, "cosine", starts), seed, self.resamples
                 ).to_dict(),
                 "mse_by_start": dict(
@@ -183,9 +189,9 @@ class SemanticFormation:
             "larger_settles_earlier_by": gap.to_dict(),
             "holds": {
                 "loss_falls_with_later_disturbance": all(
-                    s["spearman_mse"]["high"] < 0 for s in each.values()
+                    s["spearman_mse_each"]["high"] < 0 for s in each.values()
                 ),
-                "cosine_rises": all(s["spearman_cosine"]["low"] > 0 for s in each.values()),
+                "cosine_rises": all(s["spearman_cosine_each"]["low"] > 0 for s in each.values()),
                 "larger_settles_earlier": gap.value > 0,
             },
         }

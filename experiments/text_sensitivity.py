@@ -142,11 +142,12 @@ class TextSensitivity:
         self, seed: int, starts: Sequence[int], texts: Any, effects: Any, plain: Any
     ) -> dict[str, Any]:
         """Spearman of the mean curves with the window's place (0: the first steps, 1: the last), and their ends."""
-        from sow.phases.curves import band, interval, mean_over_units, spearman
+        from sow.phases.curves import band, interval, mean_over_units, spearman, spearman_each
 
         place = [1 - start / self.steps for start in starts]
         by_text = spearman(place, texts, seed, self.resamples)
         by_effect = spearman(place, effects, seed, self.resamples)
+        each_text, each_effect = (spearman_each(place, v, seed, self.resamples) for v in (texts, effects))
         gain = texts - plain[:, None]
         first = interval(lambda i: float(mean_over_units(gain[i])[0]), len(gain), seed, self.resamples)
         last = interval(lambda i: float(mean_over_units(gain[i])[-1]), len(gain), seed, self.resamples)
@@ -157,13 +158,15 @@ class TextSensitivity:
             "images": len(texts),
             "steps": self.steps,
             "spearman_text": by_text.to_dict(),
+            "spearman_text_each": each_text.to_dict(),
             "spearman_effect": by_effect.to_dict(),
+            "spearman_effect_each": each_effect.to_dict(),
             "gain_of_first_window": first.to_dict(),
             "gain_of_last_window": last.to_dict(),
             "text_by_start": dict(zip(map(str, starts), map(float, curves["text"]), strict=True)),
             "effect_by_start": dict(zip(map(str, starts), map(float, curves["effect"]), strict=True)),
             "text_without": float(mean_over_units(plain[:, None])[0]),
-            "holds": {"falls_with_later_windows": by_text.high < 0, "effect_falls": by_effect.high < 0},
+            "holds": {"falls_with_later_windows": each_text.high < 0, "effect_falls": each_effect.high < 0},
         }
 
     def short(self, starts: Sequence[int], texts: Any, effects: Any) -> list[dict[str, Any]]:
@@ -197,7 +200,7 @@ class TextSensitivity:
         def paint(figure: Any) -> None:
             above, below = figure.subfigures(2, 1, height_ratios=(2.3, 0.9 * len(chosen) + 0.4))
             axes = above.subplots(1, 2)
-            labels = (f"{column.replace('_', ' ')} of the image", "change of the image (RMS gray levels)")
+            labels = (f"{column.replace('_', ' ')}\nof the image", "change of the image\n(RMS gray levels)")
             for number, (axis, values, label) in enumerate(zip(axes, (texts, effects), labels, strict=True)):
                 found = band(values, seed, self.resamples)
                 curve(axis, starts, found.mean, found.low, found.high, label="mean, 95 % band", number=number)
@@ -227,9 +230,10 @@ class TextSensitivity:
                 f"![Text in a window of {self.length} of {self.steps} steps](docs/{NAME}.png)",
                 "",
                 f"{found['images']} images, K = {self.steps}, windows of {self.length} guided steps. Spearman's rank correlation of a "
-                f"window's place (early to late) with the mean {column.replace('_', ' ')}: {bracket(text)}, with the change of the image "
-                f"against the same seed without text: {bracket(effect)} (95 % bootstrap intervals over images). Against no text at all "
-                f"the first window adds {bracket(found['gain_of_first_window'], 3)}, the last {bracket(found['gain_of_last_window'], 3)}. "
+                f"window's place (early to late) with the mean {column.replace('_', ' ')}: {bracket(text)}, averaged over the images' own "
+                f"correlations {bracket(found['spearman_text_each'])}; with the change of the image against the same seed without text: "
+                f"{bracket(effect)} and {bracket(found['spearman_effect_each'])} (95 % bootstrap intervals over images). Against no text "
+                f"at all the first window adds {bracket(found['gain_of_first_window'], 3)}, the last {bracket(found['gain_of_last_window'], 3)}. "
                 f"Falls with later windows: {'yes' if found['holds']['falls_with_later_windows'] else 'not shown'}.",
                 "",
                 markdown_table([{k: v for k, v in row.items() if k != "start"} for row in table]),

@@ -98,11 +98,24 @@ def mean_over_units(values: ArrayLike) -> Array:
 def spearman(positions: ArrayLike, values: ArrayLike, seed: int, resamples: int) -> Interval:
     """Spearman's rank correlation of `positions` (p,) with the mean curve of `values` (units, p), resampled over units.
 
-    nan for a constant curve or fewer than two points.
+    It says how monotone the mean curve is; whether single units follow it is `spearman_each`'s to say. nan for a
+    constant curve or fewer than two points.
     """
     place, table = np.asarray(positions, float), np.asarray(values, float)
     return interval(
         lambda index: rank_correlation(place, mean_over_units(table[index])), len(table), seed, resamples
+    )
+
+
+def spearman_each(positions: ArrayLike, values: ArrayLike, seed: int, resamples: int) -> Interval:
+    """Mean over units of their own rank correlations with `positions` (p,); units without one (a constant row) left out.
+
+    Units are independent, so under no trend the interval holds 0 about as often as it says.
+    """
+    place, table = np.asarray(positions, float), np.asarray(values, float)
+    each = np.array([rank_correlation(place, row) for row in table])
+    return interval(
+        lambda index: float(mean_over_units(each[index][:, None])[0]), len(table), seed, resamples
     )
 
 

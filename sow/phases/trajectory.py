@@ -96,8 +96,8 @@ class Trajectory:
     ) -> Tensor:
         """x_stop from x_start (B, C, h, w)."""
         end = x
-        for _, end in self.walk(x, start, stop, prompts, scale, negative):
-            pass
+        for _, state in self.walk(x, start, stop, prompts, scale, negative):
+            end = state
         return end
 
     def denoise_each(
