@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments import information_flow_figure as pictures
-from experiments.benchmark_rows import merge_ablations, outside_hydra
 from experiments.finding import Finding, markdown_table
+from experiments.recompose import with_words
 from sow import figures
 from sow.errors import UserError
 from sow.types import Request
@@ -150,17 +150,14 @@ class InformationFlow:
 
 def sampler_of(config: Config, base: Sampler, words: Any) -> Sampler:
     """The run's sampler with `words` on top of its own overrides, or without any of the method for `plain`."""
-    from sow.config import build, compose
+    from sow.config import build
     from sow.flow.plain import plain
 
     if words == PLAIN:
         return plain(base)
     if not words:
         return base
-    changed = {str(word).lstrip("+~").partition("=")[0] for word in words} - {"ablation"}
-    kept = [o for o in config.overrides if o.lstrip("+~").partition("=")[0] not in changed]
-    with outside_hydra():
-        sampler = build(compose(merge_ablations([*kept, *map(str, words)])))
+    sampler = build(with_words(config, words))
     if sampler.backbone is not base.backbone:
         raise UserError("the methods of one study share one model: leave model out (study.methods)")
     return sampler

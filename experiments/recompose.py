@@ -1,0 +1,30 @@
+"""A running job's configuration with other words on top: how a study compares methods on one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from experiments.benchmark_rows import merge_ablations, outside_hydra
+
+if TYPE_CHECKING:
+    from sow.config import Config
+
+
+def with_words(config: Config, words: Sequence[str]) -> Config:
+    """The words of the job's own command line, then `words`; a key that is given again takes the place of the first.
+
+    Raises UserError for words that do not compose.
+    """
+    from sow.config import compose
+
+    new = [str(word) for word in words]
+    changed = {key_of(word) for word in new} - {"ablation"}
+    kept = [word for word in config.overrides if key_of(word) not in changed]
+    with outside_hydra():
+        return compose(merge_ablations([*kept, *new]))
+
+
+def key_of(word: str) -> str:
+    """`+group=option` -> group."""
+    return word.lstrip("+~").partition("=")[0]
