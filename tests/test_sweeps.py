@@ -106,7 +106,7 @@ def test_an_interrupted_study_goes_on_and_leaves_its_best_trial(
     written = yaml.safe_load((outputs / "tuned" / "calibration.yaml").read_text())
     assert written["gate"]["tau"] == tuned.best_trial.params["gate.tau"]
     assert f"--config-dir {outputs} +tuned=calibration" in continued.out
-    used = command_line(DEBUG, "--config-dir", str(outputs), "+tuned=calibration")
+    used = command_line("--config-dir", str(outputs), DEBUG, "+tuned=calibration")
     assert used.status == 0, used.err
     assert "done before" in used.out  # to the letter the best trial's own run
     study["seen"].clear()

@@ -1,0 +1,161 @@
+"""What tracking costs: seconds a job beyond generation and metrics, and jobs whose W&B server refuses, hangs or answers 500.
+
+`python benchmarks/tracking.py [--jobs 24] [--rounds 5] [--json FILE] [WORD ...]`; the words go to every `run.py` (model=tiny by default). One
+process, one model load; the kinds of server are interleaved, so that a slow minute of the machine hits all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import run  # noqa: E402
+
+SMALL = ("model=tiny", "metrics=none", "planner=fixed")
+OURS = ("tracker", "write", "load")  # phases of a manifest that are neither generation nor metrics
+KINDS = ("offline", "refuses", "hangs", "answers 500")
+
+
+def command(*words: str) -> float:
+    """Seconds of one `run.py` in this process; RuntimeError when it fails."""
+    sys.argv = ["run.py", *words]
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        status = run.command_line()
+    if status != 0:
+        raise RuntimeError(f"run.py {' '.join(words)} ended with {status}")
+    return time.perf_counter() - start
+
+
+def overhead(words: Sequence[str], jobs: int, outputs: Path) -> dict[str, Any]:
+    """A multirun of `jobs` + 1 jobs offline: from manifest to manifest a job takes this long, less generation and metrics.
+
+    The interval holds everything there is to a job: Hydra's composition, the run key, W&B's start and finish, the files.
+    """
+    os.environ["WANDB_MODE"] = "offline"
+    command("-m", *words, f"seed=range(0,{jobs + 1})", f"paths.outputs={outputs}")
+    files = sorted(outputs.glob("*/*/*/manifest.json"), key=lambda f: f.stat().st_mtime_ns)
+    if len(files) != jobs + 1 or len(list(outputs.rglob("*.wandb"))) != jobs + 1:
+        raise RuntimeError(f"{len(files)} of {jobs + 1} runs are complete")
+    ends = [file.stat().st_mtime_ns / 1e9 for file in files]
+    seconds = [json.loads(file.read_text())["seconds"] for file in files]
+    whole = [after - before for before, after in zip(ends, ends[1:])]
+    work = [sum(v for k, v in s.items() if k not in OURS) for s in seconds[1:]]
+    beyond = [a - b for a, b in zip(whole, work)]
+    return {
+        "jobs": jobs,
+        "median_seconds_beyond": statistics.median(beyond),
+        "seconds_beyond": beyond,
+        "median_seconds_of_generation_and_metrics": statistics.median(work),
+        "median_seconds_tracker_phase": statistics.median(s["tracker"] for s in seconds[1:]),
+    }
+
+
+def servers(words: Sequence[str], rounds: int, outputs: Path) -> dict[str, Any]:
+    """Seconds of a job under each kind of server, and the medians over the offline one's."""
+    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    os.environ["WANDB_API_KEY"] = "0" * 40
+    # No pause after a failure: every job starts a process that tries to upload, the worst case.
+    words = (*words, "force=true", "tracker.pause_seconds=0", f"paths.outputs={outputs}")
+    with refusing() as refused, hanging() as hung, failing() as broken:
+        urls = {"offline": refused, "refuses": refused, "hangs": hung, "answers 500": broken}
+        for number in range(rounds + 1):
+            for kind in (*KINDS[number % 4 :], *KINDS[: number % 4]):
+                os.environ.update(
+                    WANDB_BASE_URL=urls[kind], WANDB_MODE="offline" if kind == "offline" else "online"
+                )
+                seconds = command(*words, f"seed={number}")
+                if number > 0:  # the first round loads the model
+                    times[kind].append(seconds)
+    medians = {kind: statistics.median(values) for kind, values in times.items()}
+    return {
+        "rounds": rounds,
+        "seconds": times,
+        "median_seconds": medians,
+        "ratio_to_offline": {kind: medians[kind] / medians["offline"] for kind in KINDS},
+    }
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[str]:
+    """A port where nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[str]:
+    """A port that accepts a connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def failing() -> Iterator[str]:
+    """A server whose every answer is 500."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(500)
+
+        do_GET = do_POST
+
+        def log_message(self, *words: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/tracking.json"))
+    arguments, words = parser.parse_known_args()
+    words = words or list(SMALL)
+    with tempfile.TemporaryDirectory() as place:
+        found = {
+            "words": words,
+            "machine": f"{platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
+            "overhead": overhead(words, arguments.jobs, Path(place) / "overhead"),
+            "servers": servers(words, arguments.rounds, Path(place) / "servers"),
+        }
+    beyond, ratios = found["overhead"], found["servers"]
+    print(f"run.py {' '.join(words)} on {found['machine']}")
+    print(
+        f"seconds a job beyond generation and metrics: {beyond['median_seconds_beyond']:.2f} "
+        f"(median of {beyond['jobs']}; generation and metrics {beyond['median_seconds_of_generation_and_metrics']:.2f})"
+    )
+    for kind in KINDS:
+        print(
+            f"W&B {kind:12} {ratios['median_seconds'][kind]:7.2f} s a job, {ratios['ratio_to_offline'][kind]:.3f} of offline"
+        )
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"numbers: {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""`study=collect`: all runs under a folder as one tidy table, with a figure of what a metric depends on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sow import report
+from sow.errors import UserError
+from sow.records import MANIFEST, NOT_THE_RUN
+
+if TYPE_CHECKING:
+    from experiments.study import StudyContext
+
+log = logging.getLogger(__name__)
+NOT_A_METRIC = {"row", "group", "setting", "seed", "sha256", "key"}
+
+
+@dataclass(frozen=True)
+class Collect:
+    """A row a complete run under `folder`: where and when, every key that differs between the runs, every number.
+
+    `metric` is what the figure is about, None = the first of `preferred` that is there; it shows the `axes` most important
+    keys, numbers of more than `bins` values in as many bins.
+    """
+
+    folder: str
+    metric: str | None
+    preferred: list[str]
+    axes: int
+    bins: int
+
+    def __post_init__(self) -> None:
+        if self.axes < 1 or self.bins < 2:
+            raise UserError(f"need study.axes >= 1 and study.bins >= 2, got {self.axes} and {self.bins}")
+
+    @cached_property
+    def manifests(self) -> list[Path]:
+        """Manifests of the complete runs, oldest folder first; other collections are no runs."""
+        found = sorted(Path(self.folder).expanduser().rglob(MANIFEST))
+        return [f for f in found if json.loads(f.read_text()).get("choices", {}).get("study") != "collect"]
+
+    def files(self) -> list[str]:
+        """What the table is made of, for the run key."""
+        return [str(path) for path in self.manifests]
+
+    def run(self, context: StudyContext) -> None:
+        """Read, tabulate, draw."""
+        from experiments.collect_figure import draw
+
+        if not self.manifests:
+            raise UserError(f"there is no complete run below {self.folder} (study.folder)")
+        with context.timed("read"):
+            rows = tidy(self.manifests, Path(self.folder).expanduser())
+        metrics = [name for name in rows[0] if name.startswith("metric.")]
+        keys = [name for name in rows[0] if name.startswith(("config.", "choice."))]
+        with context.timed("write"):
+            context.folder.save_table("runs.parquet", [{k: _cell(v) for k, v in row.items()} for row in rows])
+            context.folder.save_bytes("runs.csv", comma_separated(rows).encode())
+        tracked = context.tracked
+        tracked.table("runs", rows)
+        numbers: dict[str, Any] = {"runs": len(self.manifests), "rows": len(rows), "keys": len(keys)}
+        metric = self._metric(metrics)
+        if metric is not None:
+            from experiments.collect_importance import importances
+
+            found = importances(rows, keys, metric, self.bins)
+            numbers |= {f"importance/{key}": value for key, value in found.items()}
+            if found:
+                shown = list(found)[: self.axes]
+                figure = draw(context.folder, rows, shown, found, metric)
+                tracked.images({"collect": figure})
+                context.console.print(f"figure: {figure}")
+            else:
+                context.console.print(f"no figure: no key differs among the runs that have {metric}")
+        context.folder.save_json("metrics.json", numbers)
+        tracked.summary(numbers)
+        context.console.print(report.table(numbers, context.seconds))
+        context.console.print(f"table: {context.folder.path / 'runs.csv'}")
+
+    def _metric(self, metrics: Sequence[str]) -> str | None:
+        if self.metric is not None:
+            if f"metric.{self.metric}" not in metrics:
+                names = ", ".join(m.partition(".")[2] for m in metrics)
+                raise UserError(f"no run has the number {self.metric}: choose among {names} (study.metric)")
+            return f"metric.{self.metric}"
+        wanted = [f"metric.{name}" for name in self.preferred]
+        return next((name for name in wanted if name in metrics), metrics[0] if metrics else None)
+
+
+def tidy(manifests: Sequence[Path], root: Path) -> list[dict[str, Any]]:
+    """A row a run, or a row of a benchmark; the keys of a configuration and options that are the same everywhere are left out.
+
+    Columns: run, row, study, finished, seconds, commit; choice.GROUP; config.KEY; metric.NAME. Every row has all of them.
+    """
+    found = []
+    for path in manifests:
+        manifest = json.loads(path.read_text())
+        about = {
+            "run": str(path.parent.relative_to(root)),
+            "study": manifest["choices"].get("study"),
+            "finished": manifest.get("finished"),
+            "seconds": manifest.get("total_seconds"),
+            "commit": (manifest.get("git") or {}).get("commit"),
+        }
+        choices = {
+            f"choice.{k}": v for k, v in manifest["choices"].items() if k not in (*NOT_THE_RUN, "study")
+        }
+        kept = {k: v for k, v in manifest["config"].items() if k not in (*NOT_THE_RUN, "study", "cache")}
+        config = {f"config.{k}": v for k, v in flat(kept)}
+        for row, numbers in measured(path.parent):
+            metrics = {f"metric.{k}": v for k, v in numbers.items()}
+            found.append(({**about, "row": row}, {**choices, **config}, metrics))
+    names = list(dict.fromkeys(k for _, keys, _ in found for k in keys))
+    differing = [
+        n for n in names if len({json.dumps(keys.get(n), sort_keys=True) for _, keys, _ in found}) > 1
+    ]
+    measures = list(dict.fromkeys(k for _, _, metrics in found for k in metrics))
+    return [
+        {**about, **{n: keys.get(n) for n in differing}, **{m: metrics.get(m) for m in measures}}
+        for about, keys, metrics in found
+    ]
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of a configuration by dotted key; a `_target_` follows from the group's option."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif name != "_target_":
+            yield f"{prefix}{name}", value
+
+
+def measured(folder: Path) -> Iterator[tuple[str | None, dict[str, float]]]:
+    """(row, numbers) of a run folder: those of metrics.json, or the means over each row of a benchmark's records."""
+    if (folder / "records.parquet").is_file():
+        import pandas
+
+        records = pandas.read_parquet(folder / "records.parquet")
+        for name, part in records.groupby("row", sort=False):
+            numbers = part.drop(columns=[c for c in part if c in NOT_A_METRIC])
+            means = numbers.select_dtypes(["number", "bool"]).astype(float).mean()
+            yield str(name), {str(k): float(v) for k, v in means.items() if v == v}
+        return
+    values = {}
+    if (folder / "metrics.json").is_file():
+        values = json.loads((folder / "metrics.json").read_text())
+    yield (
+        None,
+        {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k not in NOT_A_METRIC},
+    )
+
+
+def _cell(value: Any) -> Any:
+    """A column of parquet has one type: what is no number or text becomes text."""
+    return value if isinstance(value, (int, float, str, type(None))) else json.dumps(value)
+
+
+def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table for eyes and spreadsheets."""
+    import pandas
+
+    return pandas.DataFrame([{k: _cell(v) for k, v in row.items()} for row in rows]).to_csv(index=False)
