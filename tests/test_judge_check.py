@@ -84,14 +84,14 @@ def test_the_study_measures_and_draws(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("SOW_CACHE", str(tmp_path / "cache"))
-    words = ["study=judge_check", "model=tiny", "study.groups=3", "study.columns=2", "study.held_out=20"]
+    words = ["study=judge_check", "model=tiny", "study.groups=2", "study.columns=2", "study.held_out=20"]
     result = command_line(*words, "num_inference_steps=10", "cycle.cycles=1", "tracker=none", "data.size=48")
     assert result.status == 0, result.err
     folder = run_folders()[0]
     report = json.loads((folder / "report.json").read_text())
     assert report["renders"] == 20 and 0 <= report["clean"]["outline_accuracy"] <= 1
     judged = json.loads((folder / "judged.json").read_text())
-    assert [j["group"].split("-")[0] for j in judged] == ["normal", "attribute", "style"]
+    assert [j["group"].split("-")[0] for j in judged] == ["normal", "attribute"]
     assert all("whole" in j and j["prompt"] for j in judged)
     picture = Image.open(folder / "judge_check.png")
     assert picture.width > 300 and (folder / "judge_check.pdf").is_file()

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import sqlite3
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -109,6 +110,16 @@ def test_without_the_weights_nothing_is_measured_in_silence(
             assert "\n" not in str(error.value)
 
 
+def test_the_command_line_refuses_before_it_generates(
+    command_line: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("sow.metrics.faces.WEIGHTS_URL", "http://127.0.0.1:9/weights.pt")
+    result = command_line("model=tiny", "metrics=faces", "tracker=none")
+    assert result.status == 1 and f"at {tmp_path}/checkpoints/" in result.err
+    assert len(result.err.strip().splitlines()) == 1 and not list(tmp_path.rglob("*.png"))
+
+
 # The judge on rendered truth.
 
 
@@ -155,6 +166,38 @@ def test_the_same_person_is_nearer_than_another() -> None:
     assert all(nearer) and all(row["same_person"] for row in whole_rows())
     assert sum(row["same_person"] for row in others) <= COUNT // 2
     assert all(row["psnr_condition"] > other["psnr_condition"] for row, other in zip(whole_rows(), others))
+
+
+# Pixels.
+
+
+def test_a_seam_along_the_mask_is_seen_where_the_box_shows_none() -> None:
+    ramp = np.add.outer(np.arange(96), np.arange(96)).astype(np.float64)
+    rows, columns = np.mgrid[0:96, 0:96]
+    disc = (rows - 48) ** 2 + (columns - 48) ** 2 < 20**2
+    box = Box(16, 16, 64, 64)
+
+    def numbers(picture: np.ndarray) -> tuple[float | None, float | None]:
+        image = Image.fromarray(np.repeat(picture.astype(np.uint8)[..., None], 3, 2))
+        mask = Image.fromarray(disc[16:80, 16:80].astype(np.uint8) * 255)
+        row = Pixels().measure([sample(image, VisualCondition(image.crop((16, 16, 80, 80)), mask), box)])[0]
+        return row["boundary"], row["boundary_mask"]  # type: ignore[return-value]
+
+    assert numbers(ramp) == (pytest.approx(1), pytest.approx(1))
+    border, outline = numbers(ramp + 20 * disc)
+    assert border == pytest.approx(1) and outline == pytest.approx(20, rel=0.1)
+    border, outline = numbers(np.where((rows // 16 + columns // 16) % 2, ramp, ramp + 30))
+    assert border > 10 and outline < border  # type: ignore[operator]
+
+
+def test_without_a_mask_the_outline_is_the_box() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    image = Image.fromarray(noise)
+    condition = VisualCondition(image.crop((0, 0, 24, 24)))
+    inner = Pixels().measure([sample(image, condition, Box(20, 20, 24, 24))])[0]
+    assert inner["boundary_mask"] == pytest.approx(inner["boundary"], rel=0.05)
+    whole = Pixels().measure([sample(image, condition, Box(0, 0, 64, 64))])[0]
+    assert whole["boundary"] is None and whole["boundary_mask"] is None
 
 
 # Several at once.

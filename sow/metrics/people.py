@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from sow.metrics import Value, mean
-from sow.metrics.pixels import boundary_jump, condition_psnr, pixel_row
+from sow.metrics.pixels import Pixels, boundary_jump, condition_psnr, pixel_row
 from sow.types import Box, Sample
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class PeopleMetrics:
         "whole": "the judge's probability of a whole outline",
         "text_agreement": "share of the attributes named by the prompt that the judge reads in the image",
         "text_missed": "the attributes that disagree",
-        "psnr_condition": "peak signal-to-noise ratio to the condition inside its mask, dB, at most 100",
-        "boundary": "jump of luminance across the condition's box over that beside it; 1 = no seam",
+        **Pixels.COLUMNS,
     }
 
     def check(self) -> None:
@@ -63,7 +62,7 @@ class PeopleMetrics:
         text_agreement       share of the attribute values named by the prompt that the judge reads in the image,
                              None where the prompt names none; colours are not asked of a pencil sketch.
         text_missed          names of the attributes that disagree, joined by commas.
-        psnr_condition       see `condition_psnr`, dB.        boundary             see `boundary_jump`, 1 = no seam.
+        psnr_condition       see `condition_psnr`, dB.        boundary, boundary_mask  see `boundary_jump`, `outline_jump`.
 
         Detections and readings are kept by the image's hash (sow/metrics/kept.py).
         """
