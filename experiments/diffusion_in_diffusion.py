@@ -108,7 +108,9 @@ class DiffusionInDiffusion:
         found = headline(rows, self.steps)
         with context.timed("figures"):
             figure = figures.save(context.folder, NAME, self.figure(pictures, rows))
-            layouts = figures.save(context.folder, f"{NAME}_layouts", self.sheets(pictures))
+            others = {}
+            if len(self.layouts) > 1:
+                others["layouts"] = figures.save(context.folder, f"{NAME}_layouts", self.sheets(pictures))
         table = short(rows)
         Finding(
             name=NAME,
@@ -118,7 +120,7 @@ class DiffusionInDiffusion:
             tables={NAME: rows, f"{NAME}_quadrants": quadrants},
             short=table,
             history=table,
-            pictures={"layouts": layouts},
+            pictures=others,
         ).deliver(context, self.publish)
 
     def measured(

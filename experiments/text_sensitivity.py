@@ -55,6 +55,7 @@ class TextSensitivity:
         context.metrics.check()
         sampler = context.sampler()
         trajectory = Trajectory.of(sampler.backbone, self.steps, self.batch)
+        column = self.column(context, sampler.canvas)
         _ = context.tracked  # the input is known to be good
         units = [
             (prompt, context.config.seed + i * self.seeds + j)
@@ -70,7 +71,7 @@ class TextSensitivity:
             pictures = {start: trajectory.pictures(x) for start, x in windows.items()}
             without = trajectory.pictures(plain)
         with context.timed("metrics"):
-            column, text = self.measured(context, units, pictures, without, sampler.canvas)
+            text = self.measured(context, column, units, pictures, without, sampler.canvas)
         rows = [
             {
                 "prompt": prompt,
@@ -109,34 +110,42 @@ class TextSensitivity:
             history=table,
         ).deliver(context, self.publish)
 
+    def column(self, context: StudyContext, canvas: Canvas) -> str:
+        """The metrics' column that tells text agreement, asked of an empty picture before anything is sampled.
+
+        Raises UserError when there is none.
+        """
+        from PIL import Image
+
+        probe = Image.new("RGB", (canvas.width, canvas.height), (128, 128, 128))
+        (row,) = context.metrics.measure([textual_sample(probe, self.prompts[0], 0, canvas)])
+        for name in self.agreement:
+            if name in row:
+                return name
+        raise UserError(
+            f"metrics={context.config.choices.get('metrics')} has none of {', '.join(self.agreement)}: take metrics=clip or "
+            "metrics=people (metrics, study.agreement)"
+        )
+
     def measured(
         self,
         context: StudyContext,
+        column: str,
         units: Sequence[tuple[str, int]],
         pictures: Mapping[int, Sequence[Image.Image]],
         without: Sequence[Image.Image],
         canvas: Canvas,
-    ) -> tuple[str, dict[int | None, list[float | None]]]:
-        """The column that tells text agreement, and its values by window (None: without text).
-
-        Raises UserError when the metrics have no such column.
-        """
+    ) -> dict[int | None, list[float | None]]:
+        """Text agreement of every image by window, None for the images without text."""
         flat = [
             textual_sample(image, prompt, seed, canvas)
             for images in (*pictures.values(), without)
             for image, (prompt, seed) in zip(images, units, strict=True)
         ]
-        rows = context.metrics.measure(flat)
-        column = next((name for name in self.agreement if any(name in row for row in rows)), None)
-        if column is None:
-            raise UserError(
-                f"metrics={context.config.choices.get('metrics')} has none of {', '.join(self.agreement)}: take metrics=clip "
-                "or metrics=people (metrics, study.agreement)"
-            )
-        values = [row.get(column) for row in rows]
+        values = [row.get(column) for row in context.metrics.measure(flat)]
         size = len(units)
         keys: list[int | None] = [*pictures, None]
-        return column, {key: values[i * size : (i + 1) * size] for i, key in enumerate(keys)}
+        return {key: values[i * size : (i + 1) * size] for i, key in enumerate(keys)}
 
     def headline(
         self, seed: int, starts: Sequence[int], texts: Any, effects: Any, plain: Any
