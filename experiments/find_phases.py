@@ -310,7 +310,7 @@ def paint(
         axis.set_ylim(-0.22, 1.14)
         axis.set_xlabel("noise level k / K (0 clean, 1 noise)")
         axis.set_ylabel("curve, scaled to [0, 1]")
-        axis.legend(loc="center left")
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
         if samples:
             shown = [[s.image for s in row[:8]] for row in samples.values()]
             montage(parts[1, 0], shown, left=list(samples))

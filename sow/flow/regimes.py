@@ -52,48 +52,53 @@ def ramp(noise: Array, a: float, b: float) -> Array:
     return np.clip((noise - a) / (b - a), 0, 1)
 
 
-def residual(noise: Array, curve: Array, a: float, b: float) -> float:
-    """Least squares of the ramp's two levels: what is left of the curve's variance, in [0, 1]."""
+def left_over(noise: Array, curve: Array, pairs: Array) -> Array:
+    """Share of the curve's variance, in [0, 1], that the ramp of each pair (a, b) leaves; `pairs` (n, 2) -> (n,).
+
+    Two levels fitted by least squares to a ramp are a linear regression, which explains the square of the correlation;
+    a curve that falls with noise has no such regimes, so a negative correlation explains nothing.
+    """
     known = np.isfinite(curve)
-    x, y = noise[known], curve[known]
-    total = float(((y - y.mean()) ** 2).sum())
-    if total == 0:
-        return 0.0
-    design = np.stack([1 - ramp(x, a, b), ramp(x, a, b)], axis=1)
-    levels, *_ = np.linalg.lstsq(design, y, rcond=None)
-    return float(((y - design @ levels) ** 2).sum()) / total
+    y = curve[known] - curve[known].mean()
+    ramps = np.clip((noise[known] - pairs[:, :1]) / (pairs[:, 1:] - pairs[:, :1]), 0, 1)
+    ramps = ramps - ramps.mean(1, keepdims=True)
+    size = np.sqrt((ramps**2).sum(1) * (y**2).sum())
+    correlation = (ramps @ y) / np.where(size > 0, size, 1)
+    return 1 - np.clip(correlation, 0, 1) ** 2
 
 
-def change_points(curves: Sequence[tuple[Array, Array]], grid: int, narrowest: float) -> tuple[float, float]:
-    """The a, b on a grid of `grid` + 1 levels, at least `narrowest` apart, that all curves (noise, mean) share best.
+def candidates(grid: int, narrowest: float) -> Array:
+    """(n, 2) pairs a < b on 0, 1 / grid, ..., 1 that lie at least `narrowest` apart."""
+    levels = np.round(np.linspace(0, 1, grid + 1), 9)
+    a, b = np.meshgrid(levels, levels, indexing="ij")
+    wide = b - a >= max(narrowest, 1 / grid) - 1e-9
+    return np.stack([a[wide], b[wide]], axis=1)
+
+
+def change_points(curves: Sequence[tuple[Array, Array]], pairs: Array) -> tuple[float, float]:
+    """The pair (a, b) of `pairs` (n, 2) that all curves, each (noise, mean), share best.
 
     Each curve counts alike, by the share of its own variance that is left. Raises UserError where no curve moves.
     """
     usable = [(noise, curve) for noise, curve in curves if np.isfinite(curve).sum() >= 3]
     if not usable:
         raise UserError("no curve changes with the noise level: there are no regimes to find (study)")
-    levels = np.linspace(0, 1, grid + 1)
-    best, found = np.inf, (0.0, 1.0)
-    for i, a in enumerate(levels):
-        for b in levels[i + 1 :]:
-            if b - a < narrowest - 1e-9:
-                continue
-            left = sum(residual(noise, curve, a, b) for noise, curve in usable)
-            if left < best - 1e-12:
-                best, found = left, (float(a), float(b))
-    return found
+    left = sum(left_over(noise, curve, pairs) for noise, curve in usable)
+    best = pairs[int(np.argmin(left))]
+    return float(best[0]), float(best[1])
 
 
 def regimes(
     curves: Sequence[Curve], grid: int, narrowest: float, resamples: int, seed: int, confidence: float = 0.95
 ) -> Regimes:
     """Change points of all curves together, with bootstrap intervals over the units of each curve."""
-    a, b = change_points([(c.noise, c.mean()) for c in curves], grid, narrowest)
+    pairs = candidates(grid, narrowest)
+    a, b = change_points([(c.noise, c.mean()) for c in curves], pairs)
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(resamples):
         sample = [(c.noise, c.mean(rng.integers(0, len(c.values), len(c.values)))) for c in curves]
-        drawn.append(change_points(sample, grid, narrowest))
+        drawn.append(change_points(sample, pairs))
     tail = (1 - confidence) / 2
     ends = np.quantile(np.array(drawn or [(a, b)]), [tail, 1 - tail], axis=0)
     return Regimes(
@@ -101,7 +106,11 @@ def regimes(
         b,
         (float(ends[0, 0]), float(ends[1, 0])),
         (float(ends[0, 1]), float(ends[1, 1])),
-        {c.name: 1 - residual(c.noise, c.mean(), a, b) for c in curves if np.isfinite(c.mean()).any()},
+        {
+            c.name: float(1 - left_over(c.noise, c.mean(), np.array([[a, b]]))[0])
+            for c in curves
+            if np.isfinite(c.mean()).any()
+        },
     )
 
 
