@@ -73,6 +73,10 @@ class Work:
         Which groups share a batch depends on the groups alone.
         """
         base, size = self.context.config, self.context.config.batch_size
+        if size is None:
+            raise UserError(
+                "batch_size=null leaves open which groups share a batch: give a number (batch_size)"
+            )
         rows = [row for row in self.study.shown if row.overrides is not None]
         settings = list(dict.fromkeys(g.setting for g in self.groups))
         configs = {(r.name, s): compose_row(base, r, self._task(s)) for r in rows for s in settings}

@@ -54,10 +54,10 @@ class Showcase:
         sampler = context.sampler()
         with context.timed("plan"):
             plans = sampler.plan(requests)
-        with report.progress_bar(sampler, plans, config.batch_size) as on_step:
+        with report.progress_bar(sampler, plans) as on_step:
             samples = sampler.generate(requests, plans=plans, snapshots=True, on_step=on_step)
-        for sample in samples[:: config.batch_size]:  # a batch shares its seconds
-            for phase, seconds in sample.seconds.items():
+        for shared in {id(s.seconds): s.seconds for s in samples}.values():  # a batch shares its seconds
+            for phase, seconds in shared.items():
                 context.seconds[phase] = context.seconds.get(phase, 0.0) + seconds
         with context.timed("metrics"):
             rows = [numbers(s, m) for s, m in zip(samples, context.metrics.measure(samples), strict=True)]

@@ -33,7 +33,7 @@ SCALARS = {
     "num_inference_steps": int,
     "height": int | None,
     "width": int | None,
-    "batch_size": int,
+    "batch_size": int | None,
     "force": bool,
 }
 PLAIN = {
@@ -102,7 +102,7 @@ class Config:
     num_inference_steps: int
     height: int | None
     width: int | None
-    batch_size: int
+    batch_size: int | None
     force: bool
     calibration: Calibration
     task: Task
@@ -135,7 +135,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, low in {"seed": 0, "num_inference_steps": 1, "batch_size": 1}.items():
-            if getattr(self, name) < low:
+            value = getattr(self, name)
+            if value is not None and value < low:
                 raise UserError(f"need {name} >= {low}, got {getattr(self, name)} ({name})")
         if self.num_inference_steps > 1000:
             raise UserError(

@@ -86,30 +86,36 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Statistics of the modulated rows of one bucket: `low`, `high`, `lse` (b, H, R), rows of cr last."""
+    """Logits of the modulated rows of one bucket: `low`, `high` and, where it is wanted, `lse` (b, H, R), rows of cr last."""
 
     index: Tensor
     q: Tensor
     low: Tensor
     high: Tensor
-    lse: Tensor
+    lse: Tensor | None
     related: int = field(default=0)
 
-    def of_related(self, x: Tensor) -> Tensor:
-        return x[:, :, x.shape[2] - self.related :]
+    def part(self, here: slice) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(q, low, high, lse) of some of the rows."""
+        lse = None if self.lse is None else self.lse[:, :, here]
+        return self.q[:, :, here], self.low[:, :, here], self.high[:, :, here], lse
 
 
-def row_statistics(q: Tensor, k: Tensor, bucket: Bucket, scale: float, normalisation: str) -> Rows:
-    """Range and log-sum-exp of the logits of the rows in c and cr, the only rows that are modulated."""
-    import torch
+def row_statistics(
+    q: Tensor, k: Tensor, bucket: Bucket, scale: float, normalisation: str, with_lse: bool = False
+) -> Rows:
+    """Range of the logits of the rows in c and cr, the only rows that are modulated."""
+    from sow.attention.split import row_limits, row_range, take
 
-    from sow.attention.split import row_range, take
-
-    index = torch.cat((*bucket.rows_c, bucket.rows_r), dim=1)
+    index = bucket.rows
     q_rows = take(q, index)
-    low, high, lse = row_range(q_rows, k, scale)
+    lse = None
+    if with_lse:
+        low, high, lse = row_range(q_rows, k, scale)
+    else:
+        low, high = row_limits(q_rows, k, scale)
     if normalisation == "head":
-        all_low, all_high, _ = row_range(q, k, scale)
+        all_low, all_high = row_limits(q, k, scale)
         low = all_low.amin(-1, keepdim=True).expand_as(low)
         high = all_high.amax(-1, keepdim=True).expand_as(high)
     return Rows(index, q_rows, low, high, lse, bucket.rows_r.shape[1])
@@ -124,8 +130,8 @@ def point_scores(rows: Rows, k: Tensor, bucket: Bucket, part: int, scale: float,
     keys_c = take(k, bucket.keys[part]).to(rows.low.dtype)
     order = bucket.order[part][:, None].expand(-1, k.shape[1], -1)
     if gate.queries == "related":
-        q, low, high, lse = (rows.of_related(x) for x in (rows.q, rows.low, rows.high, rows.lse))
-        if gate.score == "softmax":
+        q, low, high, lse = rows.part(slice(rows.q.shape[2] - rows.related, None))
+        if lse is not None:
             logits = (q.to(keys_c.dtype) @ keys_c.transpose(-1, -2)) * scale
             scores = (logits - lse.unsqueeze(-1)).exp().mean(-1)
         else:
@@ -134,11 +140,10 @@ def point_scores(rows: Rows, k: Tensor, bucket: Bucket, part: int, scale: float,
             scores = normalised(pooled, low, high)
         return scores.gather(-1, order)
     start = sum(r.shape[1] for r in bucket.rows_c[:part])
-    here = slice(start, start + bucket.rows_c[part].shape[1])
-    q, low, high, lse = (x[:, :, here] for x in (rows.q, rows.low, rows.high, rows.lse))
+    q, low, high, lse = rows.part(slice(start, start + bucket.rows_c[part].shape[1]))
     points = take(k, bucket.rows_r).to(keys_c.dtype)
     logits = (q.to(points.dtype) @ points.transpose(-1, -2)) * scale
-    if gate.score == "softmax":
+    if lse is not None:
         scores = (logits - lse.unsqueeze(-1)).exp()
     else:
         scores = normalised(logits, low.unsqueeze(-1), high.unsqueeze(-1))
@@ -172,7 +177,7 @@ def modulated_attention(
 
     parts = len(bucket.keys) - 1
     gate = strength.gate
-    rows = row_statistics(q, k, bucket, scale, strength.normalisation)
+    rows = row_statistics(q, k, bucket, scale, strength.normalisation, gate.score == "softmax")
     own = torch.stack(
         [r_c(point_scores(rows, k, bucket, p, scale, gate), gate.fraction) for p in range(parts)], dim=-1
     )
@@ -203,13 +208,9 @@ def row_bias(
     """Bias of every row (b, H, N) on the keys of condition part `part`, relative to the other keys (Eq. 4 and 5)."""
     import torch
 
-    counts = [r.shape[1] for r in bucket.rows_c]
-    heads = like.shape[1]
-    per_row = []
-    for i, count in enumerate(counts):
-        # P- is negative on everything outside the condition, which is positive on the condition's own keys.
-        per_row.append(factor.new_full((len(factor), count), strength.minus if i == part else 0.0))
-    per_row.append(bucket.near[part].to(factor.dtype) * strength.plus)
-    bias = width * (torch.cat(per_row, dim=1) * factor[:, None]).unsqueeze(1)
-    full = torch.zeros_like(like)
-    return full.scatter(2, rows.index[:, None].expand(-1, heads, -1), bias.to(like.dtype))
+    own = bucket.own[part].to(factor.dtype) * strength.minus
+    near = bucket.nearness[part].to(factor.dtype) * strength.plus
+    # P- is negative on everything outside the condition, which is positive on the condition's own keys.
+    bias = width * ((own + near) * factor[:, None]).unsqueeze(1)
+    index = rows.index[:, None].expand(-1, like.shape[1], -1)
+    return torch.zeros_like(like).scatter(2, index, bias.to(like.dtype))

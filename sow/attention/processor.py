@@ -46,6 +46,7 @@ class Modulator:
         # Layers of about 16 x 16 tokens at 64 x 64 latents, wherever the canvas's size puts them (A14).
         self.middle = latent_size[0] * latent_size[1] // 16
         self.previous: dict[int, Tensor] = {}
+        self.indices: dict[tuple[int, ...], Tensor] = {}
         self.strength: Strength | None = None
         self.branches: tuple[int, ...] = ()
         self.readings: dict[str, tuple[int, dict[int, tuple[Tensor, Tensor]]]] = {}
@@ -82,39 +83,38 @@ class Modulator:
         if not found:
             return F.scaled_dot_product_attention(q, k, v)
         scale = q.shape[-1] ** -0.5
-        out = torch.empty_like(v)
-        done: list[Tensor] = []
+        # Tokens outermost, as the layer's output projection reads them.
+        out = torch.empty_like(v.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         by_branch: dict[int, tuple[Tensor, Tensor]] = {}
         for branch in self.branches:
             shape = (self.batch, self.parts)
             r_c = q.new_full(shape, float("nan"), dtype=torch.promote_types(q.dtype, torch.float32))
             factor = r_c.clone()
             for bucket in found:
-                rows = bucket.samples + branch * self.batch
-                result, reading = modulated_attention(
-                    q[rows],
-                    k[rows],
-                    v[rows],
-                    bucket,
-                    self.strength,
-                    scale,
-                    self.borrowed(branch, bucket, r_c),
+                rows = self.rows(tuple(branch * self.batch + place for place in bucket.places), q.device)
+                borrowed = self.borrowed(branch, bucket, r_c)
+                out[rows], reading = modulated_attention(
+                    q[rows], k[rows], v[rows], bucket, self.strength, scale, borrowed
                 )
-                out[rows] = result
-                done.append(rows)
-                width = reading.r_c.shape[1]
-                r_c[bucket.samples, :width] = reading.r_c.to(r_c.dtype)
-                factor[bucket.samples, :width] = reading.factor.to(r_c.dtype)
+                here, width = self.rows(bucket.places, q.device), reading.r_c.shape[1]
+                r_c[here, :width] = reading.r_c.to(r_c.dtype)
+                factor[here, :width] = reading.factor.to(r_c.dtype)
             by_branch[branch] = (r_c, factor)
         self.readings[layer] = (q.shape[2], by_branch)
-        count = sum(len(rows) for rows in done)
-        if count < len(q):
-            plain = torch.ones(len(q), dtype=torch.bool, device=q.device)
-            plain[torch.cat(done)] = False
-            # The number of plain rows is known on the host, so no synchronisation is needed to index them.
-            rest = plain.to(torch.int8).argsort(descending=True, stable=True)[: len(q) - count]
-            out[rest] = F.scaled_dot_product_attention(q[rest], k[rest], v[rest])
+        done = {branch * self.batch + place for branch in self.branches for b in found for place in b.places}
+        rest = tuple(row for row in range(len(q)) if row not in done)
+        if rest:
+            rows = self.rows(rest, q.device)
+            out[rows] = F.scaled_dot_product_attention(q[rows], k[rows], v[rows])
         return out
+
+    def rows(self, places: tuple[int, ...], device: torch.device) -> slice | Tensor:
+        """Rows of a batch: a view where they are neighbours, else an index that was sent to the device once."""
+        if places == tuple(range(places[0], places[0] + len(places))):
+            return slice(places[0], places[0] + len(places))
+        if places not in self.indices:
+            self.indices[places] = torch.tensor(places, device=device)
+        return self.indices[places]
 
     def borrowed(self, branch: int, bucket: Bucket, like: Tensor) -> Tensor | None:
         """R_c of the step before, where this layer does not gate itself (A14, A19); None where it does."""
@@ -158,17 +158,17 @@ class SelfAttentionProcessor:
 @contextmanager
 def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
     """Within the block, the UNet's self-attention is `modulator`'s; afterwards its processors are what they were."""
-    before = dict(unet.attn_processors)
-    name_end = ".attn1.processor"
+    layers = self_attention(unet)
+    before = [attention.processor for _, attention in layers]
     try:
-        unet.set_attn_processor(
-            {
-                name: SelfAttentionProcessor(name.removesuffix(".processor"), modulator)
-                if name.endswith(name_end)
-                else processor
-                for name, processor in before.items()
-            }
-        )
+        for name, attention in layers:
+            attention.set_processor(SelfAttentionProcessor(name, modulator))
         yield modulator
     finally:
-        unet.set_attn_processor(before)
+        for (_, attention), processor in zip(layers, before, strict=True):
+            attention.set_processor(processor)
+
+
+def self_attention(unet: nn.Module) -> list[tuple[str, Attention]]:
+    """Names and modules of the UNet's self-attention layers, in order."""
+    return [(name, module) for name, module in unet.named_modules() if name.endswith(".attn1")]  # type: ignore[misc]

@@ -38,6 +38,9 @@ class Bucket:
     `rows_c`    per condition part, the rows that P- modulates (those of its key set)
     `rows_r`    (b, m) rows of cr; `order` per condition part (b, m): places in rows_r, nearest to o* first
     `near`      per condition part (b, m) gamma_dis of each row of cr, float64
+    `places`    the samples as numbers on the host
+    `rows`      (b, R) all modulated rows: those of the conditions, then those of cr; and for each of them, per condition
+                part, `own` (b, R) 1 where P- modulates it and `nearness` (b, R) gamma_dis where P+ does, else 0
     """
 
     samples: Tensor
@@ -45,6 +48,10 @@ class Bucket:
     rows_r: Tensor
     order: tuple[Tensor, ...]
     near: tuple[Tensor, ...]
+    places: tuple[int, ...]
+    rows: Tensor
+    own: tuple[Tensor, ...]
+    nearness: tuple[Tensor, ...]
 
     @property
     def rows_c(self) -> tuple[Tensor, ...]:
@@ -58,6 +65,10 @@ class Bucket:
             self.rows_r.to(device),
             move(self.order),
             move(self.near),
+            self.places,
+            self.rows.to(device),
+            move(self.own),
+            move(self.nearness),
         )
 
 
@@ -129,8 +140,25 @@ def buckets(
     for members in groups.values():
         places, keys, rows_r, order, near = zip(*members, strict=True)
         stacked = lambda parts: tuple(torch.stack(p) for p in zip(*parts, strict=True))  # noqa: E731
-        bucket = Bucket(
-            torch.tensor(places), stacked(keys), torch.stack(rows_r), stacked(order), stacked(near)
+        result.append(
+            make_bucket(places, stacked(keys), torch.stack(rows_r), stacked(order), stacked(near)).to(device)
         )
-        result.append(bucket.to(device))
     return tuple(result)
+
+
+def make_bucket(
+    places: Sequence[int],
+    keys: tuple[Tensor, ...],
+    rows_r: Tensor,
+    order: tuple[Tensor, ...],
+    near: tuple[Tensor, ...],
+) -> Bucket:
+    """A bucket from what the layer's regions say; what every step needs of it is laid out once."""
+    conditions = keys[:-1]
+    rows = torch.cat((*conditions, rows_r), dim=1)
+    owner = torch.cat(
+        [torch.full_like(c, i) for i, c in enumerate(conditions)] + [torch.full_like(rows_r, -1)], 1
+    )
+    own = tuple((owner == i).double() for i in range(len(conditions)))
+    nearness = tuple(torch.cat([n.new_zeros(len(n), rows.shape[1] - n.shape[1]), n], 1) for n in near)
+    return Bucket(torch.tensor(places), keys, rows_r, order, near, tuple(places), rows, own, nearness)

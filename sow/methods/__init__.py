@@ -32,13 +32,17 @@ class SOW:
 
 def arguments(config: Config, backbone: Backbone, steps: int | None = None) -> dict[str, Any]:
     """What every sampler takes from a configuration; `steps` in place of the configuration's, if any."""
+    from sow.methods.batches import automatic_batch_size
+
+    canvas = config.model.canvas_of(backbone, config.width, config.height)
     return {
         "backbone": backbone,
-        "canvas": config.model.canvas_of(backbone, config.width, config.height),
+        "canvas": canvas,
         **{name: getattr(config, name) for name in COMPONENTS},
         "num_inference_steps": steps or config.num_inference_steps,
         "task": config.task.name,
-        "batch_size": config.batch_size,
+        "batch_size": config.batch_size
+        or automatic_batch_size(backbone, canvas, len(config.guidance.in_cycle().prompts(""))),
     }
 
 

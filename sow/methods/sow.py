@@ -5,6 +5,7 @@ COW is this class composed of other components (conf/method/cow.yaml); there is 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,12 +23,15 @@ from sow.diffusion import Schedule
 from sow.errors import UserError
 from sow.guidance import ClassifierFree, Regional, Rule
 from sow.inversion import Inversion
+from sow.methods.batches import out_of_memory, release
 from sow.methods.stages import Stages
 from sow.methods.start import by_size, invert, pictures_of
 from sow.methods.trace import Recorder
 from sow.preservation import Preservation
 from sow.seed_init import Background, PureNoise, Seed, canvas_mask, paste_latents, place
 from sow.types import Canvas, Plan, Request, Sample, Step, StepContext
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +96,8 @@ class Sampler:
     ) -> list[Sample]:
         """One sample a request, in order; at most `batch_size` requests share a UNet call, which changes rounding only.
 
-        `snapshots` decodes the predicted image after each cycle. `on_step` sees every step of every batch.
+        `snapshots` decodes the predicted image after each cycle. `on_step` sees every step of every batch. A batch that
+        memory does not hold is halved and made again.
         """
         requests = list(requests)
         self.check(requests)
@@ -100,10 +105,33 @@ class Sampler:
         with recorder.phase("plan"):
             plans = list(plans) if plans is not None else self.plan(requests)
         samples: list[Sample] = []
-        for start in range(0, len(requests), self.batch_size):
-            here = slice(start, start + self.batch_size)
-            samples += self._generate_batch(requests[here], plans[here], recorder.child(), snapshots, on_step)
+        size = self.batch_size
+        while len(samples) < len(requests):
+            here = slice(len(samples), len(samples) + size)
+            try:
+                samples += self._generate_batch(
+                    requests[here], plans[here], recorder.child(), snapshots, on_step
+                )
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Out here the error and the tensors that its traceback held are gone.
+            size = self._halved(len(requests[here]))
         return samples
+
+    def _halved(self, count: int) -> int:
+        """Half of a batch that memory did not hold; raises UserError where it was one request."""
+        release(self.backbone)
+        if count == 1:
+            raise UserError(
+                f"out of memory with one request of {self.canvas.width} x {self.canvas.height} pixels: try a smaller "
+                "canvas, model.dtype=float16, model.vae_tiling=true or model.cpu_offload=true (width, height, model)"
+            )
+        log.warning(
+            "out of memory with %d requests in a batch: going on with %d (batch_size)", count, count // 2
+        )
+        return count // 2
 
     def steps(self, request: Request, *, plan: Plan | None = None) -> Iterator[Step]:
         """Every step of one request's run, the last one holding x_0; nothing is decoded."""
@@ -148,27 +176,21 @@ class Sampler:
         step = None
         last_of_cycle: list[Tensor] = []
         end = self.cycle.last_state(self.t1)
-        try:
-            for step in self._run(requests, plans):
-                recorder.add(step)
-                if (
-                    snapshots
-                    and step.event == "denoise"
-                    and step.context.cycle is not None
-                    and step.context.index == end
-                ):
-                    last_of_cycle.append(step.denoised)
-                if on_step is not None:
-                    on_step(step)
-            assert step is not None
-            with recorder.phase("decode"):
-                images = pictures(self.backbone, step.latents)
-                series = [pictures(self.backbone, x) for x in last_of_cycle]
-        except torch.OutOfMemoryError as error:
-            half = max(1, len(requests) // 2)
-            raise UserError(
-                f"out of memory with {len(requests)} requests in a batch: try batch_size={half} (batch_size)"
-            ) from error
+        for step in self._run(requests, plans):
+            recorder.add(step)
+            if (
+                snapshots
+                and step.event == "denoise"
+                and step.context.cycle is not None
+                and step.context.index == end
+            ):
+                last_of_cycle.append(step.denoised)
+            if on_step is not None:
+                on_step(step)
+        assert step is not None
+        with recorder.phase("decode"):
+            images = pictures(self.backbone, step.latents)
+            series = [pictures(self.backbone, x) for x in last_of_cycle]
         traces, seconds, counts = recorder.finish(len(requests))
         return [
             Sample(

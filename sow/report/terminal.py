@@ -29,9 +29,10 @@ COLUMNS = 10  # pictures in a row of it
 
 @contextmanager
 def progress_bar(
-    sampler: Sampler, plans: Sequence[Plan], batch_size: int
+    sampler: Sampler, plans: Sequence[Plan], batch_size: int | None = None
 ) -> Iterator[Callable[[Step], None]]:
     """A bar over the UNet calls that names the phase and the cycle; yields the callback that moves it."""
+    batch_size = batch_size or sampler.batch_size
     batches = [plans[i : i + batch_size] for i in range(0, len(plans), batch_size)]
     sizes = [len({(box.w, box.h) for plan in batch for box in plan.boxes}) for batch in batches]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
