@@ -82,7 +82,8 @@ class Calibrate:
             context.console.print(f"{step['key']} = {json.dumps(best.value)}, score {best.score.mean:.3f}")
             context.folder.save_json("calibration.json", told)
         context.folder.save_bytes("calibration.md", markdown(told).encode())
-        command = " ".join(["python run.py", *context.config.overrides])
+        words = [w for w in context.config.overrides if not w.startswith(("paths.", "tracker"))]
+        command = " ".join(["python run.py", *words])
         file = context.folder.save_bytes("people.yaml", suggestion(told, command, self.limit).encode())
         context.tracked.summary({t["key"]: t["chosen"] for t in told if not isinstance(t["chosen"], list)})
         context.console.print(f"suggestion: {file}")
@@ -184,7 +185,7 @@ def suggestion(told: Sequence[Mapping[str, Any]], command: str, limit: int) -> s
         "defaults:",
         "  - paper",
     ]
-    text = yaml.safe_dump(values, default_flow_style=None, sort_keys=False) if values else ""
+    text = yaml.safe_dump(values, sort_keys=False) if values else ""
     return "\n".join(lines) + "\n" + text
 
 

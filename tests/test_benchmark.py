@@ -334,9 +334,9 @@ def test_from_the_command_line_with_and_without_a_sweep(
     words = [w for w in WORDS if "told" not in w] + ["study.limit=1"]
     first = command_line(*words)
     assert first.status == 0 and "Benchmark" in first.out, first.err
-    again = command_line(*words, "-m")
+    again = command_line("-m", *words)
     assert again.status == 0 and "done before" in again.out, again.err
-    forced = command_line(*words, "-m", "force=true", "study.shard=0/2,1/2")
+    forced = command_line("-m", *words, "force=true", "study.shard=0/2,1/2")
     assert forced.status == 0 and forced.out.count("table.md") == 2, forced.err
     assert "images," not in forced.out
 
