@@ -25,7 +25,7 @@ def made(root: Path, number: int, tau: float, modulation: str, score: float | No
     """A run folder as a sweep leaves it."""
     folder = RunFolder(root / "2026-01-01" / "sweep" / str(number))
     config = {
-        "seed": number % 3,
+        "seed": number % 5,
         "gate": {"_target_": "x", "tau": tau},
         "paths": {"outputs": str(number)},
         "prompt": "a",

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Result
 from PIL import Image
 
 from sow import tracking
 from sow.config import Config, compose
+from sow.offline import messages, read_run
 from sow.tracking import Job, NoTracker, Wandb
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -41,21 +42,6 @@ def records_of(folder: Path) -> list[Any]:
             return records
         time.sleep(0.1)
     raise AssertionError(f"{file} has no end")
-
-
-def messages(log: bytes) -> Iterator[bytes]:
-    """The messages of a LevelDB log behind W&B's header: blocks of 32 KiB of (checksum, length, kind, bytes)."""
-    position, message = 7, b""
-    while position + 7 <= len(log):
-        if 32768 - position % 32768 < 7:  # the rest of a block too short for a header is padding
-            position += 32768 - position % 32768
-            continue
-        _, length, kind = struct.unpack_from("<IHB", log, position)
-        message += log[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield message
-            message = b""
 
 
 def values(items: Any) -> dict[str, Any]:
@@ -112,6 +98,48 @@ def test_an_offline_run_reads_back(config: Config, tmp_path: Path, monkeypatch: 
 def test_a_failed_job_is_marked(config: Config, tmp_path: Path) -> None:
     OFFLINE.start(Job(tmp_path, config)).finish(1)
     assert [r.exit.exit_code for r in records_of(tmp_path) if r.WhichOneof("record_type") == "exit"] == [1]
+
+
+def test_the_reader_of_offline_runs_tells_the_same(config: Config, tmp_path: Path) -> None:
+    run = OFFLINE.start(Job(tmp_path, config, group="sweep-1"))
+    run.history([{"norm": float(i), "gate/mid": 0.5} for i in range(600)])  # more than one block of the log
+    run.summary({"failure": False})
+    run.finish(0)
+    records_of(tmp_path)
+    read = read_run(next(tmp_path.rglob("*.wandb")))
+    assert (read.group, read.job_type, read.exit_code) == ("sweep-1", "generate", 0)
+    assert [row["norm"] for row in read.history] == [float(i) for i in range(600)]
+    assert read.summary["failure"] is False and read.config["seed"] == 3
+    cut = tmp_path / "cut.wandb"
+    cut.write_bytes(read.file.read_bytes()[: read.file.stat().st_size // 2])
+    assert read_run(cut).exit_code is None and 0 < len(read_run(cut).history) < 600
+
+
+def test_a_multirun_is_one_wandb_run_a_job(
+    command_line: Callable[..., Result],
+    run_folders: Callable[[], list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("model=tiny", "metrics=none", "planner=fixed", "cycle.cycles=1")
+    result = command_line("-m", *words, "seed=0,1", "gate.tau=0.2,0.3")
+    assert result.status == 0, result.err
+    folders = run_folders()
+    assert len(folders) == 4
+    for folder in folders:
+        records_of(folder)
+        (file,) = folder.rglob("*.wandb")
+        run = read_run(file)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert run.exit_code == 0 and run.group == folder.parent.name and run.job_type == "generate"
+        assert run.config["gate"]["tau"] == manifest["config"]["gate"]["tau"]
+        assert run.config["seed"] == manifest["seed"] and run.config["git"] == (manifest["git"] or {}).get(
+            "commit"
+        )
+        steps = [row for row in run.history if "norm" in row]
+        assert len(steps) > 10 and any(name.startswith("gate/") for row in steps for name in row)
+        assert run.summary["open_gates"] == json.loads((folder / "metrics.json").read_text())["open_gates"]
+        pictures = [path for name, path in run.files.items() if name.endswith(".png")]
+        assert len(pictures) == 2 and all(p.is_file() and p.is_relative_to(folder) for p in pictures)
 
 
 def test_a_run_that_is_started_again_is_the_same_wandb_run(config: Config, tmp_path: Path) -> None:
