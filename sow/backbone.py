@@ -78,10 +78,14 @@ class Backbone:
     def _encode_prompt(self, prompt: str) -> Tensor:
         import torch
 
-        tokens = self.tokens(self.tokenizer, self.text_encoder, prompt)
+        ids = [self.tokens(tokenizer, encoder, prompt) for tokenizer, encoder in self.encoders]
         self.encodings += 1
         with torch.no_grad():
-            return self.text_encoder(tokens.to(self.device), attention_mask=None)[0].to(self.dtype)
+            return self.states(ids)
+
+    def states(self, ids: Sequence[Tensor]) -> Tensor:
+        """The embedding of token ids, one (1, length) for each encoder; gradients pass."""
+        return self.text_encoder(ids[0].to(self.device), attention_mask=None)[0].to(self.dtype)
 
     def tokens(self, tokenizer: Any, text_encoder: Any, prompt: str) -> Tensor:
         """Token ids (1, length) of a prompt, padded and cut to the length that tokenizer and encoder share."""

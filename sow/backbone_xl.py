@@ -48,22 +48,21 @@ class XLBackbone(Backbone):
         return list(zip(self.tokenizers, self.text_encoder, strict=True))
 
     def _encode_prompt(self, prompt: str) -> Tensor:
+        embeds = super()._encode_prompt(prompt)
+        return embeds * 0 if prompt == "" and self.zero_empty else embeds
+
+    def states(self, ids: Sequence[Tensor]) -> Tensor:
         import torch
 
         states, pooled = [], None
-        for tokenizer, encoder in self.encoders:
-            tokens = self.tokens(tokenizer, encoder, prompt)
-            with torch.no_grad():
-                out = encoder(tokens.to(self.device), output_hidden_states=True)
+        for (_, encoder), own in zip(self.encoders, ids, strict=True):
+            out = encoder(own.to(self.device), output_hidden_states=True)
             states.append(out.hidden_states[-2])
             pooled = out[0]
         assert pooled is not None
-        self.encodings += 1
         row = torch.nn.functional.pad(pooled, (0, self.rows * self.width - self.pooled))
-        embeds = torch.cat([torch.cat(states, dim=-1), row.unflatten(1, (self.rows, self.width))], dim=1)
-        if prompt == "" and self.zero_empty:
-            embeds = torch.zeros_like(embeds)
-        return embeds.to(self.dtype)
+        rows = row.unflatten(1, (self.rows, self.width))
+        return torch.cat([torch.cat(states, dim=-1), rows], dim=1).to(self.dtype)
 
     def unet_inputs(self, latents: Tensor, prompt_embeds: Tensor) -> dict[str, Any]:
         """Token states, pooled embedding and (height, width, 0, 0, height, width) for the UNet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -206,6 +208,42 @@ def test_every_method_runs_on_every_format(folders, name, method):
         words = ["cycle.cycles=1"]
     sample = sampler(folders[name], f"method={method}", *words).generate([request()], plans=[plan()])[0]
     assert sample.latents.isfinite().all() and sample.image.size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("method", ["textual_inversion", "dreambooth"])
+def test_every_format_learns_a_condition(folders, tmp_path, name, method):
+    words = [
+        "method.num_inference_steps=1",
+        "method.steps=2",
+        "method.train_batch=1",
+        f"method.cache={tmp_path}",
+    ]
+    if method == "dreambooth":
+        words += ["method.class_images=1", "method.class_steps=1"]
+    sample = sampler(folders[name], f"method={method}", *words).generate([request()], plans=[plan()])[0]
+    assert sample.latents.isfinite().all() and sample.seconds["train"] > 0
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+def test_every_format_takes_a_controlnet(folders, tmp_path, name):
+    unet = UNet2DConditionModel.from_pretrained(folders[name], subfolder="unet")
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
+    for p in net.controlnet_down_blocks.parameters():
+        torch.nn.init.constant_(p, 0.05)
+    net.save_pretrained(tmp_path)
+    words = [
+        "method=controlnet_canny",
+        f"method.path={tmp_path}",
+        "method.num_inference_steps=1",
+        "method.eta=0",
+    ]
+    made = sampler(folders[name], *words)
+    steered, plain = (
+        made_of.generate([request()], plans=[plan()])[0].latents
+        for made_of in (made, replace(made, options=replace(made.options, scale=0.0)))
+    )
+    assert steered.isfinite().all() and moved(steered, plain) > 1e-4
 
 
 def test_sow_on_xl_is_the_same_in_a_batch(folders):

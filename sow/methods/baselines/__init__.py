@@ -8,10 +8,27 @@ from __future__ import annotations
 from sow.methods.baselines.config import (
     Baseline,
     BlendedLatent,
+    ControlNetCanny,
     DenseDiffusion,
+    DreamBooth,
     Inpaint,
+    IPAdapter,
     LanPaint,
+    Personal,
     RePaint,
+    TextualInversion,
 )
 
-__all__ = ["Baseline", "BlendedLatent", "DenseDiffusion", "Inpaint", "LanPaint", "RePaint"]
+__all__ = [
+    "Baseline",
+    "BlendedLatent",
+    "ControlNetCanny",
+    "DenseDiffusion",
+    "DreamBooth",
+    "IPAdapter",
+    "Inpaint",
+    "LanPaint",
+    "Personal",
+    "RePaint",
+    "TextualInversion",
+]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sow.errors import UserError
@@ -118,6 +120,162 @@ class LanPaint(Baseline):
         for name in ("step_size", "friction"):
             if getattr(self, name) <= 0:
                 raise UserError(f"need {name} > 0, got {getattr(self, name)} (method.{name})")
+
+
+@dataclass(frozen=True)
+class ControlNetCanny(Baseline):
+    """ControlNet on Canny edges of the pasted condition.
+
+    `path` folder or hub id of the ControlNet, None = `hub` by the width of the model's text states; `scale` of its
+    residuals; `low`, `high` Canny's thresholds.
+    """
+
+    path: str | None
+    hub: dict[str, str]
+    scale: float
+    low: float
+    high: float
+    _target_: str = "sow.methods.baselines.ControlNetCanny"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.low <= self.high:
+            raise UserError(
+                f"need 0 <= low <= high, got {self.low} and {self.high} (method.low, method.high)"
+            )
+
+    def sampler(self, config: Config, backbone: Backbone) -> Any:
+        from sow.methods.baselines.controlnet import ControlNetSampler, load
+
+        need_plain(backbone)
+        net = load(self, backbone)
+        values = arguments(config, backbone, self.num_inference_steps)
+        return ControlNetSampler(**values, options=self, controlnet=net)
+
+    def files(self) -> list[str]:
+        """The ControlNet's own files, where it is a folder."""
+        return [self.path] if self.path and Path(self.path).expanduser().is_dir() else []
+
+
+@dataclass(frozen=True)
+class IPAdapter(Baseline):
+    """IP-Adapter through diffusers.
+
+    `path` folder or hub id that holds the weights; `weight_name` their file in it, None = `hub` by the width of the
+    model's text states; `image_encoder` folder of the CLIP image encoder in it; `scale` of the image's attention.
+    """
+
+    path: str
+    weight_name: str | None
+    hub: dict[str, str]
+    image_encoder: str
+    scale: float
+    _target_: str = "sow.methods.baselines.IPAdapter"
+
+    def sampler(self, config: Config, backbone: Backbone) -> Any:
+        from sow.methods.baselines.ip_adapter import IPAdapterSampler, load
+
+        need_plain(backbone)
+        own, pipe = load(self, backbone)
+        return IPAdapterSampler(**arguments(config, own, self.num_inference_steps), options=self, pipe=pipe)
+
+    def files(self) -> list[str]:
+        """The adapter's own files, where it is a folder."""
+        return [self.path] if Path(self.path).expanduser().is_dir() else []
+
+
+@dataclass(frozen=True)
+class Personal(Baseline):
+    """What the methods share that train on the condition before they generate.
+
+    `steps` training steps of `train_batch` pictures at `learning_rate`; `seed` of the training's draws; `class_word` the
+    noun that the concept takes the place of, the first of `class_words` that the prompt names, `class_words[0]` put in
+    front of a prompt that names none; `templates` captions of the training pictures, "{}" for the concept; `flip`
+    mirrors half of the training pictures; `cache` folder of finished trainings, None = .trained below paths.outputs.
+    """
+
+    steps: int
+    train_batch: int
+    learning_rate: float
+    seed: int
+    class_words: list[str]
+    templates: list[str]
+    flip: bool
+    cache: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "train_batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"need {name} >= 1, got {getattr(self, name)} (method.{name})")
+        if self.learning_rate <= 0:
+            raise UserError(f"need learning_rate > 0, got {self.learning_rate} (method.learning_rate)")
+        if not self.class_words or not self.templates or not all("{}" in t for t in self.templates):
+            raise UserError(
+                "need class_words and templates, each template with {} for the concept (method.class_words, method.templates)"
+            )
+
+    def files(self) -> list[str]:
+        """None: a finished training is a result of the run, not an input."""
+        return []
+
+    def sampler(self, config: Config, backbone: Backbone) -> Any:
+        module, _, name = self.engine.rpartition(".")
+        engine = getattr(importlib.import_module(module), name)
+        need_plain(backbone)
+        folder = Path(self.cache).expanduser() if self.cache else config.paths.outputs / ".trained"
+        values = arguments(config, backbone, self.num_inference_steps)
+        return engine(**values, options=self, folder=folder)
+
+
+@dataclass(frozen=True)
+class TextualInversion(Personal):
+    """Textual Inversion (Gal et al., ICLR 2023): one new word, `vectors` embeddings long, that starts as `initial`."""
+
+    vectors: int
+    initial: str
+    engine: ClassVar[str] = "sow.methods.baselines.inversion.TextualInversionSampler"
+    _target_: str = "sow.methods.baselines.TextualInversion"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vectors < 1:
+            raise UserError(f"need vectors >= 1, got {self.vectors} (method.vectors)")
+
+
+@dataclass(frozen=True)
+class DreamBooth(Personal):
+    """DreamBooth (Ruiz et al., CVPR 2023): the UNet learns "`token` class" while pictures of its own keep the class.
+
+    `prior_weight` lambda of the prior-preservation loss, 0 = none; `class_images` how many pictures of the class the
+    model draws for it, in `class_steps` DDIM steps; `lora_rank` trains low-rank updates alone (needs peft), 0 = all
+    weights of the UNet.
+    """
+
+    token: str
+    prior_weight: float
+    class_images: int
+    class_steps: int
+    lora_rank: int
+    engine: ClassVar[str] = "sow.methods.baselines.dreambooth.DreamBoothSampler"
+    _target_: str = "sow.methods.baselines.DreamBooth"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior_weight < 0 or (self.prior_weight > 0 and self.class_images < 1):
+            raise UserError(
+                f"need prior_weight >= 0 and, unless it is 0, class_images >= 1, got {self.prior_weight} and "
+                f"{self.class_images} (method.prior_weight, method.class_images)"
+            )
+        if self.class_steps < 1 or self.lora_rank < 0:
+            raise UserError(
+                f"need class_steps >= 1 and lora_rank >= 0, got {self.class_steps} and {self.lora_rank} "
+                "(method.class_steps, method.lora_rank)"
+            )
+        if self.lora_rank and importlib.util.find_spec("peft") is None:
+            raise UserError(
+                "LoRA needs the package peft: install it, or set method.lora_rank=0 (method.lora_rank)"
+            )
 
 
 @dataclass(frozen=True)
