@@ -76,16 +76,23 @@ class Pictures:
         return out
 
 
-def on_gray(conditions: Sequence[VisualCondition], side: int = 256) -> Image:
-    """Visual conditions side by side, `side` pixels high, what their masks leave out in mid-gray."""
+def on_gray(conditions: Sequence[VisualCondition]) -> Image:
+    """Visual conditions side by side, what their masks leave out in mid-gray."""
     from PIL import Image
 
-    shown = []
-    for c in conditions:
-        picture = (
-            Image.composite(c.image, Image.new("RGB", c.image.size, GRAY), c.mask) if c.mask else c.image
-        )
-        shown.append(picture.resize((max(1, round(side * picture.width / picture.height)), side)))
+    gray = lambda c: Image.composite(c.image, Image.new("RGB", c.image.size, GRAY), c.mask)
+    shown = beside([gray(c) if c.mask else c.image for c in conditions])
+    assert shown is not None
+    return shown
+
+
+def beside(pictures: Sequence[Image | None], side: int = 256) -> Image | None:
+    """Pictures beside one another, `side` pixels high; None when one is missing."""
+    from PIL import Image
+
+    shown = [p.resize((max(1, round(side * p.width / p.height)), side)) for p in pictures if p is not None]
+    if not shown or len(shown) < len(pictures):
+        return None
     out = Image.new("RGB", (sum(p.width for p in shown) + 4 * (len(shown) - 1), side), "white")
     x = 0
     for picture in shown:

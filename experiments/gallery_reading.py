@@ -2,13 +2,15 @@
 
 A benchmark folder holds `rows.json` (name, label, marks, paper's numbers, overrides), `records.parquet` (row, group,
 setting, seed, one column a metric) and `images/<row>/<group>-<seed>.png`; beside these, where it has them, `table.json`
-(title, heads of the marks), `groups.json` (id, prompt, setting) and `conditions/<group>.png`. Without the last two,
+(title, heads of the marks), `groups.json` (id, prompt, setting) and `conditions/<group>.png` (of more conditions
+`<group>.1.png` and so on). Without the last two,
 prompt and condition come from the data that the run's configuration names.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +18,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.gallery_pictures import KEYS, Group, Picture, Pictures, Row, about_model, on_gray, slug
+from experiments.gallery_pictures import (
+    KEYS,
+    Group,
+    Picture,
+    Pictures,
+    Row,
+    about_model,
+    beside,
+    on_gray,
+    slug,
+)
 from sow.errors import UserError
 from sow.records import MANIFEST
 
@@ -128,7 +140,10 @@ def _groups(
             prompt = prompt or found[name].request.prompt
             condition = cache(lambda c=found[name].request.conditions: on_gray(c))
         if k["picture"].is_file():
-            condition = cache(lambda path=k["picture"]: _opened(path))
+            more = sorted(
+                k["picture"].parent.glob(f"{glob.escape(name)}.*.png")
+            )  # of several visual conditions
+            condition = cache(lambda paths=(k["picture"], *more): beside([_opened(p) for p in paths]))
         out[name] = Group(name, settings[name] or str(k.get("setting", "")), prompt, condition)
     return out
 

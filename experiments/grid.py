@@ -120,7 +120,7 @@ class Grid:
             row.name: self._row(context, [configs[row.name, t] for t in tasks], requests) for row in rows
         }
         with context.timed("write"):
-            caption = self.words(list(configs.values()))
+            caption = self.words({row.label or row.name: configs[row.name, tasks[0]] for row in rows})
             self._write(context, rows, requests, samples, caption)
             figure = figure_of(self, rows, requests, samples, caption)
             path = figures.save(context.folder, self.name, figure)
@@ -129,17 +129,22 @@ class Grid:
         context.console.print(caption)
         context.console.print(f"figure: {path}")
 
-    def words(self, configs: Sequence[Config]) -> str:
-        """The caption: the figure's own words, which photographs, which models, how many steps."""
+    def words(self, rows: Mapping[str, Config]) -> str:
+        """The caption: the figure's own words, which photographs, which models, how many steps; `rows` by label."""
+        configs = list(rows.values())
         models = dict.fromkeys(about_model(c.choices, c.resolved["model"]) for c in configs)
-        steps = sorted({c.num_inference_steps for c in configs})
+        steps: dict[int, list[str]] = {}
+        for label, c in rows.items():
+            own = c.resolved["method"].get("num_inference_steps") or c.num_inference_steps
+            steps.setdefault(own, []).append(label)
+        counted = [f"{n} steps" + (f" ({', '.join(v)})" if len(steps) > 1 else "") for n, v in steps.items()]
         words = [self.caption.strip()]
         if self.stand_in is not None and not self._photographs()[0]:
             words.append(str(self.stand_in["caption"]).strip())
         seeds = sorted({a.seed if a.seed is not None else configs[0].seed for a in self.asked})
         words.append(
-            f"Made by {' and '.join(models)}, num_inference_steps={'/'.join(map(str, steps))}, seeds "
-            f"{', '.join(map(str, seeds))}; nothing was chosen by its result."
+            f"Made by {' and '.join(models)}, {', '.join(counted)}, seeds {', '.join(map(str, seeds))}; nothing was "
+            "chosen by its result."
         )
         return " ".join(w for w in words if w)
 

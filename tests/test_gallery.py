@@ -78,6 +78,14 @@ def test_a_row_without_a_label_is_called_by_its_marks(table: Path) -> None:
     assert found.title == "Table II" and found.groups["a"].prompt == "told in a list"
 
 
+def test_several_conditions_are_shown_beside_one_another(table: Path) -> None:
+    Image.new("RGB", (32, 16), "lime").save(table / "conditions" / "a.1.png")
+    groups = read_pictures(str(table), "study.runs").groups
+    both = groups["a"].condition()
+    assert both.size == (256 + 4 + 512, 256) and groups["b"].condition().size == (256, 256)
+    assert both.getpixel((10, 10)) == (255, 0, 0) and both.getpixel((400, 10)) == (0, 255, 0)
+
+
 def test_shards_make_one_table_and_overlaps_are_refused(tmp_path: Path) -> None:
     benchmark(tmp_path / "0", RECORDS[:2], ROWS, PROMPTS)
     benchmark(tmp_path / "1", RECORDS[2:], ROWS, PROMPTS)

@@ -51,21 +51,18 @@ def test_photographs_take_the_conditions_places(tmp_path: Path) -> None:
         Image.new("RGB", (64, 64), "red" if name == "cat" else "blue").save(tmp_path / f"{name}.png")
     base = ["experiment=fig9", "model=tiny"]
     alone = compose(base)
-    assert "No photographs were given" in alone.study.words([alone])
+    assert "No photographs were given" in alone.study.words({"SOW": alone})
     assert all("person" in a.prompt for a in alone.study.asked)
+    mixed = {"SOW": alone, "SD inpainting": compose([*base, "method=sd_inpaint"])}
+    assert "10 steps (SOW), 50 steps (SD inpainting), seeds 0, 1, 2" in alone.study.words(mixed)
     cat = compose([*base, f"study.images={tmp_path / 'cat.png'}"])
     assert [a.prompt.split()[1] for a in cat.study.asked] == ["cat"] * 3
     assert str(tmp_path / "cat.png") in cat.study.files()
     both = compose([*base, f"study.images=[{tmp_path / 'cat.png'},{tmp_path / 'car.png'}]"])
-    assert "No photographs" not in both.study.words([both])
+    assert "No photographs" not in both.study.words({"SOW": both})
     requests = both.study._requests(both)
     reds = [r.conditions[0].image.getpixel((0, 0))[0] for r in requests]
     assert reds == [255] * 3 + [0] * 3
-    turns = compose(
-        ["experiment=fig7", "model=tiny", f"study.images=[{tmp_path / 'cat.png'},{tmp_path / 'car.png'}]"]
-    )
-    reds = [r.conditions[0].image.getpixel((0, 0))[0] for r in turns.study._requests(turns)]
-    assert reds == [255, 0] * 3
 
 
 @pytest.mark.parametrize(
