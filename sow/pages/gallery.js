@@ -135,7 +135,8 @@
         head.append(make("img", null, { src: group.condition, alt: "visual condition", loading: "lazy" }));
       }
       head.append(make("span", group.prompt));
-      head.append(make("small", ` ${group.setting} ${group.id}, seed ${group.seed}`));
+      const named = group.id.startsWith(group.setting) ? group.id : `${group.setting} ${group.id}`;
+      head.append(make("small", ` ${named}, seed ${group.seed}`));
       line.append(head, ...data.rows.map((_, i) => drawCell(group, i, at)));
       return line;
     });
