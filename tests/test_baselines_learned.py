@@ -355,23 +355,26 @@ def test_the_word_is_never_cut_off(tiny):
 # DreamBooth
 
 
-def test_prior_preservation_keeps_the_class(tmp_path):
-    """Trained hard on one picture, the class's own latents are predicted better with the prior than without."""
+def test_the_loss_is_that_of_the_concept_and_lambda_times_that_of_the_class(tmp_path, monkeypatch):
+    from sow.methods.baselines import dreambooth
 
-    def class_loss(weight: float) -> float:
-        words = [f"method.prior_weight={weight}", "method.learning_rate=0.01"]
-        made = trained("dreambooth", tmp_path, *words)
-        prior = made.class_latents()
-        own = made.with_concept(request()).backbone
-        g, total = noise.generator(5), 0.0
-        for _ in range(5):
-            z, t, e = made.draw_training_batch(prior, g)
-            c = own.embed(["a photo of person"]).expand(len(z), -1, -1)
-            with torch.no_grad():
-                total += float(denoising_loss(own, made.schedule.alphas_cumprod, "epsilon", z, t, e, c))
-        return total
+    made = trained("dreambooth", tmp_path, "method.steps=1", "method.prior_weight=0.7")
+    calls = []
 
-    assert class_loss(5.0) < class_loss(0.0)
+    def watched(model, alphas, prediction, z, t, e, c):
+        calls.append((z, c, denoising_loss(model, alphas, prediction, z, t, e, c)))
+        return calls[-1][2]
+
+    monkeypatch.setattr(dreambooth, "denoising_loss", watched)
+    _, loss = made.train(request())
+    (z, c, own), (z_class, c_class, prior) = calls
+    assert loss == pytest.approx(float(own) + 0.7 * float(prior), rel=1e-6)
+    embeds = made.backbone.embed(["a photo of sks person", "a photo of person"])
+    assert all(torch.equal(row, embeds[0]) for row in c) and all(
+        torch.equal(row, embeds[1]) for row in c_class
+    )
+    assert all(any(torch.equal(row, own) for own in made.class_latents()) for row in z_class)
+    torch.testing.assert_close(z, made.latents_of(request(), noise.generator(0)).expand_as(z))
 
 
 def test_the_token_goes_before_the_noun(tmp_path):
