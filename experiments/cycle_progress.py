@@ -99,30 +99,23 @@ class CycleProgress:
 
     def headline(self, seed: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """First and last cycle, and rank correlation with the cycle, of every curve."""
-        from sow.phases.curves import interval, mean_over_units, spearman
+        import numpy as np
+
+        from sow.phases.curves import mean_interval, mean_over_units, spearman, spearman_each
         from sow.phases.samples import by_unit, present
 
         out: dict[str, Any] = {"seeds": self.seeds, "eta": self.eta}
         for measure in present(rows, ["change_inside", "change_outside", "to_last_outside", *self.measures]):
             _, cycles, values = by_unit(rows, "seed", "cycle", measure)
-            first = next(
-                (j for j in range(len(cycles)) if values[:, j].size and (values[:, j] == values[:, j]).any()),
-                0,
-            )
-            gain = interval(
-                lambda i, v=values, j=first: float(
-                    mean_over_units(v[i][:, -1:])[0] - mean_over_units(v[i][:, j : j + 1])[0]
-                ),
-                self.seeds,
-                seed,
-                self.resamples,
-            )
+            first = int(np.isfinite(values).any(0).argmax())  # the first cycle changes nothing yet
+            gain = mean_interval(values[:, -1] - values[:, first], seed, self.resamples)
             mean = mean_over_units(values)
             out[measure] = {
                 "first": float(mean[first]),
                 "last": float(mean[-1]),
                 "gain": gain.to_dict(),
                 "spearman": spearman(cycles, values, seed, self.resamples).to_dict(),
+                "spearman_each": spearman_each(cycles, values, seed, self.resamples).to_dict(),
             }
         return out
 

@@ -91,7 +91,7 @@ class SeedInit:
 
     def headline(self, seed: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Means of every arm, and what they differ from the reference over the seeds that have both."""
-        from sow.phases.curves import interval, mean_over_units
+        from sow.phases.curves import mean_interval
         from sow.phases.samples import by_unit, present
 
         measures = present(rows, self.measures)
@@ -100,18 +100,8 @@ class SeedInit:
             _, names, values = by_unit(rows, "seed", "arm", measure)
             base = values[:, names.index(self.reference)]
             for j, arm in enumerate(names):
-                mean = interval(
-                    lambda i, v=values[:, j]: float(mean_over_units(v[i][:, None])[0]),
-                    self.seeds,
-                    seed,
-                    self.resamples,
-                )
-                gap = interval(
-                    lambda i, v=values[:, j] - base: float(mean_over_units(v[i][:, None])[0]),
-                    self.seeds,
-                    seed,
-                    self.resamples,
-                )
+                mean = mean_interval(values[:, j], seed, self.resamples)
+                gap = mean_interval(values[:, j] - base, seed, self.resamples)
                 arms[arm][measure] = {"mean": mean.to_dict(), "against_reference": gap.to_dict()}
         return {"seeds": self.seeds, "reference": self.reference, "measures": measures, "arms": arms}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.finding import Finding, bracket, markdown_table
@@ -155,11 +156,9 @@ class SemanticFormation:
         def settled(side: int, index: Any) -> float:
             return settle(starts, mean_over_units(excess[side][index]), self.tolerance)
 
-        each = {
+        each: dict[str, dict[str, Any]] = {
             str(side): {
-                "settle_step": interval(
-                    lambda i, s=side: settled(s, i), self.seeds, seed, self.resamples
-                ).to_dict(),
+                "settle_step": interval(partial(settled, side), self.seeds, seed, self.resamples).to_dict(),
                 "spearman_mse": spearman(
                     place, by_seed(rows, side, "mse", starts), seed, self.resamples
                 ).to_dict(),

@@ -151,15 +151,14 @@ class TextSensitivity:
         self, seed: int, starts: Sequence[int], texts: Any, effects: Any, plain: Any
     ) -> dict[str, Any]:
         """Spearman of the mean curves with the window's place (0: the first steps, 1: the last), and their ends."""
-        from sow.phases.curves import band, interval, mean_over_units, spearman, spearman_each
+        from sow.phases.curves import band, mean_interval, mean_over_units, spearman, spearman_each
 
         place = [1 - start / self.steps for start in starts]
         by_text = spearman(place, texts, seed, self.resamples)
         by_effect = spearman(place, effects, seed, self.resamples)
         each_text, each_effect = (spearman_each(place, v, seed, self.resamples) for v in (texts, effects))
         gain = texts - plain[:, None]
-        first = interval(lambda i: float(mean_over_units(gain[i])[0]), len(gain), seed, self.resamples)
-        last = interval(lambda i: float(mean_over_units(gain[i])[-1]), len(gain), seed, self.resamples)
+        first, last = (mean_interval(gain[:, j], seed, self.resamples) for j in (0, -1))
         curves = {
             name: band(v, seed, self.resamples).mean for name, v in (("text", texts), ("effect", effects))
         }

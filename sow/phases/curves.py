@@ -71,6 +71,12 @@ def interval(
     return Interval(value, float(low), float(high))
 
 
+def mean_interval(values: ArrayLike, seed: int, resamples: int) -> Interval:
+    """Mean of `values` (units,), nan left out, and its bootstrap interval."""
+    table = np.asarray(values, float)[:, None]
+    return interval(lambda index: float(mean_over_units(table[index])[0]), len(table), seed, resamples)
+
+
 def band(values: ArrayLike, seed: int, resamples: int, confidence: float = 0.95) -> Band:
     """Mean over units of `values` (units, p), nan left out, and its pointwise percentile bootstrap interval."""
     table = np.asarray(values, float)
@@ -114,9 +120,7 @@ def spearman_each(positions: ArrayLike, values: ArrayLike, seed: int, resamples:
     """
     place, table = np.asarray(positions, float), np.asarray(values, float)
     each = np.array([rank_correlation(place, row) for row in table])
-    return interval(
-        lambda index: float(mean_over_units(each[index][:, None])[0]), len(table), seed, resamples
-    )
+    return mean_interval(each, seed, resamples)
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
