@@ -1,0 +1,332 @@
+"""The ratios: what is compared with what, that both sides do the same work, and what is expected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Timed, interleaved, quartiles, ratio, synchronize
+from sow.attention.processor import Modulator, SelfAttentionProcessor, modulated, self_attention
+from sow.cache import Cache
+from sow.types import Request
+
+CACHE_BYTES = 1 << 28
+FLOP_PER_EVALUATION = 804e9  # UNet of Stable Diffusion 2.1-base, one row of 64 x 64 latents
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `value` (median, first and third quartile), `expected` at most, or at least, None = report."""
+
+    name: str
+    value: tuple[float, float, float]
+    unit: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_mib: Mapping[str, float] = field(default_factory=dict)
+    work: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the expectation holds; None where there is none."""
+        if self.at_most is not None:
+            return self.value[0] <= self.at_most
+        return self.value[0] >= self.at_least if self.at_least is not None else None
+
+
+def row(
+    name: str, timed: Mapping[str, Timed], over: str, under: str, work: str, scale: float = 1.0, **expected
+) -> Row:
+    """The ratio of two contestants; `scale` times it where a contestant does several units of work."""
+    value = ratio(timed[over], timed[under])
+    return Row(
+        name,
+        (value[0] * scale, value[1] * scale, value[2] * scale),
+        seconds={n: t.median for n, t in timed.items()},
+        peak_mib={n: round(t.peak_mib, 1) for n, t in timed.items()},
+        work=work,
+        **expected,
+    )
+
+
+def counted(backbone: Any, action: Callable[[], object]) -> Counter:
+    """UNet sample-evaluations by latent size that `action` takes."""
+    before = Counter(backbone.evaluations)
+    action()
+    return Counter({k: n - before[k] for k, n in backbone.evaluations.items() if n != before[k]})
+
+
+def same_work(name: str, **sides: Mapping[Any, int]) -> str:
+    """The work in words; raises AssertionError where the sides differ, before anything is timed."""
+    first, *others = sides.values()
+    if any(dict(other) != dict(first) for other in others):
+        raise AssertionError(
+            f"{name}: the sides do not do the same work: { ({k: dict(v) for k, v in sides.items()}) }"
+        )
+    return ", ".join(f"{n} at {h}x{w}" for (h, w), n in sorted(first.items()))
+
+
+def forget_prompts(backbone: Any) -> None:
+    """Cold prompt embeddings."""
+    backbone._embeds.clear()
+
+
+# Generation alone over the calls it consists of.
+
+
+@contextmanager
+def recorded(backbone: Any) -> Iterator[list[Callable[[], object]]]:
+    """Within the block every call of the networks is noted, so that it can be made again; the list is theirs."""
+    calls: list[Callable[[], object]] = []
+    predict, encode, decode, prompt = (
+        backbone.predict,
+        backbone.encode,
+        backbone.decode,
+        backbone._encode_prompt,
+    )
+    layers = self_attention(backbone.unet)
+
+    def seen_predict(*args: Any) -> Tensor:
+        processor = layers[0][1].processor
+        if isinstance(processor, SelfAttentionProcessor):
+            calls.append(Modulated(backbone, processor.modulator, args, predict))
+        else:
+            calls.append(lambda: predict(*args))
+        return predict(*args)
+
+    def seen(original: Callable) -> Callable:
+        def call(*args: Any) -> Any:
+            calls.append(lambda: original(*args))
+            return original(*args)
+
+        return call
+
+    own = {
+        "predict": seen_predict,
+        "encode": seen(encode),
+        "decode": seen(decode),
+        "_encode_prompt": seen(prompt),
+    }
+    vars(backbone).update(own)
+    try:
+        yield calls
+    finally:
+        for name in own:
+            del vars(backbone)[name]
+
+
+class Modulated:
+    """A UNet call with modulated attention, to be made again."""
+
+    def __init__(self, backbone: Any, modulator: Modulator, args: tuple[Any, ...], predict: Callable) -> None:
+        strength = modulator.strength
+        assert strength is not None
+        self.strengths = (
+            strength.minus,
+            strength.plus,
+            len(args[0]) // modulator.batch,
+            modulator.text_branch,
+        )
+        self.backbone, self.modulator, self.args, self.predict = backbone, modulator, args, predict
+
+    def __call__(self) -> None:
+        with modulated(self.backbone.unet, self.modulator):
+            self.modulator.begin(*self.strengths)
+            self.predict(*self.args)
+            self.modulator.end()
+
+
+def overhead(sampler: Any, requests: list[Request], rounds: int) -> Row:
+    """generate() over the sum of the same UNet (modulation included), VAE and text-encoder calls."""
+    backbone = sampler.backbone
+    plans = sampler.plan(requests[:1])
+
+    def generate() -> None:
+        forget_prompts(backbone)
+        sampler.generate(requests[:1], plans=plans)
+
+    with recorded(backbone) as calls:
+        generate()
+
+    def replay() -> None:
+        for call in calls:
+            call()
+
+    name = "generate() alone over its network calls"
+    work = same_work(name, generate=counted(backbone, generate), calls=counted(backbone, replay))
+    timed = interleaved({"generate": generate, "calls": replay}, rounds, backbone.device)
+    return row(name, timed, "generate", "calls", work, at_most=1.03)
+
+
+def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: float) -> Row:
+    """A modulated step over an unmodulated one: gate open, all layers, text branch, one request with guidance."""
+    from sow import compose
+
+    backbone = sampler.backbone
+    gate = replace(compose(["model=tiny", "gate=always", "metrics=none"]).gate, min_points=0)
+    plans = sampler.plan(requests[:1])
+    with recorded(backbone) as calls:
+        replace(sampler, gate=gate).generate(requests[:1], plans=plans)
+    step = next(c for c in calls if isinstance(c, Modulated))
+
+    def plain() -> None:
+        step.predict(*step.args)
+
+    name = "a modulated step over an unmodulated one"
+    work = same_work(name, modulated=counted(backbone, step), plain=counted(backbone, plain))
+    several = {"modulated": lambda: [step() for _ in range(3)], "plain": lambda: [plain() for _ in range(3)]}
+    timed = interleaved(several, rounds, backbone.device)
+    return row(name, timed, "modulated", "plain", work, at_most=limit)
+
+
+def attention(device: torch.device, dtype: torch.dtype, rounds: int, latent: int = 64) -> list[Row]:
+    """Ours against materialised modulation, an additive mask and no modulation, the attention calls of a step."""
+    from benchmarks.attention import calls
+
+    made = calls(device, dtype, latent)
+    tolerance = 1e-3 if dtype == torch.float32 else 3e-2
+    for ours, other, masked in zip(made.ours(), made.materialised(), made.masked(), strict=True):
+        for theirs in (other, masked):
+            error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
+            if not error < tolerance:
+                raise AssertionError(f"the contestants do not compute the same: relative error {error:.1e}")
+    contestants = {n: getattr(made, n) for n in ("ours", "materialised", "masked", "plain")}
+    timed = interleaved(contestants, rounds, device)
+    work = f"{len(made.layers)} layers, 2 rows, {latent}x{latent} latents"
+    return [
+        row(
+            "materialised modulation over ours, attention of a step",
+            timed,
+            "materialised",
+            "ours",
+            work,
+            at_least=4.0,
+        ),
+        row("attention with an additive mask over ours", timed, "masked", "ours", work),
+        row("ours over attention without modulation", timed, "ours", "plain", work),
+    ]
+
+
+def batch(sampler: Any, requests: list[Request], rounds: int, limit: float) -> Row:
+    """Eight requests in one batch over eight singles."""
+    count = len(requests)
+    plans = sampler.plan(requests)
+    one, all_ = replace(sampler, batch_size=1), replace(sampler, batch_size=count)
+    contestants = {
+        "batch": lambda: all_.generate(requests, plans=plans),
+        "singles": lambda: one.generate(requests, plans=plans),
+    }
+    name = f"{count} requests in one batch over {count} singles"
+    work = same_work(name, **{n: counted(sampler.backbone, c) for n, c in contestants.items()})
+    timed = interleaved(contestants, rounds, sampler.backbone.device, warmup=0)
+    return row(name, timed, "batch", "singles", work, at_most=limit)
+
+
+# Sweeps.
+
+
+def sweep(
+    sampler: Any, requests: list[Request], rounds: int, name: str, variants: list[Any], limit: float
+) -> Row:
+    """One request under every variant of the sampler, with caches (emptied before) over cold runs.
+
+    The pictures are asserted to be the same; the work that is left is asserted to be a cold run and the rest of others.
+    """
+    backbone = sampler.backbone
+    plans = sampler.plan(requests[:1])
+
+    def under(limit: int) -> list[bytes]:
+        backbone.cache = Cache()
+        backbone.cache.configure(limit, None)
+        forget_prompts(backbone)
+        made = []
+        for variant in variants:
+            if not limit:
+                forget_prompts(backbone)
+            made.append(variant.generate(requests[:1], plans=plans)[0].image.tobytes())
+        return made
+
+    pictures: dict[str, list[bytes]] = {}
+    cold = counted(backbone, lambda: pictures.update(cold=under(0)))
+    warm = counted(backbone, lambda: pictures.update(warm=under(CACHE_BYTES)))
+    if pictures["cold"] != pictures["warm"]:
+        raise AssertionError(f"{name}: a cached run made another picture than a cold one")
+    contestants = {"cached": lambda: under(CACHE_BYTES), "cold": lambda: under(0)}
+    timed = interleaved(contestants, rounds, backbone.device, warmup=0)
+    backbone.cache = Cache()
+    words = "; ".join(f"{n} {same_work(name, own=w)}" for n, w in (("cached", warm), ("cold", cold)))
+    return row(name, timed, "cached", "cold", words, at_most=limit)
+
+
+def omegas(sampler: Any, requests: list[Request], rounds: int) -> Row:
+    """A sweep of eight omega+."""
+    step = sampler.p_plus.omega / 4
+    variants = [replace(sampler, p_plus=replace(sampler.p_plus, omega=step * (i + 1))) for i in range(8)]
+    return sweep(sampler, requests, rounds, "a sweep of 8 omega with caches over 8 cold runs", variants, 0.82)
+
+
+def preservations(sampler: Any, requests: list[Request], rounds: int) -> Row:
+    """A sweep of eight (t3, eta)."""
+    variants = [
+        replace(sampler, preservation=replace(sampler.preservation, t3=t3, eta=eta))
+        for t3 in ([4.0, 3.0], [4.0])
+        for eta in (0.0, 0.1, 0.5, 1.0)
+    ]
+    return sweep(
+        sampler, requests, rounds, "a sweep of 8 (t3, eta) with caches over 8 cold runs", variants, 0.30
+    )
+
+
+# Absolute numbers.
+
+
+def image(sampler: Any, requests: list[Request], rounds: int) -> list[Row]:
+    """Seconds of one image: the cycles alone and in total; on full-size networks the arithmetic rate in the cycles."""
+    backbone = sampler.backbone
+    plans = sampler.plan(requests[:1])
+    cycles: list[float] = []
+
+    def generate() -> None:
+        forget_prompts(backbone)
+        cycles.append(sampler.generate(requests[:1], plans=plans)[0].seconds["cycle"])
+
+    timed = interleaved({"image": generate}, rounds, backbone.device)["image"]
+    cycles = cycles[-rounds:]
+    work = same_work("image", own=counted(backbone, generate))
+    shared: dict[str, Any] = {"peak_mib": {"image": round(timed.peak_mib, 1)}, "work": work}
+    rows = [
+        Row("one image", quartiles(timed.seconds), "s", **shared),
+        Row("its cycles alone", quartiles(cycles), "s", **shared),
+    ]
+    if backbone.unet.config.block_out_channels[0] == 320 and sampler.canvas.latent_size == (64, 64):
+        steps = sampler.cycle.cycles * (sampler.t2 - sampler.cycle.last_state(sampler.t1))
+        branches = len(sampler.guidance.in_cycle().prompts(""))
+        rates = [steps * branches * FLOP_PER_EVALUATION / s / 1e12 for s in cycles]
+        rows.append(Row("arithmetic rate in the cycles", quartiles(rates), "TFLOP/s", work=work))
+        if backbone.device.type == "cuda":
+            rate = matrix_rate(backbone.device)
+            rows.append(Row("the card's bfloat16 matrix rate", (rate,) * 3, "TFLOP/s"))
+    return rows
+
+
+def matrix_rate(device: torch.device, side: int = 8192, repeats: int = 20) -> float:
+    """TFLOP/s of a large bfloat16 product, the best of three."""
+    import time
+
+    a = torch.ones((side, side), dtype=torch.bfloat16, device=device)
+    best = float("inf")
+    for _ in range(3):
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            torch.mm(a, a)
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 * repeats / best / 1e12

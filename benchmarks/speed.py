@@ -1,0 +1,134 @@
+"""`python -m benchmarks.speed`: the table of ratios, measured interleaved in one process, and its JSON.
+
+python -m benchmarks.speed                  # CPU: the embedded model
+python -m benchmarks.speed --device cuda    # Stable Diffusion 2.1-base at full size, random weights, bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import models, ratios
+from benchmarks.ratios import Row
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--model", help="people, tiny or sd21_base; the device's own by default")
+    parser.add_argument("--dtype", help="float32 on a CPU, bfloat16 on CUDA by default")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of a short ratio")
+    parser.add_argument(
+        "--long-rounds", type=int, default=3, help="rounds of a ratio whose sides take minutes"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice by default")
+    parser.add_argument("--latent", type=int, default=64, help="side of the latents of the attention calls")
+    parser.add_argument("--batch", type=int, default=8, help="requests of the batch")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        help="some of overhead, step, attention, batch, omega, preservation, image, compile",
+    )
+    parser.add_argument("--out", type=Path, help="JSON; outputs/benchmarks/speed-DEVICE.json by default")
+    chosen = parser.parse_args(words)
+    cuda = chosen.device.startswith("cuda")
+    chosen.model = chosen.model or ("sd21_base" if cuda else "people")
+    chosen.dtype = chosen.dtype or ("bfloat16" if cuda else "float32")
+    chosen.out = chosen.out or Path("outputs/benchmarks") / f"speed-{'cuda' if cuda else 'cpu'}.json"
+    return chosen
+
+
+def measurements(chosen: argparse.Namespace) -> dict[str, Callable[[], Row | list[Row]]]:
+    """What can be measured, by name; nothing is built before it is asked for."""
+    cuda = chosen.device.startswith("cuda")
+    made: list[Any] = []
+
+    def sampler() -> Any:
+        if not made:
+            made.append(models.sampler(chosen.model, chosen.device, chosen.dtype))
+        return made[0]
+
+    short, long, requests = chosen.rounds, chosen.long_rounds, models.requests(chosen.batch)
+    found: dict[str, Callable[[], Row | list[Row]]] = {
+        "attention": lambda: ratios.attention(
+            torch.device(chosen.device), getattr(torch, chosen.dtype), long, chosen.latent
+        ),
+        "step": lambda: ratios.modulated_step(sampler(), requests, short, 1.05 if cuda else 1.15),
+        "overhead": lambda: ratios.overhead(sampler(), requests, short),
+        "image": lambda: ratios.image(sampler(), requests, long),
+        "batch": lambda: ratios.batch(sampler(), requests, long, 0.75 if cuda else 0.9),
+        "omega": lambda: ratios.omegas(sampler(), requests, long),
+        "preservation": lambda: ratios.preservations(sampler(), requests, long),
+    }
+    return found
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The rows for a terminal."""
+    out = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("", "median", "quartiles", "expected", "met", "peak MiB", "work"):
+        out.add_column(name)
+    for r in rows:
+        expected = (
+            f"<= {r.at_most}" if r.at_most is not None else f">= {r.at_least}" if r.at_least else "report"
+        )
+        met = {True: "yes", False: "NO", None: ""}[r.met]
+        peak = ", ".join(f"{n} {m:.0f}" for n, m in r.peak_mib.items())
+        quartiles = f"{r.value[1]:.3g} .. {r.value[2]:.3g} {r.unit}"
+        out.add_row(r.name, f"{r.value[0]:.3g} {r.unit}", quartiles, expected, met, peak, r.work)
+    return out
+
+
+def main(words: Sequence[str] | None = None) -> list[Row]:
+    """Measure, print and write."""
+    chosen = arguments(words)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    found = measurements(chosen)
+    console = Console(width=220)
+    rows: list[Row] = []
+    for name in chosen.only or found:
+        result = found[name]()
+        new = result if isinstance(result, list) else [result]
+        rows += new
+        for r in new:
+            console.print(f"{r.name}: {r.value[0]:.4g} {r.unit}")
+        write(chosen, rows)  # after each, so that a run cut short leaves what it measured
+    console.print(table(rows))
+    console.print(f"written: {chosen.out}")
+    return rows
+
+
+def write(chosen: argparse.Namespace, rows: Sequence[Row]) -> None:
+    """The JSON of what has been measured so far."""
+    cuda = chosen.device.startswith("cuda")
+    report = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "arguments": {k: str(v) for k, v in vars(chosen).items()},
+        "rows": [{**asdict(r), "met": r.met} for r in rows],
+    }
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    part = chosen.out.with_suffix(".part")
+    part.write_text(json.dumps(report, indent=2) + "\n")
+    part.replace(chosen.out)
+
+
+if __name__ == "__main__":
+    main()
