@@ -104,7 +104,7 @@ class Calibrate:
         work = Work(study, context)
         if missing := work.missing(work.batches):
             work.generate(missing)
-        records = {name: [] for name in rows}
+        records: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
         for batch in work.batches:
             found = work.store.read(batch.key, batch.names)
             assert found is not None, "a batch was lost between two looks at it"

@@ -173,11 +173,8 @@ def orders(table: Table) -> list[str]:
     """For each column, in how many pairs of rows ours and the paper's numbers stand in the same order."""
     out = []
     for place, column in enumerate(table.columns):
-        both = [
-            (line.cells[place].ours.mean, line.cells[place].paper)
-            for line in table.lines
-            if line.cells[place].ours is not None and line.cells[place].paper is not None
-        ]
+        cells = [line.cells[place] for line in table.lines]
+        both = [(c.ours.mean, c.paper) for c in cells if c.ours is not None and c.paper is not None]
         pairs = [(a, b) for a, b in combinations(both, 2) if a[1] != b[1]]
         if pairs:
             same = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
