@@ -35,6 +35,7 @@ class GateLandscape:
     groups: int
     split: str
     readings: Mapping[str, Any]
+    only: list[str] | None
     straddle: list[float]
     publish: bool
 
@@ -45,6 +46,9 @@ class GateLandscape:
             raise UserError("need at least one reading of R_c (study.readings)")
         if len(self.straddle) != 2 or not 0 <= self.straddle[0] < self.straddle[1] <= 1:
             raise UserError(f"need 0 <= low < high <= 1, got {self.straddle} (study.straddle)")
+        for name in self.only or ():
+            if name not in self.readings:
+                raise UserError(f"{name} is no reading, choose of {', '.join(self.readings)} (study.only)")
         for name, change in self.readings.items():
             for key in change if isinstance(change, Mapping) else ["?"]:
                 if key not in (*OF_GATE, *OF_MODULATION):
@@ -60,7 +64,8 @@ class GateLandscape:
         from sow.flow.record import gate_readings
 
         config = context.config
-        shadows = {name: shadow(config, change, name) for name, change in self.readings.items()}
+        readings = [name for name in self.readings if self.only is None or name in self.only]
+        shadows = {name: shadow(config, self.readings[name], name) for name in readings}
         requests, settings = chosen(config, self.split, self.groups)
         sampler = context.sampler()
         with context.timed("plan"):
@@ -74,7 +79,7 @@ class GateLandscape:
             )
         full = summary(table, config.gate.tau, self.straddle)
         short = [{k: row[k] for k in SHORT} for row in full]
-        figure = figures.save(context.folder, NAME, paint(table, list(self.readings), config.gate.tau))
+        figure = figures.save(context.folder, NAME, paint(table, readings, config.gate.tau))
         straddling = [row["reading"] for row in full if row["straddles"]]
         Finding(
             name=NAME,
@@ -210,7 +215,7 @@ def paint(table: pd.DataFrame, readings: Sequence[str], tau: float) -> Figure:
                 axis.plot([place - 0.35, place + 0.35], [uniform] * 2, color=COLORS["orange"], lw=1.2)
             axis.axhline(tau, color=COLORS["vermilion"], ls="--", lw=1)
             above = float((part.r_c > tau).mean()) if len(part) else float("nan")
-            axis.set_title(f"{name}: {above:.1%} above tau", fontsize=8)
+            axis.set_title(f"{name.replace('_', ' ')}: {above:.1%} above tau", fontsize=8)
             axis.set_xticks(
                 range(len(layers)),
                 [f"{short_name(n)}\n{sizes[n]}" for n in layers],

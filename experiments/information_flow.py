@@ -47,6 +47,7 @@ class InformationFlow:
     """See conf/study/information_flow.yaml."""
 
     methods: Mapping[str, Any]
+    only: list[str] | None
     seeds: int
     causal_seeds: int
     positions: int
@@ -67,6 +68,9 @@ class InformationFlow:
         for name, words in self.methods.items():
             if words != PLAIN and not isinstance(words, (list, tuple)):
                 raise UserError(f"{name} is `plain` or a list of overrides, got {words!r} (study.methods)")
+        for name in self.only or ():
+            if name not in self.methods:
+                raise UserError(f"{name} is no method, choose of {', '.join(self.methods)} (study.only)")
         wrong = [s for s in self.sources if s not in SOURCES]
         if wrong:
             raise UserError(f"sources are of {', '.join(SOURCES)}, got {wrong[0]!r} (study.sources)")
@@ -86,7 +90,9 @@ class InformationFlow:
         plans = base.plan(requests)
         tables: dict[str, list[dict[str, Any]]] = {"attention": [], "gates": [], "responses": []}
         maps: dict[str, Any] = {}
-        for name, words in self.methods.items():
+        methods = [name for name in self.methods if self.only is None or name in self.only]
+        for name in methods:
+            words = self.methods[name]
             sampler = sampler_of(config, base, words)
             own = same_places(plans, sampler.plan(requests) if words != PLAIN else plans)
             context.console.print(f"{name}: watching {len(requests)} runs, perturbing {self.causal_seeds}")
@@ -95,10 +101,8 @@ class InformationFlow:
             for table, found in rows.items():
                 tables[table] += [{"method": name, **row} for row in found]
         frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
-        numbers = headline(frames, list(self.methods))
-        figure = figures.save(
-            context.folder, NAME, pictures.paint(frames, list(self.methods), maps, config.gate.tau)
-        )
+        numbers = headline(frames, methods)
+        figure = figures.save(context.folder, NAME, pictures.paint(frames, methods, maps, config.gate.tau))
         short = [
             {"": words, **{method: row.get(column) for method, row in numbers.items()}}
             for column, words in COLUMNS.items()

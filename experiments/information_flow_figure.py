@@ -47,7 +47,7 @@ def paint(
                     CURVES[kind](axis, frames, method, tau)
                     axis.set_xlabel("denoising step of the run")
                 if row == 0:
-                    axis.set_title(method, fontweight="bold")
+                    axis.set_title(method.replace("_", " "), fontweight="bold")
                 if column == 0:
                     axis.set_ylabel(LABELS[kind])
                 if column == len(methods) - 1 and kind not in ("out", "back"):

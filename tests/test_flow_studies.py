@@ -22,7 +22,7 @@ def test_information_flow(command_line, run_folders) -> None:
     result = command_line(
         *TINY,
         "study=information_flow",
-        "study.methods={sampling: plain, COW: [modulation=none], open: [gate=always]}",
+        "study.only=[sampling,COW,SOW_always_open]",
         "study.seeds=1",
         "study.causal_seeds=1",
         "study.positions=1",
@@ -30,11 +30,11 @@ def test_information_flow(command_line, run_folders) -> None:
     )
     folder = finished(result, run_folders)
     numbers = json.loads((folder / "headline.json").read_text())
-    assert list(numbers) == ["sampling", "COW", "open"]
+    assert list(numbers) == ["sampling", "COW", "SOW_always_open"]
     assert numbers["COW"]["one_wayness"] > numbers["sampling"]["one_wayness"]
-    assert numbers["open"]["open"] == 1.0 and numbers["COW"]["open"] == 0.0
-    for name in ("attention.parquet", "gates.parquet", "responses.parquet", "information_flow.csv"):
-        assert (folder / name).is_file() or name.endswith("csv")
+    assert numbers["SOW_always_open"]["open"] == 1.0 and numbers["COW"]["open"] == 0.0
+    for name in ("attention", "gates", "responses"):
+        assert (folder / f"{name}.parquet").is_file() and (folder / f"{name}.csv").is_file()
     for kind in ("png", "pdf"):
         assert (folder / f"information_flow.{kind}").stat().st_size > 10_000
     table = pd.read_parquet(folder / "attention.parquet")
@@ -47,12 +47,13 @@ def test_gate_landscape(command_line, run_folders) -> None:
         *TINY,
         "study=gate_landscape",
         "study.groups=1",
-        "study.readings={logits: {score: logits}, softmax: {score: softmax, queries: condition}}",
+        "study.only=[related_logits,mine]",
+        "+study.readings.mine={score: softmax, queries: condition, normalisation: head}",
         "gate.tau=0",
     )
     folder = finished(result, run_folders)
     numbers = json.loads((folder / "headline.json").read_text())
-    assert set(numbers["readings"]) == {"logits", "softmax"}
+    assert set(numbers["readings"]) == {"related_logits", "mine"}
     for reading in numbers["readings"].values():
         assert reading["above_tau"] == 1.0 and not reading["straddles"]  # every R_c lies above tau = 0
         assert reading["low_5%"] <= reading["half_open"] <= reading["high_95%"]
@@ -66,7 +67,7 @@ def test_gate_landscape(command_line, run_folders) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["study=gate_landscape", "study.readings={x: {queries: nobody}}"], "study.readings.x"),
+        (["study=gate_landscape", "+study.readings.x={queries: nobody}"], "study.readings.x"),
         (["study=gate_landscape", "modulation=none"], "modulation=dynamic"),
         (["study=information_flow", "study.strength=0"], "study.strength"),
         (["study=information_flow", "study.sources=[nowhere]"], "study.sources"),
