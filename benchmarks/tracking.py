@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("outputs/benchmarks/tracking.json"))
     arguments, words = parser.parse_known_args()
     words = words or list(SMALL)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         found = {
             "words": words,
             "machine": f"{platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
