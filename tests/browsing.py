@@ -42,7 +42,12 @@ def opened(page_file: Path, started: Any, **options: Any) -> Iterator[Any]:
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+
+    def failed(request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page went away before an image had come
+            wrong.append(f"failed: {request.url} {request.failure}")
+
+    page.on("requestfailed", failed)
     page.on(
         "request",
         lambda request: (
