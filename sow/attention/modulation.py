@@ -121,13 +121,15 @@ def row_statistics(
     return Rows(index, q_rows, low, high, lse, bucket.rows_r.shape[1])
 
 
-def point_scores(rows: Rows, k: Tensor, bucket: Bucket, part: int, scale: float, gate: Any) -> Tensor:
-    """a_i of Eq. 7 for condition part `part`, (b, H, m), nearest point first (A13)."""
+def point_scores(
+    rows: Rows, k: Tensor, k_part: Tensor, bucket: Bucket, part: int, scale: float, gate: Any
+) -> Tensor:
+    """a_i of Eq. 7 for condition part `part`, whose keys are `k_part`: (b, H, m), nearest point first (A13)."""
     import torch
 
     from sow.attention.split import take
 
-    keys_c = take(k, bucket.keys[part]).to(rows.low.dtype)
+    keys_c = k_part.to(rows.low.dtype)
     order = bucket.order[part][:, None].expand(-1, k.shape[1], -1)
     if gate.queries == "related":
         q, low, high, lse = rows.part(slice(rows.q.shape[2] - rows.related, None))
@@ -178,8 +180,10 @@ def modulated_attention(
     parts = len(bucket.keys) - 1
     gate = strength.gate
     rows = row_statistics(q, k, bucket, scale, strength.normalisation, gate.score == "softmax")
+    k_parts = [take(k, keys) for keys in bucket.keys]
     own = torch.stack(
-        [r_c(point_scores(rows, k, bucket, p, scale, gate), gate.fraction) for p in range(parts)], dim=-1
+        [r_c(point_scores(rows, k, k_parts[p], bucket, p, scale, gate), gate.fraction) for p in range(parts)],
+        dim=-1,
     )
     factor = gate.factor(own if previous is None else previous.to(own.dtype))
     width = rows.high - rows.low
@@ -194,7 +198,7 @@ def modulated_attention(
         width = torch.ones_like(width)
     outs, scores = [], []
     for p, keys in enumerate(bucket.keys):
-        out, lse = attention_with_lse(q, take(k, keys), take(v, keys), scale)
+        out, lse = attention_with_lse(q, k_parts[p], take(v, keys), scale)
         if p < parts:
             lse = lse + row_bias(rows, width, bucket, strength, factor[:, p], p, lse)
         outs.append(out)

@@ -1,0 +1,128 @@
+"""The benchmarks measure what they say: equal work and equal results first; no test here looks at a clock."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import models, ratios, speed
+from benchmarks.attention import calls
+from benchmarks.timing import Timed, interleaved, quartiles, ratio
+from sow.attention.processor import SelfAttentionProcessor, self_attention
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    made = models.sampler("tiny", "cpu", "float32")
+    return replace(made, cycle=replace(made.cycle, cycles=1))
+
+
+@pytest.fixture(scope="module")
+def requests():
+    return models.requests(2)
+
+
+def test_contestants_take_turns():
+    order: list[str] = []
+    timed = interleaved({n: lambda n=n: order.append(n) for n in "ab"}, rounds=3, device=CPU, warmup=1)
+    assert order == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert {n: len(t.seconds) for n, t in timed.items()} == {"a": 3, "b": 3}
+    assert all(t.peak_mib > 0 for t in timed.values())
+
+
+def test_ratios_are_of_rounds():
+    over, under = Timed((2.0, 9.0, 4.0), 1.0), Timed((1.0, 3.0, 1.0), 1.0)
+    assert ratio(over, under) == (3.0, 2.5, 3.5)
+    assert quartiles([5.0]) == (5.0, 5.0, 5.0)
+    assert ratios.Row("x", (1.1, 1, 2), at_most=1.15).met and not ratios.Row("x", (3.9, 1, 2), at_least=4).met
+    assert ratios.Row("x", (1.0, 1.0, 1.0)).met is None
+
+
+def test_unequal_work_is_an_error_before_anything_is_timed():
+    assert ratios.same_work("x", a={(8, 8): 2}, b={(8, 8): 2}) == "2 at 8x8"
+    with pytest.raises(AssertionError, match="not do the same work"):
+        ratios.same_work("x", a={(8, 8): 2}, b={(8, 8): 3})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_attention_contestants_compute_the_same(dtype):
+    made = calls(CPU, dtype, latent=16)
+    plain = made.plain()
+    for i, (ours, other, masked) in enumerate(
+        zip(made.ours(), made.materialised(), made.masked(), strict=True)
+    ):
+        tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+        for theirs in (other, masked):
+            assert ((ours - theirs).float().norm() / theirs.float().norm()).item() < tolerance
+        assert torch.equal(ours[:1], plain[i][:1])
+        if made.modulator.buckets.get(ours.shape[2]) and dtype == torch.float32:
+            assert not torch.allclose(ours[1:], plain[i][1:], atol=1e-6)
+
+
+def test_recorded_calls_are_those_of_a_run(sampler, requests):
+    backbone = sampler.backbone
+    ratios.forget_prompts(backbone)
+    plans = sampler.plan(requests[:1])
+    with ratios.recorded(backbone) as made:
+        sampler.generate(requests[:1], plans=plans)
+    modulated = [c for c in made if isinstance(c, ratios.Modulated)]
+    assert len(modulated) == 2  # the steps of the one cycle
+    assert (
+        len(made) == 7 + 7 + 2 + 5 + 2 + 1 + 3
+    )  # UNet calls, encodings, a decoding, prompts: c', c, the negative one
+    assert "predict" not in vars(backbone)
+    seen = []
+    predict = modulated[0].predict
+
+    def look(*args):
+        seen.append(isinstance(self_attention(backbone.unet)[0][1].processor, SelfAttentionProcessor))
+        return predict(*args)
+
+    modulated[0].predict = look
+    modulated[0]()
+    assert seen == [True]
+    assert not isinstance(self_attention(backbone.unet)[0][1].processor, SelfAttentionProcessor)
+
+
+def test_a_sweep_that_shares_less_than_it_should_would_show(sampler, requests):
+    variants = [
+        replace(sampler, preservation=replace(sampler.preservation, t3=[4.0], eta=e)) for e in (0.0, 1.0)
+    ]
+    row = ratios.sweep(sampler, requests, 1, "two eta", variants, 0.5)
+    # Two branches: 7 steps on the condition, 7 + 2 + 5 on the canvas; the second run is its preservation.
+    assert row.work == "cached 14 at 8x8, 38 at 16x16; cold 28 at 8x8, 56 at 16x16"
+    assert row.met in (True, False) and set(row.seconds) == {"cached", "cold"}
+
+
+def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    words = [
+        "--model",
+        "tiny",
+        "--latent",
+        "16",
+        "--long-rounds",
+        "1",
+        "--only",
+        "attention",
+        "--out",
+        str(out),
+    ]
+    rows = speed.main(words)
+    report = json.loads(out.read_text())
+    assert [r["name"] for r in report["rows"]] == [r.name for r in rows] and len(rows) == 3
+    assert {"median", "quartiles", "expected"} <= set(capsys.readouterr().out.split())
+    assert report["threads"] == torch.get_num_threads() and report["rows"][0]["met"] in (True, False)
+
+
+def test_the_accelerator_needs_no_other_command():
+    chosen = speed.arguments(["--device", "cuda"])
+    assert (chosen.model, chosen.dtype, chosen.out.name) == ("sd21_base", "bfloat16", "speed-cuda.json")
+    assert {"overhead", "step", "attention", "batch", "omega", "preservation", "image"} <= set(
+        speed.measurements(speed.arguments([]))
+    )
