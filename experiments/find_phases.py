@@ -286,7 +286,13 @@ def paint(
         axis = parts[0, 0]
         for i, c in enumerate(curves):
             explained = found.explained.get(c.name, float("nan"))
-            line(axis, c.noise, c.mean(), label=f"{TITLES[c.name]} ({explained:.0%} explained)", number=i)
+            line(
+                axis,
+                c.noise.tolist(),
+                c.mean(),
+                label=f"{TITLES[c.name]} ({explained:.0%} explained)",
+                number=i,
+            )
         axis.plot(
             curves[0].noise, ramp(curves[0].noise, found.a, found.b), color=COLORS["gray"], lw=3, alpha=0.5
         )

@@ -57,6 +57,7 @@ class PerturbedSampler(Sampler):
         seeds: Sequence[Seed],
         M: Tensor,
         generators: Sequence[torch.Generator],
+        chain: Any = None,
     ) -> dict[str, Callable]:
         inner = super()._denoisers(requests, plans, seeds, M, generators)
         own = [self.perturbations.get(r.id) for r in requests]
@@ -66,9 +67,11 @@ class PerturbedSampler(Sampler):
             now = order[moment(context)]
             rows = []
             for row, p in zip(x, own, strict=True):
-                then = None if p is None else order[moment(p.context)]
-                again = p is not None and p.held and now > then and freshly_replaced(self, context)
-                rows.append(row + p.delta[0].to(row) if now == then or again else row)
+                if p is not None:
+                    then = order[moment(p.context)]
+                    if now == then or (p.held and now > then and freshly_replaced(self, context)):
+                        row = row + p.delta[0].to(row)
+                rows.append(row)
             return torch.stack(rows)
 
         return {
@@ -104,6 +107,7 @@ def freshly_replaced(sampler: Sampler, context: StepContext) -> bool:
     """Whether the latents that a denoising step reads hold v_k inside the condition, not what was made of it."""
     if context.phase == "cycle":
         return True
+    assert context.index is not None
     end = sampler.cycle.last_state(sampler.t1)
     after_cycle = sampler.cycle.cycles > 0 and sampler.cycle.steps == "fitted" and context.index == end - 1
     return after_cycle or context.index + 1 in sampler.t3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sow.attention.modulation import NoModulation
 from sow.flow.perturb import perturbed
@@ -48,9 +48,9 @@ class LaidInOnce:
 
 def plain(sampler: Sampler, eta: float = 0.0) -> Sampler:
     """`sampler` without cycles, replacements after x_{t2}, and modulation: DDIM from x_{t2} to x_0 at `eta` with c'."""
-    return replace(
-        perturbed(sampler, {}),
-        cycle=NoCycle(sampler.t2),
-        preservation=LaidInOnce(sampler.t2, eta),
-        modulation=NoModulation(),
-    )
+    parts: dict[str, Any] = {
+        "cycle": NoCycle(sampler.t2),
+        "preservation": LaidInOnce(sampler.t2, eta),
+        "modulation": NoModulation(),
+    }
+    return replace(perturbed(sampler, {}), **parts)
