@@ -186,6 +186,50 @@ def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: fl
     return row(name, timed, "modulated", "plain", work, at_most=limit)
 
 
+def options(sampler: Any, requests: list[Request], rounds: int, compiled: bool) -> list[Row]:
+    """The UNet's call with guidance under each of the model's options for speed, over the same call without."""
+    import copy
+
+    backbone = sampler.backbone
+    with recorded(backbone) as calls:
+        sampler.generate(requests[:1], plans=sampler.plan(requests[:1]))
+    step = next(c for c in calls if isinstance(c, Modulated))
+    latents, timestep, embeds = step.args
+    last, fused = copy.deepcopy(backbone.unet), copy.deepcopy(backbone.unet)
+    last.to(memory_format=torch.channels_last)
+    fused.fuse_qkv_projections()
+    networks = {"plain": backbone.unet, "channels_last": last, "fuse_qkv": fused}
+    if compiled:
+        networks["compiled"] = torch.compile(backbone.unet, mode="default", dynamic=False)
+
+    def call(unet: Any) -> None:
+        with torch.no_grad():
+            unet(latents, timestep, return_dict=False, **backbone.unet_inputs(latents, embeds))
+
+    def autocast() -> None:
+        with torch.autocast(backbone.device.type, torch.bfloat16):
+            call(backbone.unet)
+
+    contestants: dict[str, Callable[[], object]] = {n: lambda u=u: call(u) for n, u in networks.items()}
+    contestants["autocast"] = autocast
+    timed = interleaved(contestants, rounds, backbone.device, warmup=2)
+    height, width = latents.shape[-2:]
+    work = f"{len(latents)} at {height}x{width}, {backbone.dtype}".replace("torch.", "")
+    limits = {"compiled": 0.75} if backbone.device.type == "cuda" else {}
+    return [
+        row(
+            f"{name} over plain, an unmodulated UNet call",
+            timed,
+            name,
+            "plain",
+            work,
+            at_most=limits.get(name),
+        )
+        for name in contestants
+        if name != "plain"
+    ]
+
+
 def attention(device: torch.device, dtype: torch.dtype, rounds: int, latent: int = 64) -> list[Row]:
     """Ours against materialised modulation, an additive mask and no modulation, the attention calls of a step."""
     from benchmarks.attention import calls

@@ -41,7 +41,10 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         nargs="*",
-        help="some of overhead, step, attention, batch, omega, preservation, image, compile",
+        help="some of overhead, step, attention, batch, omega, preservation, options, image",
+    )
+    parser.add_argument(
+        "--compiled", action="store_true", help="the compiled UNet among the options on a CPU too"
     )
     parser.add_argument("--out", type=Path, help="JSON; outputs/benchmarks/speed-DEVICE.json by default")
     chosen = parser.parse_args(words)
@@ -69,6 +72,7 @@ def measurements(chosen: argparse.Namespace) -> dict[str, Callable[[], Row | lis
         ),
         "step": lambda: ratios.modulated_step(sampler(), requests, short, 1.05 if cuda else 1.15),
         "overhead": lambda: ratios.overhead(sampler(), requests, short),
+        "options": lambda: ratios.options(sampler(), requests, short, compiled=cuda or chosen.compiled),
         "image": lambda: ratios.image(sampler(), requests, long),
         "batch": lambda: ratios.batch(sampler(), requests, long, 0.75 if cuda else 0.9),
         "omega": lambda: ratios.omegas(sampler(), requests, long),

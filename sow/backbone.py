@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sow.cache import Cache
 from sow.errors import UserError
@@ -177,6 +177,9 @@ class Pretrained:
     `canvas`          [width, height] in pixels, None = what the UNet was trained at
     `condition_size`  smallest and largest side of a condition, for a canvas of 512 pixels (Sec. V)
     `cpu_offload`, `attention_slicing`, `vae_slicing`, `vae_tiling`  diffusers' low-memory options
+    `channels_last`   the UNet's convolutions on channels-last memory; the autoencoder's stay contiguous (see `encode`)
+    `fuse_qkv`        one product for queries, keys and values
+    `compile`         none, or the mode that torch.compile takes for the UNet; modulated attention itself stays as it is
     """
 
     path: str | None
@@ -192,6 +195,9 @@ class Pretrained:
     attention_slicing: bool
     vae_slicing: bool
     vae_tiling: bool
+    channels_last: bool
+    fuse_qkv: bool
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"]
     _target_: str = "sow.backbone.Pretrained"
 
     def __post_init__(self) -> None:
@@ -288,7 +294,9 @@ class Pretrained:
         return self._finish(made)
 
     def _finish(self, backbone: Backbone) -> Backbone:
-        """Diffusers' low-memory options on a loaded model."""
+        """Diffusers' low-memory options on a loaded model, and those for speed."""
+        import torch
+
         if self.vae_slicing:
             backbone.vae.enable_slicing()
         if self.vae_tiling:
@@ -304,6 +312,16 @@ class Pretrained:
 
             for module in (backbone.text_encoder, backbone.unet, backbone.vae):
                 cpu_offload(module, execution_device=backbone.device)
+        if self.channels_last:
+            backbone.unet.to(memory_format=torch.channels_last)
+        if self.fuse_qkv:
+            backbone.unet.fuse_qkv_projections()
+        if self.compile != "none":
+            from sow.attention.processor import leave_uncompiled
+
+            leave_uncompiled()
+            backbone.unet.compile(mode=self.compile, dynamic=False)
+        backbone.cache.settle(backbone)
         return backbone
 
     def canvas_of(self, backbone: Backbone, width: int | None, height: int | None) -> Canvas:

@@ -339,9 +339,13 @@ def identity(backbone: Backbone) -> bytes:
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
+        type(backbone).__qualname__,
+        getattr(backbone, "zero_empty", None),
+        backbone.tokenizer.get_vocab(),
+        int(backbone.tokenizer.model_max_length),
     ]
     for network in _networks(backbone):
-        parts.append(type(network).__qualname__)
+        parts += [type(network).__qualname__, repr(getattr(network, "config", None))]
         parts += [digest(name, t.cpu()) for name, t in sorted(network.state_dict().items())]
         parts += [type(vars(m).get("processor")).__qualname__ for m in network.modules()]
     return digest(*parts)

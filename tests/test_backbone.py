@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sow import build, compose, noise
 from sow.errors import UserError
@@ -115,3 +116,30 @@ def test_words_past_the_tokenizer_are_named(tiny, caplog):
 def test_encoding_ignores_the_memory_format(tiny):
     image = noise.randn((1, 3, 64, 64), noise.generator(0), "cpu", torch.float32).clamp(-1, 1)
     assert torch.equal(tiny.encode(image), tiny.encode(image.to(memory_format=torch.channels_last)))
+
+
+@pytest.mark.parametrize("word", ["model.channels_last=true", "model.fuse_qkv=true"])
+def test_options_for_speed_change_no_result(folder, word):
+    plain, fast = local(folder, "model.dtype=float64"), local(folder, "model.dtype=float64", word)
+    x = noise.randn((2, 4, 8, 8), noise.generator(0), "cpu", torch.float64)
+    embeds = plain.backbone.embed(["a person", "a cat"])
+    torch.testing.assert_close(
+        fast.backbone.predict(x, 501, embeds), plain.backbone.predict(x, 501, embeds), rtol=1e-9, atol=1e-9
+    )
+    assert fast.backbone.cache.open_for(fast.backbone) is not None
+
+
+def test_modulated_attention_runs_in_a_fused_model(folder):
+    from sow.types import Request, VisualCondition
+
+    words = ["model.dtype=float64", "calibration.cycles=1", "gate.tau=0", "cache.memory_mb=0"]
+    picture = VisualCondition(Image.new("RGB", (64, 64), (90, 120, 60)))
+    made = [local(folder, *words, *more) for more in ([], ["model.fuse_qkv=true"])]
+    plain, fused = (m.generate([Request((picture,), "a person")])[0] for m in made)
+    assert ((plain.latents - fused.latents).norm() / plain.latents.norm()).item() < 1e-9
+    assert any(value > 0 for row in fused.trace for name, value in row.items() if name.startswith("gate/"))
+
+
+def test_unknown_compile_modes_are_named(folder):
+    with pytest.raises(UserError, match="model.compile"):
+        local(folder, "model.compile=fast")

@@ -123,6 +123,6 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
 def test_the_accelerator_needs_no_other_command():
     chosen = speed.arguments(["--device", "cuda"])
     assert (chosen.model, chosen.dtype, chosen.out.name) == ("sd21_base", "bfloat16", "speed-cuda.json")
-    assert {"overhead", "step", "attention", "batch", "omega", "preservation", "image"} <= set(
+    assert {"overhead", "options", "step", "attention", "batch", "omega", "preservation", "image"} <= set(
         speed.measurements(speed.arguments([]))
     )

@@ -126,6 +126,12 @@ class Modulator:
         return self.previous[branch][bucket.samples, :width]
 
 
+def leave_uncompiled() -> None:
+    """Keep the modulator out of compiled graphs: its strengths change with every cycle, and would be compiled anew."""
+    if not hasattr(Modulator.attend, "_torchdynamo_disable"):
+        Modulator.attend = torch.compiler.disable(Modulator.attend)  # type: ignore[method-assign]
+
+
 class SelfAttentionProcessor:
     """A processor for one self-attention layer that leaves softmax(A) V to the modulator."""
 
