@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sow.types import Request
 
 NAME = "gate_landscape"
-SHORT = ("reading", "mean", "uniform", "above_tau", "open_gates", "straddles", "half_open", "tenth_open")
+SHORT = ("reading", "mean", "uniform", "above_tau", "open_gates", "straddles", "half_open")
 OF_GATE = ("queries", "score", "scope", "min_points", "fraction")
 OF_MODULATION = ("normalisation", "region", "resolutions", "blocks", "branches")
 
@@ -100,10 +100,10 @@ class GateLandscape:
         """What the table says of tau."""
         found = ", ".join(straddling) or "none of these readings"
         return (
-            f"R_c over all layers and steps in the cycles of {runs} runs of the configured method. *above tau*: share of "
-            f"values above tau = {tau:g}; *open gates*: share of layers and steps whose gate would be open, values borrowed where "
-            "a layer has too few points; *uniform*: what uniform attention reads, k / m. *half open*, *tenth open*: the tau at "
-            f"which half or a tenth of the values would lie above it. Straddling tau: {found}.\n"
+            f"R_c over the layers whose own value decides and all steps in the cycles of {runs} runs of the configured method. "
+            f"*above tau*: share of values above tau = {tau:g}; *open gates*: share of all layers and steps whose gate would be open, "
+            "those of too few points by the value they borrow; *uniform*: what uniform attention reads, k / m. *half open*: the tau above which "
+            f"half of the values would lie. Straddling tau: {found}.\n"
         )
 
 
@@ -135,9 +135,13 @@ def chosen(config: Config, split: str, count: int) -> tuple[list[Request], dict[
 
 
 def summary(table: pd.DataFrame, tau: float, straddle: Sequence[float]) -> list[dict[str, Any]]:
-    """One row a reading."""
+    """One row a reading, of the layers whose own R_c decides (all layers where none does); open_gates counts every layer.
+
+    A layer of few points reads far above tau whatever its attention does (k / m of 3 points is a third), and borrows.
+    """
     rows = []
-    for name, part in table.groupby("reading", sort=False):
+    for name, whole in table.groupby("reading", sort=False):
+        part = whole[whole.own] if whole.own.any() else whole
         above = float((part.r_c > tau).mean())
         low, tenth, middle, ninth, high = part.r_c.quantile([0.05, 0.1, 0.5, 0.9, 0.95])
         rows.append(
@@ -148,7 +152,7 @@ def summary(table: pd.DataFrame, tau: float, straddle: Sequence[float]) -> list[
                 "high_95%": float(high),
                 "uniform": float(part.uniform.mean()),
                 "above_tau": above,
-                "open_gates": float(part.open.mean()),
+                "open_gates": float(whole.open.mean()),
                 "straddles": straddle[0] < above < straddle[1],
                 "half_open": float(middle),
                 "tenth_open": float(ninth),
@@ -207,15 +211,16 @@ def paint(table: pd.DataFrame, readings: Sequence[str], tau: float) -> Figure:
                 values = part[part.layer == layer]
                 if not len(values):
                     continue
+                color = COLORS["blue"] if values.own.any() else COLORS["gray"]
                 q = values.r_c.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).to_list()
-                axis.plot([place] * 2, [q[0], q[4]], color=COLORS["blue"], lw=1)
-                axis.plot([place] * 2, [q[1], q[3]], color=COLORS["blue"], lw=4, solid_capstyle="butt")
+                axis.plot([place] * 2, [q[0], q[4]], color=color, lw=1)
+                axis.plot([place] * 2, [q[1], q[3]], color=color, lw=4, solid_capstyle="butt")
                 axis.plot(place, q[2], "o", color="white", mec=COLORS["black"], mew=0.6, ms=3.5)
                 uniform = values.uniform.mean()
                 axis.plot([place - 0.35, place + 0.35], [uniform] * 2, color=COLORS["orange"], lw=1.2)
             axis.axhline(tau, color=COLORS["vermilion"], ls="--", lw=1)
-            above = float((part.r_c > tau).mean()) if len(part) else float("nan")
-            axis.set_title(f"{name.replace('_', ' ')}: {above:.1%} above tau", fontsize=8)
+            opened = float(part.open.mean()) if len(part) else float("nan")
+            axis.set_title(f"{name.replace('_', ' ')}: {opened:.1%} of gates open", fontsize=8)
             axis.set_xticks(
                 range(len(layers)),
                 [f"{short_name(n)}\n{sizes[n]}" for n in layers],
@@ -230,7 +235,8 @@ def paint(table: pd.DataFrame, readings: Sequence[str], tau: float) -> Figure:
             axes[0, 0].plot([], [], color=COLORS["vermilion"], ls="--", label=f"tau = {tau:g}")[0],
             axes[0, 0].plot([], [], color=COLORS["orange"], label="uniform attention")[0],
             axes[0, 0].plot([], [], color=COLORS["blue"], lw=4, label="middle half (thin: 90 %)")[0],
+            axes[0, 0].plot([], [], color=COLORS["gray"], lw=4, label="too few points, borrows")[0],
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3)
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)
 
     return figures.draw(4.2 * columns, 1.7 * rows + 0.9, fill)

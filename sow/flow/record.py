@@ -174,8 +174,10 @@ def gate_rows(
 ) -> list[Row]:
     """Rows of one step: R_c of every layer as its gate reads it, and whether the gate is open there.
 
-    `points` is m, the points of the related region in the layer, and `uniform` = k / m what uniform attention reads.
+    `points` is m, the points of the related region in the layer, `uniform` = k / m what uniform attention reads, and `own`
+    whether the layer's own R_c decides: one with too few points borrows, and its factor is that of the borrowed value.
     """
+    gate = watcher.modulator.gate
     rows = []
     for layer, (r, f) in watcher.calls[step].items():
         tokens = watcher.tokens[layer]
@@ -194,7 +196,8 @@ def gate_rows(
                         "tokens": tokens,
                         "part": part,
                         "points": points,
-                        "uniform": nearest_count(points, watcher.modulator.gate.fraction) / points,
+                        "uniform": nearest_count(points, gate.fraction) / points,
+                        "own": gate.scope == "layer" and points >= gate.min_points,
                         "r_c": value,
                         "open": factor > 0,
                     }
