@@ -138,17 +138,15 @@ def draw(runs: Sequence[OfflineRun], target: Path) -> None:
 
 
 def fill(axis: Axes, panel: Panel, runs: Sequence[OfflineRun]) -> None:
-    """One panel from the last run that has something to show in it; says so where there is none."""
-    axis.set_title(panel.title, fontsize=9)
+    """One panel from the last of the runs that have most to show in it; says so where there is none."""
     pool = [run for run in runs if panel.study in (None, run.job_type)]
-    if panel.kind == "bars":
-        having = [run for run in pool if any(key in run.summary for key in panel.keys)]
-        if having:
-            return bars(axis, panel, having[-1])
-    else:
-        having = [run for run in pool if curves(panel, run)]
-        if having:
-            return lines(axis, panel, having[-1])
+    shown = [len(values(panel, run)) if panel.kind == "bars" else len(curves(panel, run)) for run in pool]
+    if most := max(shown, default=0):
+        run = [run for count, run in zip(shown, pool, strict=True) if count == most][-1]
+        model = next((tag.partition(":")[2] for tag in run.tags if tag.startswith("model:")), "")
+        axis.set_title(f"{panel.title}{f' (model={model})' if model else ''}", fontsize=9)
+        return bars(axis, panel, run) if panel.kind == "bars" else lines(axis, panel, run)
+    axis.set_title(panel.title, fontsize=9)
     axis.text(
         0.5, 0.5, "no such run yet", ha="center", va="center", transform=axis.transAxes, color="#666666"
     )
@@ -156,16 +154,26 @@ def fill(axis: Axes, panel: Panel, runs: Sequence[OfflineRun]) -> None:
     axis.set_yticks([])
 
 
+def values(panel: Panel, run: OfflineRun) -> dict[str, float]:
+    """The numbers of the summary that the panel shows."""
+    return {key: run.summary[key] for key in panel.keys if isinstance(run.summary.get(key), (int, float))}
+
+
 def bars(axis: Axes, panel: Panel, run: OfflineRun) -> None:
     """Values with their intervals, where the summary has them."""
     from sow import figures
 
-    keys = [key for key in panel.keys if key in run.summary][::-1]
-    values = [run.summary[key] for key in keys]
-    low = [max(0, v - run.summary.get(f"{k}.low", v)) for k, v in zip(keys, values, strict=True)]
-    high = [max(0, run.summary.get(f"{k}.high", v) - v) for k, v in zip(keys, values, strict=True)]
-    axis.barh(range(len(keys)), values, xerr=[low, high], color=figures.COLORS["sky"], ecolor="#222222")
-    axis.set_yticks(range(len(keys)), [key.partition("/")[0] for key in keys], fontsize=7)
+    found = dict(reversed(values(panel, run).items()))
+    low = [max(0.0, v - (run.summary.get(f"{k}.low") or v)) for k, v in found.items()]
+    high = [max(0.0, (run.summary.get(f"{k}.high") or v) - v) for k, v in found.items()]
+    axis.barh(
+        range(len(found)),
+        list(found.values()),
+        xerr=[low, high],
+        color=figures.COLORS["sky"],
+        ecolor="#222222",
+    )
+    axis.set_yticks(range(len(found)), [key.partition("/")[0] for key in found], fontsize=7)
     axis.set_xlabel(panel.label, fontsize=8)
 
 
@@ -191,11 +199,18 @@ def lines(axis: Axes, panel: Panel, run: OfflineRun) -> None:
             figures.CYCLE[i % len(figures.CYCLE)],
             ("-", "--", ":", "-.")[i // len(figures.CYCLE) % 4],
         )
-        axis.plot(*zip(*points, strict=True), dash, color=color, lw=1.1, label=name.partition("/")[2] or name)
+        axis.plot(*zip(*points, strict=True), dash, color=color, lw=1.1, label=layer(name))
     if len(axis.lines) > 1:
         axis.legend(fontsize=5, ncols=2 if len(axis.lines) > 6 else 1)
     axis.set_xlabel(panel.x, fontsize=8)
     axis.set_ylabel(panel.label, fontsize=8)
+
+
+def layer(name: str) -> str:
+    """A history's name without its kind and what all layers share: gate/up_blocks.1.attentions.0. ... is up 1.0."""
+    name = name.partition("/")[2] or name
+    name = re.sub(r"(\.transformer_blocks\.0)?\.attn1$", "", name)
+    return re.sub(r"_blocks?\.(\d+\.)?attentions\.", lambda found: f" {found[1] or ''}", name)
 
 
 def main() -> None:
