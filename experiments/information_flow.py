@@ -31,9 +31,10 @@ PLAIN = "plain"
 SOURCES = ("condition", "related", "rest", "held")
 COLUMNS = {  # headline number -> what it is called in a table
     "one_wayness": "one-wayness w",
-    "out": "condition -> others",
-    "back": "others -> condition",
+    "one_wayness_once": "w, condition perturbed once",
     "held_out": "held condition -> others",
+    "out": "condition once -> others",
+    "back": "others -> condition",
     "c_to_nc": "attention c -> nc",
     "cr_to_c": "attention cr -> c",
     "rest_to_c": "attention rest -> c",
@@ -124,7 +125,8 @@ class InformationFlow:
             f"Latents of one region are perturbed by noise of standard deviation {self.strength:g} at {self.positions} steps of "
             f"{min(self.causal_seeds, self.seeds)} runs each; responses are norms of the change of the final latents per unit of "
             "it, mean over steps. w = (out - back) / (out + back) of their energies: 1 where the condition changes the others and "
-            "is changed by none, 0 where both are alike. Attention is mass over what uniform attention would give, over all "
+            "is changed by none, 0 where both are alike. A *held* condition is perturbed in every replacement from that step on; a "
+            "perturbation made once is undone by the next. Attention is mass over what uniform attention would give, over all "
             f"steps and layers of {self.seeds} runs.\n"
         )
 

@@ -88,7 +88,9 @@ def change(axis: Axes, found: Any, kind: str, limit: float) -> Any:
     if found is None:
         return None
     changes, layout = found
-    sources = ["condition"] if kind == "out" else ["related", "rest"]
+    known = {source for source, _ in changes}
+    condition = "held" if "held" in known else "condition"
+    sources = [condition] if kind == "out" else ["related", "rest"]
     steps = sorted({step for source, step in changes if source in sources})
     if not steps:
         return None
@@ -113,8 +115,8 @@ def curves(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: flo
     part = frames["responses"]
     table = energies(part[part.method == method])
     for name, words, color, line in (
-        ("out", "condition → others", OUT, "-"),
-        ("held_out", "held condition → others", HELD_COLOR, ":"),
+        ("held_out", "held condition → others", OUT, "-"),
+        ("out", "condition once → others", HELD_COLOR, ":"),
         ("back", "others → condition", BACK, "--"),
     ):
         name = f"{name}_norm"

@@ -148,18 +148,24 @@ def test_plain_sampling_replaces_once_and_has_no_cycle(sampler, request_and_plan
     assert [s.context.index for s in steps if s.event == "denoise"] == list(range(sampler.t2 - 1, -1, -1))
     assert not any(s.gates for s in steps)
     rows, _, _ = record.response_rows(
-        plain(sampler), request, plan, record.Probe(("condition", "related", "rest"), 1, 0.1, "mask", 7)
+        plain(sampler),
+        request,
+        plan,
+        record.Probe(("condition", "held", "related", "rest"), 1, 0.1, "mask", 7),
     )
     flow = summary.flows(pd.DataFrame(rows))
     assert flow["one_wayness_cycle"] is None and abs(flow["one_wayness"]) < 0.5
+    # Nothing is replaced after the first step, so to hold a perturbation is to make it once.
+    assert flow["one_wayness"] == pytest.approx(flow["one_wayness_once"], abs=1e-6)
 
 
 def test_one_wayness_tells_directions_apart(sampler, request_and_plan) -> None:
     request, plan = request_and_plan
     rows, _, _ = record.response_rows(
-        sampler, request, plan, record.Probe(("condition", "related", "rest"), 1, 0.1, "mask", 7)
+        sampler, request, plan, record.Probe(("condition", "held", "related", "rest"), 1, 0.1, "mask", 7)
     )
-    assert summary.flows(pd.DataFrame(rows))["one_wayness"] > 0.8
+    flow = summary.flows(pd.DataFrame(rows))
+    assert flow["one_wayness"] >= flow["one_wayness_once"] > 0.8
     assert perturb.one_wayness(1.0, 1.0) == 0 and perturb.one_wayness(2.0, 0.0) == 1
     assert pd.isna(perturb.one_wayness(0.0, 0.0))
 

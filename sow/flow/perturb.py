@@ -8,6 +8,9 @@ Notation
     F[X, Y]   energy |D_Y|^2 / strength^2, an estimate of the squared Frobenius norm of dx_0[Y] / dx_k[X]
     w         one-wayness (F_out - F_in) / (F_out + F_in), out = F[c, nc], in = F[nc, c], in [-1, 1]: 1 means that the
               condition changes the others and is changed by none, 0 that both are alike (for a symmetric Jacobian)
+
+The surroundings keep a perturbation by themselves; the condition loses it at the next replacement. A condition that is
+another one from a step on ("held") is perturbed in every replacement after it, and that is the way out that w compares.
 """
 
 from __future__ import annotations

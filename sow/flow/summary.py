@@ -36,23 +36,28 @@ def energies(responses: pd.DataFrame) -> pd.DataFrame:
 
 
 def flows(responses: pd.DataFrame) -> dict[str, float | None]:
-    """w of the energies summed over all steps and over each stage, and the mean norms of the responses; over requests."""
+    """w of the energies summed over all steps and over each stage, and the mean norms of the responses; over requests.
+
+    one_wayness takes the held condition for the way out, because that is what a method that keeps replacing holds on to;
+    one_wayness_once takes the condition perturbed at one step, which the next replacement undoes.
+    """
     if not len(responses):
         return {}
     table = energies(responses)
-    out: dict[str, float | None] = {"one_wayness": mean_w(table)}
+    out: dict[str, float | None] = {"one_wayness": mean_w(table, "held_out")}
     for phase in ("cycle", "preserve"):
-        out[f"one_wayness_{phase}"] = mean_w(table[table.phase == phase])
-    for name in ("out", "back", "held_out"):
+        out[f"one_wayness_{phase}"] = mean_w(table[table.phase == phase], "held_out")
+    out["one_wayness_once"] = mean_w(table, "out")
+    for name in ("held_out", "out", "back"):
         out[name] = finite(table[f"{name}_norm"].mean())
     return out
 
 
-def mean_w(table: pd.DataFrame) -> float | None:
+def mean_w(table: pd.DataFrame, way_out: str) -> float | None:
     """Mean over requests of w; None without a step of that kind."""
     if not len(table):
         return None
-    sums = table.groupby("request")[["out", "back"]].sum(min_count=1)
+    sums = table.groupby("request")[[way_out, "back"]].sum(min_count=1)
     return finite(np.mean([one_wayness(o, b) for o, b in sums.itertuples(index=False)]))
 
 
