@@ -39,7 +39,7 @@ def test_information_flow(command_line, run_folders) -> None:
         assert (folder / f"information_flow.{kind}").stat().st_size > 10_000
     table = pd.read_parquet(folder / "attention.parquet")
     assert set(table["method"]) == set(numbers) and {"mass", "uniform", "layer", "step"} <= set(table)
-    assert "one-wayness w" in result.out
+    assert "perturbed once" in result.out
 
 
 def test_gate_landscape(command_line, run_folders) -> None:
