@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sow.types import Request
 
 NAME = "gate_landscape"
-SHORT = ("reading", "mean", "uniform", "above_tau", "open_gates", "straddles", "half_open")
+SHORT = ("reading", "mean", "uniform", "above_tau", "above_paper_tau", "open_gates", "straddles", "half_open")
 OF_GATE = ("queries", "score", "scope", "min_points", "fraction")
 OF_MODULATION = ("normalisation", "region", "resolutions", "blocks", "branches")
 
@@ -36,6 +36,7 @@ class GateLandscape:
     split: str
     readings: Mapping[str, Any]
     only: list[str] | None
+    paper_tau: float
     straddle: list[float]
     publish: bool
 
@@ -77,33 +78,38 @@ class GateLandscape:
             raise UserError(
                 "no layer has both a condition and a related region: take a larger canvas or another box (height, width)"
             )
-        full = summary(table, config.gate.tau, self.straddle)
+        full = summary(table, config.gate.tau, self.paper_tau, self.straddle)
         short = [{k: row[k] for k in SHORT} for row in full]
-        figure = figures.save(context.folder, NAME, paint(table, readings, config.gate.tau))
+        figure = figures.save(context.folder, NAME, paint(table, readings, config.gate.tau, self.paper_tau))
         straddling = [row["reading"] for row in full if row["straddles"]]
+        of_paper = [row["reading"] for row in full if row["straddles_paper_tau"]]
         Finding(
             name=NAME,
             headline={
                 "tau": config.gate.tau,
+                "paper_tau": self.paper_tau,
                 "runs": len(requests),
                 "straddling": straddling,
+                "straddling_paper_tau": of_paper,
                 "readings": {row["reading"]: row for row in full},
             },
-            markdown=markdown_table(short) + "\n" + self.caption(config.gate.tau, straddling, len(requests)),
+            markdown=markdown_table(short)
+            + "\n"
+            + self.caption(config.gate.tau, straddling, of_paper, len(requests)),
             figure=figure,
             tables={NAME: table.to_dict("records"), f"{NAME}_layers": by_layer(table, config.gate.tau)},
             short=short,
             history=history(table),
         ).deliver(context, self.publish)
 
-    def caption(self, tau: float, straddling: Sequence[str], runs: int) -> str:
+    def caption(self, tau: float, straddling: Sequence[str], of_paper: Sequence[str], runs: int) -> str:
         """What the table says of tau."""
-        found = ", ".join(straddling) or "none of these readings"
+        found, paper = (", ".join(names) or "none of these readings" for names in (straddling, of_paper))
         return (
             f"R_c over the layers whose own value decides and all steps in the cycles of {runs} runs of the configured method. "
             f"*above tau*: share of values above tau = {tau:g}; *open gates*: share of all layers and steps whose gate would be open, "
             "those of too few points by the value they borrow; *uniform*: what uniform attention reads, k / m. *half open*: the tau above which "
-            f"half of the values would lie. Straddling tau: {found}.\n"
+            f"half of the values would lie. Straddling tau: {found}; straddling the paper's {self.paper_tau:g}: {paper}.\n"
         )
 
 
@@ -134,7 +140,9 @@ def chosen(config: Config, split: str, count: int) -> tuple[list[Request], dict[
     return [replace(g.request, task=None) for g in taken], {g.request.id: g.setting for g in taken}
 
 
-def summary(table: pd.DataFrame, tau: float, straddle: Sequence[float]) -> list[dict[str, Any]]:
+def summary(
+    table: pd.DataFrame, tau: float, paper_tau: float, straddle: Sequence[float]
+) -> list[dict[str, Any]]:
     """One row a reading, of the layers whose own R_c decides (all layers where none does); open_gates counts every layer.
 
     A layer of few points reads far above tau whatever its attention does (k / m of 3 points is a third), and borrows.
@@ -142,7 +150,7 @@ def summary(table: pd.DataFrame, tau: float, straddle: Sequence[float]) -> list[
     rows = []
     for name, whole in table.groupby("reading", sort=False):
         part = whole[whole.own] if whole.own.any() else whole
-        above = float((part.r_c > tau).mean())
+        above, of_paper = float((part.r_c > tau).mean()), float((part.r_c > paper_tau).mean())
         low, tenth, middle, ninth, high = part.r_c.quantile([0.05, 0.1, 0.5, 0.9, 0.95])
         rows.append(
             {
@@ -152,8 +160,10 @@ def summary(table: pd.DataFrame, tau: float, straddle: Sequence[float]) -> list[
                 "high_95%": float(high),
                 "uniform": float(part.uniform.mean()),
                 "above_tau": above,
+                "above_paper_tau": of_paper,
                 "open_gates": float(whole.open.mean()),
                 "straddles": straddle[0] < above < straddle[1],
+                "straddles_paper_tau": straddle[0] < of_paper < straddle[1],
                 "half_open": float(middle),
                 "tenth_open": float(ninth),
             }
@@ -191,7 +201,7 @@ def short_name(layer: str) -> str:
     return f"{block} {'.'.join(numbers[:-1] if len(numbers) > 1 else numbers)}".strip()
 
 
-def paint(table: pd.DataFrame, readings: Sequence[str], tau: float) -> Figure:
+def paint(table: pd.DataFrame, readings: Sequence[str], tau: float, paper_tau: float) -> Figure:
     """A panel a reading: the middle 90 % (thin), the middle half (thick) and median of R_c in every layer, in the order of
     the UNet, against tau and against what uniform attention would read."""
     from sow.figures import COLORS
@@ -219,6 +229,7 @@ def paint(table: pd.DataFrame, readings: Sequence[str], tau: float) -> Figure:
                 uniform = values.uniform.mean()
                 axis.plot([place - 0.35, place + 0.35], [uniform] * 2, color=COLORS["orange"], lw=1.2)
             axis.axhline(tau, color=COLORS["vermilion"], ls="--", lw=1)
+            axis.axhline(paper_tau, color=COLORS["black"], ls=":", lw=1)
             opened = float(part.open.mean()) if len(part) else float("nan")
             axis.set_title(f"{name.replace('_', ' ')}: {opened:.1%} of gates open", fontsize=8)
             axis.set_xticks(
@@ -233,10 +244,11 @@ def paint(table: pd.DataFrame, readings: Sequence[str], tau: float) -> Figure:
             axis.set_xlabel("self-attention layer, tokens")
         handles = [
             axes[0, 0].plot([], [], color=COLORS["vermilion"], ls="--", label=f"tau = {tau:g}")[0],
+            axes[0, 0].plot([], [], color=COLORS["black"], ls=":", label=f"the paper's {paper_tau:g}")[0],
             axes[0, 0].plot([], [], color=COLORS["orange"], label="uniform attention")[0],
             axes[0, 0].plot([], [], color=COLORS["blue"], lw=4, label="middle half (thin: 90 %)")[0],
             axes[0, 0].plot([], [], color=COLORS["gray"], lw=4, label="too few points, borrows")[0],
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+        figure.legend(handles=handles, loc="outside upper center", ncols=5)
 
     return figures.draw(4.2 * columns, 1.7 * rows + 0.9, fill)

@@ -126,7 +126,8 @@ def curves(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: flo
             axis.plot(mean.index, mean.clip(lower=1e-6), color=color, ls=line, marker="o", label=words)
             axis.plot(shown.step, shown[name].clip(lower=1e-6), ".", color=color, alpha=0.35, ms=2.5)
     axis.set_yscale("log")
-    shade(axis, part[part.method == method])
+    watched = frames["attention"]  # every step, not only the perturbed ones
+    shade(axis, watched[watched.method == method])
 
 
 def attention(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:

@@ -27,6 +27,7 @@ def test_information_flow(command_line, run_folders) -> None:
         "study.causal_seeds=1",
         "study.positions=1",
         "study.sources=[condition,rest]",
+        "gate.tau=0.9",
     )
     folder = finished(result, run_folders)
     numbers = json.loads((folder / "headline.json").read_text())
