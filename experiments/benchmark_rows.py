@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sow.config import Config
 
 NAME = re.compile(r"[A-Za-z0-9_.+-]+")
-KEYS = {"label", "overrides", "paper", "marks", "note"}
+KEYS = {"label", "overrides", "paper", "marks", "note", "limit"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Row:
     `paper`      the paper's numbers by metric, shares in [0, 1]
     `marks`      cells of the table's leading columns
     `note`       a remark below the table
+    `limit`      as many groups of the table's for this row, its first in each setting; None = all
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     paper: Mapping[str, float]
     marks: tuple[str, ...] = ()
     note: str | None = None
+    limit: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers for rows.json."""
@@ -45,6 +47,7 @@ class Row:
             "paper": dict(self.paper),
             "marks": list(self.marks),
             "note": self.note,
+            "limit": self.limit,
         }
 
 
@@ -76,6 +79,11 @@ def _parse(name: str, value: Any) -> Row:
     for metric, number in paper.items():
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise UserError(f"{key}.paper.{metric}={number!r} is no number ({key}.paper)")
+    limit = value.get("limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise UserError(
+            f"{key}.limit={limit!r} is no number of groups: give 1 or more, or null for all ({key}.limit)"
+        )
     return Row(
         name=name,
         label=str(value.get("label") or ""),
@@ -83,6 +91,7 @@ def _parse(name: str, value: Any) -> Row:
         paper={str(m): float(n) for m, n in paper.items()},
         marks=tuple(str(m) for m in value.get("marks") or ()),
         note=value.get("note"),
+        limit=limit,
     )
 
 

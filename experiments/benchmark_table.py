@@ -96,10 +96,12 @@ def caption(study: Benchmark, work: Work, context: StudyContext) -> list[str]:
         out.append("No hyper-parameter was chosen on these groups.")
     else:
         out.append("Tuned on these groups: the validation split is where hyper-parameters are chosen.")
+    out += fewer(study, work)
     out.append(
         f"Paper: {study.source}; another model, other data and other judges, so compare orders, not values."
     )
-    if any(c["metric"] == "seconds" for c in study.columns):
+    metrics = {c["metric"] for c in study.columns}
+    if "seconds" in metrics:
         from experiments.study import device
 
         shared = "what rows share is made once and counted with the first (cache.memory_mb=0 keeps nothing)"
@@ -107,7 +109,22 @@ def caption(study: Benchmark, work: Work, context: StudyContext) -> list[str]:
         out.append(
             f"Seconds an image are those of generation on {device()}, {config.batch_size} in a batch; {reuse}."
         )
+    if "train_seconds" in metrics:
+        out.append(
+            "A method that learns the condition takes one image a batch; its training is counted apart, once a condition."
+        )
     return out
+
+
+def fewer(study: Benchmark, work: Work) -> list[str]:
+    """Sentences about rows that have fewer groups than the table: which, and how they are compared."""
+    counts = {r.name: len(work.groups_of(r)) for r in study.shown if r.overrides is not None}
+    if len(set(counts.values())) < 2:
+        return []
+    return [
+        "Rows with a smaller n have the first groups of each setting; differences, and the order of two rows, are of the "
+        "groups that both have."
+    ]
 
 
 def summary(table: tables.Table) -> dict[str, float]:
@@ -143,12 +160,14 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _seconds(row: str, names: Sequence[str], seconds: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch's times: those of generation an image, and the parts of the whole."""
+    """A batch's times: those of generation and of training an image, and the parts of the whole."""
     images = seconds.get("images", len(names))
+    generated = seconds.get("without_training", seconds.get("generate"))
     return {
         "row": row,
         "names": ",".join(names),
-        "seconds": seconds["generate"] / images if "generate" in seconds else None,
+        "seconds": None if generated is None else generated / images,
+        "train_seconds": seconds["train"] / images if "train" in seconds else None,
         **{f"batch/{k}": seconds.get(k) for k in ("load", "plan", "generate", "measure")},
         **{f"phase/{k}": v for k, v in seconds.get("phases", {}).items()},
         "unet_evaluations": seconds.get("unet_evaluations"),

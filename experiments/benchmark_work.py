@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.study import StudyContext
     from sow.config import Config
     from sow.data import Group
-    from sow.types import Plan, Request
+    from sow.types import Plan, Request, Sample
 
 SEED_STRIDE = 1_000_000  # between the seeds of one group's images; the groups' own lie below it
 
@@ -66,11 +66,26 @@ class Work:
             raise UserError(f"the data has no groups in {study.split} (data, study.split)")
         return first_of_each(groups, study.limit)
 
+    def groups_of(self, row: Row) -> list[Group]:
+        """The groups of a row: the table's, or the first of each setting up to the row's own limit.
+
+        Raises UserError where that limit would leave the settings unbalanced.
+        """
+        if row.limit is None or row.limit >= len(self.groups):
+            return self.groups
+        count = len({g.setting for g in self.groups})
+        if row.limit % count:
+            key = f"study.rows.{row.name}.limit"
+            raise UserError(
+                f"{key}={row.limit} leaves {count} settings unbalanced: give a multiple of {count} ({key})"
+            )
+        return first_of_each(self.groups, row.limit)
+
     @cached_property
     def batches(self) -> list[Batch]:
         """All batches: one model after another, for each the same groups' rows together, whose inversions are shared.
 
-        Which groups share a batch depends on the groups alone.
+        Which groups share a batch depends on the groups alone; a row with fewer groups leaves the others' places empty.
         """
         base, size = self.context.config, self.context.config.batch_size
         if size is None:
@@ -79,6 +94,7 @@ class Work:
             )
         rows = [row for row in self.study.shown if row.overrides is not None]
         settings = list(dict.fromkeys(g.setting for g in self.groups))
+        counted = {r.name: {g.id for g in self.groups_of(r)} for r in rows}
         configs = {(r.name, s): compose_row(base, r, self._task(s)) for r in rows for s in settings}
         cache = records.HashCache(base.paths.outputs / ".index" / "weights.json")
         keys = {k: method_key(c, cache) for k, c in configs.items()}
@@ -87,10 +103,13 @@ class Work:
         for setting in settings:
             mine = [g for g in self.groups if g.setting == setting]
             for start in range(0, len(mine), size):
-                groups = tuple(mine[start : start + size])
+                sharing = mine[start : start + size]
                 for seed in range(base.seed, base.seed + self.study.seeds):
-                    requests = tuple(seeded(g.request, seed) for g in groups)
                     for row in rows:
+                        groups = tuple(g for g in sharing if g.id in counted[row.name])
+                        if not groups:
+                            continue
+                        requests = tuple(seeded(g.request, seed) for g in groups)
                         config, method = configs[row.name, setting], keys[row.name, setting]
                         key = batch_key(method, requests)
                         out.append(Batch(row, config, groups, requests, seed, number, key))
@@ -140,30 +159,45 @@ class Work:
             }
             for group, sample, numbers in zip(batch.groups, samples, measured, strict=True)
         ]
-        seconds = {
-            "images": len(samples),
+        spent = {
             "load": loaded - started,
             "plan": planned - loaded,
             "generate": made - planned,
             "measure": done - made,
+        }
+        seconds = {
+            "images": len(samples),
+            **spent,
             "phases": dict(samples[0].seconds),
             "unet_evaluations": sum(sum(s.counts.values()) for s in samples[:1]),
+            **training_apart(samples),
         }
         images = {row["name"]: sample.image for row, sample in zip(rows, samples, strict=True)}
         self.store.write(batch.key, rows, images, seconds)
-        for phase in ("load", "plan", "generate", "measure"):
-            total = self.context.seconds
-            total[phase] = total.get(phase, 0.0) + seconds[phase]
+        total = self.context.seconds
+        for phase, took in spent.items():
+            total[phase] = total.get(phase, 0.0) + took
 
     def _plan(self, sampler: Any, batch: Batch) -> list[Plan]:
         """The batch's plans, made once for all rows that plan alike."""
         names = ("planner", "position", "intensify", "height", "width", "model")
         planning = [batch.config.resolved[name] for name in names]
         snap = batch.config.resolved["seed_init"].get("snap")
-        key = str([planning, snap, type(sampler).__name__, batch.number])
+        key = str([planning, snap, type(sampler).__name__, batch.names])
         if key not in self.plans:
             self.plans[key] = sampler.plan(list(batch.requests))
         return self.plans[key]
+
+
+def training_apart(samples: Sequence[Sample]) -> dict[str, float]:
+    """Seconds of a batch's trainings, when they were done, and of its generation without them; {} where none is trained.
+
+    A training that is found finished takes no time again, so the rest is the sum of its phases, not a difference.
+    """
+    if not any("train" in s.seconds for s in samples):
+        return {}
+    rest = [v for s in samples for phase, v in s.seconds.items() if phase not in ("train", "plan")]
+    return {"train": sum(s.seconds.get("train", 0.0) for s in samples), "without_training": sum(rest)}
 
 
 def seeded(request: Request, seed: int) -> Request:

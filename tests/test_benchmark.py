@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
 import pytest
 from PIL import Image
 
-from experiments import benchmark_store, benchmark_work
+from experiments import benchmark_store, benchmark_table, benchmark_work
 from experiments.benchmark import Benchmark
 from experiments.benchmark_rows import compose_row, merge_ablations, parse_rows
 from experiments.benchmark_store import Store, request_digest
@@ -28,6 +29,7 @@ from sow.data import Group
 from sow.data.people import PeopleBenchmark
 from sow.errors import UserError
 from sow.records import RunFolder
+from sow.report.tables import from_folder
 from sow.types import Request, VisualCondition
 
 TABLES = sorted(p.stem for p in (CONF / "experiment").glob("table*.yaml"))
@@ -321,6 +323,67 @@ def test_limits_take_the_settings_in_turn() -> None:
     assert len(first_of_each(groups, 99)) == 5
 
 
+LIMITED = ("study.limit=4", "+study.rows.few={overrides:['gate.tau=0.5'],limit:2}", "study.only=[full,few]")
+
+
+def test_a_row_may_have_the_first_groups_of_each_setting(
+    undisturbed: Path, tmp_path: Path, quick: None
+) -> None:
+    """n stands in the table, and differences are of the groups that both rows have."""
+    folder = run(tmp_path, *LIMITED)
+    records = pandas.read_parquet(folder / "records.parquet")
+    groups = {row: part["group"].tolist() for row, part in records.groupby("row")}
+    assert groups == {
+        "full": ["normal-0", "normal-1", "style-3", "style-4"],
+        "few": ["normal-0", "style-3"],
+    }
+    rows = {r["name"]: r for r in json.loads((folder / "rows.json").read_text())}
+    assert (rows["full"]["limit"], rows["few"]["limit"]) == (None, 2)
+    heads, *lines = [
+        [c.strip() for c in line.strip("|").split("|")]
+        for line in (folder / "table.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    counted = heads.index("n")
+    assert {line[0]: line[counted] for line in lines[1:]} == {"full": "4", "few": "2"}
+    line = from_folder(folder).lines[1]
+    assert line.cells[0].against is not None and line.cells[0].against.groups == 2
+
+
+def test_a_limited_row_has_whole_settings_and_shards(tmp_path: Path, quick: None) -> None:
+    def made(*words: str) -> list[tuple[str, list[str], int]]:
+        context = context_of(tmp_path, *words)
+        return [(b.row.name, b.names, b.number) for b in Work(context.config.study, context).batches]
+
+    batches = made(*LIMITED)
+    assert batches == [
+        ("full", ["normal-0-0", "normal-1-0"], 0),
+        ("few", ["normal-0-0"], 0),
+        ("full", ["style-3-0", "style-4-0"], 1),
+        ("few", ["style-3-0"], 1),
+    ]
+    # From a limit that is no limit on, the row has what the others have.
+    plain = made(*(w.replace("limit:2", "limit:99") for w in LIMITED))
+    assert [b[1] for b in plain if b[0] == "few"] == [b[1] for b in plain if b[0] == "full"]
+    with pytest.raises(UserError, match=r"study.rows.few.limit=3 .*2 settings.*multiple of 2"):
+        made(*(w.replace("limit:2", "limit:3") for w in LIMITED))
+
+
+def test_training_is_timed_apart() -> None:
+    """What a training took when it was done, and the generation without it, whether it was done now or earlier."""
+    samples = [SimpleNamespace(seconds={"train": 30.0, "plan": 0.5, "sample": 2.0, "decode": 1.0})] * 2
+    found = benchmark_work.training_apart(samples)  # type: ignore[arg-type]
+    assert found == {"train": 60.0, "without_training": 6.0}
+    assert benchmark_work.training_apart([SimpleNamespace(seconds={"sample": 2.0})]) == {}  # type: ignore[list-item]
+    times = {"images": 2, "generate": 67.0, "phases": {"sample": 2.0}, **found}
+    row = benchmark_table._seconds("a", ["x-0", "y-0"], times)
+    assert (row["seconds"], row["train_seconds"]) == (3.0, 30.0)
+    plain = benchmark_table._seconds("a", ["x-0", "y-0"], {"images": 2, "generate": 5.0})
+    assert (plain["seconds"], plain["train_seconds"]) == (2.5, None)
+    lost = benchmark_table._seconds("a", ["x-0"], {})
+    assert (lost["seconds"], lost["train_seconds"]) == (None, None)
+
+
 def test_several_images_a_group_have_several_seeds(tmp_path: Path, quick: None) -> None:
     words = ("study.seeds=2", "study.limit=1", "study.only=[full]")
     records = pandas.read_parquet(run(tmp_path, *words) / "records.parquet")
@@ -399,6 +462,8 @@ def test_ablations_of_the_command_line_and_the_row_combine() -> None:
         (["+study.rows={x y:{}}"], ["study.rows", "x y"]),
         (["+study.rows.z={label:Z,override:[]}"], ["study.rows.z.override", "overrides"]),
         (["+study.rows.z={paper:{failure:low}}"], ["study.rows.z.paper.failure", "low"]),
+        (["+study.rows.z={limit:0}"], ["study.rows.z.limit=0", "null for all"]),
+        (["+study.rows.z={limit:few}"], ["study.rows.z.limit", "few"]),
         (["study.level=2"], ["study.level", "2"]),
     ],
     ids=lambda v: " ".join(v),

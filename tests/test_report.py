@@ -239,6 +239,35 @@ def test_every_format_says_the_same() -> None:
     assert "50.0" in shown and "paper 20.0" in shown and "Δ +" in shown
 
 
+def test_rows_of_unlike_length_show_their_n_and_are_compared_on_shared_groups() -> None:
+    """The first groups are easy ones: only over the shared groups is the short row the worse one, as in the paper."""
+    values = [0.1] * 6 + [1.0] * 14
+    made = [{"row": "full", "group": g, "seed": 0, "id_distance": v} for g, v in enumerate(values)]
+    made += [{"row": "none", "group": g, "seed": 0, "id_distance": v + 0.2} for g, v in enumerate(values[:6])]
+    table = tables.make(SPEC, ROWS, made)
+    none, full, told = table.lines
+    assert table.counted and (none.images, full.images, told.images) == (6, 20, 0)
+    short, long = none.cells[0], full.cells[0]
+    assert short.ours is not None and long.ours is not None and short.ours.mean < long.ours.mean
+    assert short.against is not None and short.against.groups == 6
+    assert short.against.difference == pytest.approx(0.2)
+    assert tables.orders(table) == ["ID-Distance in 1 of 1"]
+    lines = [line.strip("| ").split(" | ") for line in writers.markdown(table).splitlines() if "|" in line]
+    assert lines[0][:3] == ["AP", "n", "ID-Distance ↓"]
+    assert [line[1] for line in lines[2:]] == ["6", "20", "-"]
+    assert "(n=" not in writers.markdown(table)
+    values_of = list(csv.DictReader(io.StringIO(writers.comma_separated(table))))
+    assert [row["id_distance_images"] for row in values_of] == ["6", "20", ""]
+    body = [line for line in writers.latex(table).splitlines() if line.endswith(r"\\")]
+    assert len({line.count("&") for line in body}) == 1
+
+
+def test_rows_of_one_length_show_no_n() -> None:
+    table = tables.make(SPEC, ROWS, records())
+    assert not table.counted
+    assert "| n |" not in writers.markdown(table)
+
+
 def test_a_table_goes_between_its_marks(tmp_path: Path) -> None:
     table = tables.make(SPEC, ROWS, records())
     readme = tmp_path / "README.md"

@@ -81,7 +81,7 @@ def compare(row: Values, reference: Values, how: Resampling) -> Comparison:
     The test flips the signs of the groups' differences: all ways of it where 12 or fewer groups differ, `resamples`
     drawn ones else. Of values that are only 0 and 1, one image a group, that is McNemar's test, counted exactly.
     """
-    mine, theirs = _means(row), _means(reference)
+    mine, theirs = group_means(row), group_means(reference)
     shared = [g for g in mine if g in theirs]
     d = np.array([mine[g] - theirs[g] for g in shared], np.float64)
     if not len(d):
@@ -163,6 +163,15 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return out
 
 
+def group_means(values: Values) -> dict[Hashable, float]:
+    """The mean of each group that has any value."""
+    kept: dict[Hashable, list[float]] = {}
+    for group, value in values:
+        if value is not None and not math.isnan(value):
+            kept.setdefault(group, []).append(float(value))
+    return {g: sum(v) / len(v) for g, v in kept.items()}
+
+
 def _by_group(values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(x_g, n_g) of the groups that have any value."""
     sums: dict[Hashable, float] = {}
@@ -173,11 +182,3 @@ def _by_group(values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]
         sums[group] = sums.get(group, 0.0) + float(value)
         counts[group] = counts.get(group, 0) + 1
     return np.array(list(sums.values()), np.float64), np.array(list(counts.values()), np.float64)
-
-
-def _means(values: Values) -> dict[Hashable, float]:
-    kept: dict[Hashable, list[float]] = {}
-    for group, value in values:
-        if value is not None and not math.isnan(value):
-            kept.setdefault(group, []).append(float(value))
-    return {g: sum(v) / len(v) for g, v in kept.items()}

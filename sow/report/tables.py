@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from sow.errors import UserError
-from sow.report.statistics import Comparison, Estimate, Resampling, compare, estimate, holm
+from sow.report.statistics import Comparison, Estimate, Resampling, compare, estimate, group_means, holm
 
 FORMATS = ("number", "percent", "seconds")
 BETTER = {"lower": "↓", "higher": "↑", "none": ""}
@@ -46,23 +46,25 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of a row: ours, against the reference row, and the paper's."""
+    """A metric of a row: ours, against the reference row, and the paper's; `groups` the mean of each group."""
 
     ours: Estimate | None
     against: Comparison | None
     p_holm: float
     paper: float | None
+    groups: Mapping[Hashable, float] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table."""
+    """A row of a table; `images` that it has, 0 where nothing was run."""
 
     name: str
     label: str
     marks: tuple[str, ...]
     cells: tuple[Cell, ...]
     note: str | None = None
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Table:
     level: float
     images: int
     caption: tuple[str, ...] = field(default=())
+
+    @property
+    def counted(self) -> bool:
+        """Whether rows that were run differ in their number of images, so that each shows its own."""
+        return len({line.images for line in self.lines if line.images}) > 1
 
 
 def parse_columns(columns: Iterable[Any]) -> tuple[Column, ...]:
@@ -108,14 +115,17 @@ def from_folder(folder: Path) -> Table:
         seconds = pandas.read_parquet(folder / "seconds.parquet")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no run folder of study=benchmark: {error}") from error
-    times = {
-        (row, name): value
-        for row, names, value in zip(seconds["row"], seconds["names"], seconds["seconds"], strict=True)
-        for name in str(names).split(",")
-    }
     plain = records.where(records.notna(), None).to_dict("records")
-    for record in plain:
-        record["seconds"] = times.get((record["row"], f"{record['group']}-{record['seed']}"))
+    for metric in ("seconds", "train_seconds"):
+        if metric not in seconds:
+            continue
+        times = {
+            (row, name): value
+            for row, names, value in zip(seconds["row"], seconds["names"], seconds[metric], strict=True)
+            for name in str(names).split(",")
+        }
+        for record in plain:
+            record[metric] = times.get((record["row"], f"{record['group']}-{record['seed']}"))
     return make(spec, rows, plain)
 
 
@@ -146,9 +156,11 @@ def make(
                     against.get(row["name"]),
                     corrected.get(row["name"], math.nan),
                     row["paper"].get(column.metric),
+                    group_means(mine),
                 )
             )
-        lines.append(Line(row["name"], row["label"], tuple(row["marks"]), tuple(cells), row.get("note")))
+        name, count = row["name"], len(of_row[row["name"]])
+        lines.append(Line(name, row["label"], tuple(row["marks"]), tuple(cells), row.get("note"), count))
     images = max((len(r) for r in of_row.values()), default=0)
     table = Table(
         name=spec["name"],
@@ -170,15 +182,25 @@ def _values(records: Sequence[Mapping[str, Any]], column: Column) -> list[tuple[
 
 
 def orders(table: Table) -> list[str]:
-    """For each column, in how many pairs of rows ours and the paper's numbers stand in the same order."""
+    """For each column, in how many pairs of rows ours and the paper's numbers stand in the same order.
+
+    Rows of unlike numbers of images are compared over the groups that both have.
+    """
     out = []
     for place, column in enumerate(table.columns):
-        cells = [line.cells[place] for line in table.lines]
-        both = [(c.ours.mean, c.paper) for c in cells if c.ours is not None and c.paper is not None]
-        pairs = [(a, b) for a, b in combinations(both, 2) if a[1] != b[1]]
+        cells = [(line.images, line.cells[place]) for line in table.lines]
+        both = [(n, c) for n, c in cells if c.ours is not None and c.paper is not None]
+        pairs = []
+        for (n, a), (m, b) in combinations(both, 2):
+            assert a.ours and b.ours and a.paper is not None and b.paper is not None
+            shared = [g for g in a.groups if g in b.groups] if n != m else []
+            ours = a.ours.mean - b.ours.mean
+            if shared:
+                ours = sum(a.groups[g] - b.groups[g] for g in shared) / len(shared)
+            if a.paper != b.paper:
+                pairs.append(ours * (a.paper - b.paper) > 0)
         if pairs:
-            same = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
-            out.append(f"{column.label} in {same} of {len(pairs)}")
+            out.append(f"{column.label} in {sum(pairs)} of {len(pairs)}")
     return out
 
 

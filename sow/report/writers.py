@@ -55,7 +55,7 @@ def terminal(table: Table) -> Terminal:
         title=table.title, caption=" ".join(table.caption), caption_justify="left", show_lines=True
     )
     labelled = _labelled(table)
-    for head in (*table.marks, *(["row"] if labelled else [])):
+    for head in (*table.marks, *(["row"] if labelled else []), *(["n"] if table.counted else [])):
         out.add_column(head)
     for column in table.columns:
         out.add_column(f"{column.head}{_unit(column)}", justify="right")
@@ -63,13 +63,14 @@ def terminal(table: Table) -> Terminal:
         cells = [
             "\n".join(
                 words
-                for words in (_ours(cell, column, table, "\n"), _against(cell, column, "\n", "Δ "), "")
+                for words in (_ours(cell, column, line, table, "\n"), _against(cell, column, "\n", "Δ "), "")
                 if words not in ("", "-")
             )
             + f"\npaper {column.text(cell.paper)}"
             for column, cell in zip(table.columns, line.cells, strict=True)
         ]
-        out.add_row(*_padded(line, table), *([line.label] if labelled else []), *(c.strip() for c in cells))
+        heads = [*_padded(line, table), *([line.label] if labelled else []), *_count(line, table)]
+        out.add_row(*heads, *(c.strip() for c in cells))
     return out
 
 
@@ -115,14 +116,14 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     """Heads and cells as text, as Markdown and LaTeX show them."""
     labelled = _labelled(table)
     compared = [any(line.cells[i].against for line in table.lines) for i in range(len(table.columns))]
-    heads = [*table.marks, *(["row"] if labelled else [])]
+    heads = [*table.marks, *(["row"] if labelled else []), *(["n"] if table.counted else [])]
     for i, column in enumerate(table.columns):
         heads += [f"{column.head}{_unit(column)}", *(["Δ (p)"] if compared[i] else []), "paper"]
     lines = []
     for line in table.lines:
-        cells = [*_padded(line, table), *([line.label] if labelled else [])]
+        cells = [*_padded(line, table), *([line.label] if labelled else []), *_count(line, table)]
         for i, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
-            cells.append(_ours(cell, column, table, " "))
+            cells.append(_ours(cell, column, line, table, " "))
             if compared[i]:
                 cells.append(_against(cell, column, " "))
             cells.append(column.text(cell.paper))
@@ -146,12 +147,13 @@ def escape(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
-def _ours(cell: Cell, column: Column, table: Table, gap: str) -> str:
+def _ours(cell: Cell, column: Column, line: Line, table: Table, gap: str) -> str:
     e = cell.ours
     if e is None or math.isnan(e.mean):
         return "-"
     words = f"{column.text(e.mean)}{gap}[{column.text(e.low)}, {column.text(e.high)}]"
-    return words if e.images == table.images else f"{words}{gap}(n={e.images})"
+    told = line.images if table.counted else table.images  # what the reader takes a cell to rest on
+    return words if e.images == told else f"{words}{gap}(n={e.images})"
 
 
 def _unit(column: Column) -> str:
@@ -173,6 +175,10 @@ def _numbers(cell: Cell) -> list[float | int | None]:
     ours = [e.mean, e.low, e.high, e.groups, e.images] if e else [None] * 5
     against = [c.difference, c.low, c.high, c.p, cell.p_holm] if c else [None] * 5
     return [*ours, *against, cell.paper]
+
+
+def _count(line: Line, table: Table) -> list[str]:
+    return [str(line.images) if line.images else "-"] if table.counted else []
 
 
 def _none(value: float | int | None) -> bool:
