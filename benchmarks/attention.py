@@ -38,7 +38,17 @@ class Calls:
         return out
 
     def materialised(self) -> list[Tensor]:
-        """Logits, bias and probabilities of the text branch as N x N tensors."""
+        """Logits and probabilities of both branches as N x N tensors, as a processor that shows its scores has them."""
+        out = []
+        for _, q, k, v in self.layers:
+            logits = (q.float() @ k.float().transpose(-1, -2)) * DIM**-0.5
+            width = logits[1:].amax(-1, keepdim=True) - logits[1:].amin(-1, keepdim=True)
+            logits[1:] += width * self.bias(q)
+            out.append((logits.softmax(-1) @ v.float()).to(v.dtype))
+        return out
+
+    def materialised_text(self) -> list[Tensor]:
+        """Logits, bias and probabilities of the text branch alone as N x N tensors, the other branch fused."""
         out = []
         for _, q, k, v in self.layers:
             plain = F.scaled_dot_product_attention(q[:1], k[:1], v[:1])
@@ -91,7 +101,7 @@ def calls(device: torch.device, dtype: torch.dtype, latent: int = 64) -> Calls:
     )
     gate = AlwaysOpen("one", config.gate.tau, "related", "logits", "layer", 0, 0.2)
     modulator = Modulator(config.modulation, gate, config.decay_distance, [region], (latent, latent), device)
-    layers = []
+    layers: list[tuple[str, Tensor, Tensor, Tensor]] = []
     for tokens, (heads, count) in LAYERS.items():
         tokens = tokens * latent**2 // 64**2
         for i in range(count):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,7 +182,11 @@ def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: fl
 
     name = "a modulated step over an unmodulated one"
     work = same_work(name, modulated=counted(backbone, step), plain=counted(backbone, plain))
-    several = {"modulated": lambda: [step() for _ in range(3)], "plain": lambda: [plain() for _ in range(3)]}
+
+    def thrice(call: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [call() for _ in range(3)]
+
+    several = {"modulated": thrice(step), "plain": thrice(plain)}
     timed = interleaved(several, rounds, backbone.device)
     return row(name, timed, "modulated", "plain", work, at_most=limit)
 
@@ -210,7 +215,7 @@ def options(sampler: Any, requests: list[Request], rounds: int, compiled: bool) 
         with torch.autocast(backbone.device.type, torch.bfloat16):
             call(backbone.unet)
 
-    contestants: dict[str, Callable[[], object]] = {n: lambda u=u: call(u) for n, u in networks.items()}
+    contestants: dict[str, Callable[[], object]] = {n: partial(call, u) for n, u in networks.items()}
     contestants["autocast"] = autocast
     timed = interleaved(contestants, rounds, backbone.device, warmup=2)
     height, width = latents.shape[-2:]
@@ -236,12 +241,13 @@ def attention(device: torch.device, dtype: torch.dtype, rounds: int, latent: int
 
     made = calls(device, dtype, latent)
     tolerance = 1e-3 if dtype == torch.float32 else 3e-2
-    for ours, other, masked in zip(made.ours(), made.materialised(), made.masked(), strict=True):
-        for theirs in (other, masked):
+    names = ("ours", "materialised", "materialised_text", "masked", "plain")
+    contestants = {n: getattr(made, n) for n in names}
+    for ours, *others in zip(*(contestants[n]() for n in names if n != "plain"), strict=True):
+        for theirs in others:
             error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
             if not error < tolerance:
                 raise AssertionError(f"the contestants do not compute the same: relative error {error:.1e}")
-    contestants = {n: getattr(made, n) for n in ("ours", "materialised", "masked", "plain")}
     timed = interleaved(contestants, rounds, device)
     work = f"{len(made.layers)} layers, 2 rows, {latent}x{latent} latents"
     return [
@@ -253,6 +259,7 @@ def attention(device: torch.device, dtype: torch.dtype, rounds: int, latent: int
             work,
             at_least=4.0,
         ),
+        row("the text branch alone materialised over ours", timed, "materialised_text", "ours", work),
         row("attention with an additive mask over ours", timed, "masked", "ours", work),
         row("ours over attention without modulation", timed, "ours", "plain", work),
     ]

@@ -38,7 +38,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     peaks = dict.fromkeys(contestants, 0.0)
     for turn in range(-warmup, rounds):
-        names = list(contestants) if turn % 2 == 0 else list(reversed(contestants))
+        names = list(contestants) if turn % 2 == 0 else list(reversed(list(contestants)))
         for name in names:
             forget_peak(device)
             synchronize(device)

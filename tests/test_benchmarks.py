@@ -53,11 +53,10 @@ def test_unequal_work_is_an_error_before_anything_is_timed():
 def test_the_attention_contestants_compute_the_same(dtype):
     made = calls(CPU, dtype, latent=16)
     plain = made.plain()
-    for i, (ours, other, masked) in enumerate(
-        zip(made.ours(), made.materialised(), made.masked(), strict=True)
-    ):
+    sides = (made.ours(), made.materialised(), made.materialised_text(), made.masked())
+    for i, (ours, *others) in enumerate(zip(*sides, strict=True)):
         tolerance = 1e-4 if dtype == torch.float32 else 3e-2
-        for theirs in (other, masked):
+        for theirs in others:
             assert ((ours - theirs).float().norm() / theirs.float().norm()).item() < tolerance
         assert torch.equal(ours[:1], plain[i][:1])
         if made.modulator.buckets.get(ours.shape[2]) and dtype == torch.float32:
@@ -115,7 +114,7 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
     ]
     rows = speed.main(words)
     report = json.loads(out.read_text())
-    assert [r["name"] for r in report["rows"]] == [r.name for r in rows] and len(rows) == 3
+    assert [r["name"] for r in report["rows"]] == [r.name for r in rows] and len(rows) == 4
     assert {"median", "quartiles", "expected"} <= set(capsys.readouterr().out.split())
     assert report["threads"] == torch.get_num_threads() and report["rows"][0]["met"] in (True, False)
 

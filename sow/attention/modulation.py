@@ -180,7 +180,9 @@ def modulated_attention(
     parts = len(bucket.keys) - 1
     gate = strength.gate
     rows = row_statistics(q, k, bucket, scale, strength.normalisation, gate.score == "softmax")
-    k_parts = [take(k, keys) for keys in bucket.keys]
+    # Keys and values with those of a part side by side: one copy, then views.
+    counts = [keys.shape[1] for keys in bucket.keys]
+    k_parts, v_parts = (take(x, bucket.sorted).split(counts, dim=2) for x in (k, v))
     own = torch.stack(
         [r_c(point_scores(rows, k, k_parts[p], bucket, p, scale, gate), gate.fraction) for p in range(parts)],
         dim=-1,
@@ -197,8 +199,8 @@ def modulated_attention(
     if strength.normalisation in ("none", "literal"):
         width = torch.ones_like(width)
     outs, scores = [], []
-    for p, keys in enumerate(bucket.keys):
-        out, lse = attention_with_lse(q, k_parts[p], take(v, keys), scale)
+    for p in range(parts + 1):
+        out, lse = attention_with_lse(q, k_parts[p], v_parts[p], scale)
         if p < parts:
             lse = lse + row_bias(rows, width, bucket, strength, factor[:, p], p, lse)
         outs.append(out)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from sow.attention.modulation import Modulation, Strength, modulated_attention
+from sow.attention.modulation import Modulation, Reading, Strength, modulated_attention
 from sow.attention.regions import Bucket, SampleRegions, buckets, layer_sizes
 
 
@@ -82,23 +82,21 @@ class Modulator:
         found = self.buckets.get(q.shape[2], ()) if self.strength is not None and self.selects(layer) else ()
         if not found:
             return F.scaled_dot_product_attention(q, k, v)
+        assert self.strength is not None  # `begin` came before the call
         scale = q.shape[-1] ** -0.5
         # Tokens outermost, as the layer's output projection reads them.
         out = torch.empty_like(v.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         by_branch: dict[int, tuple[Tensor, Tensor]] = {}
         for branch in self.branches:
-            shape = (self.batch, self.parts)
-            r_c = q.new_full(shape, float("nan"), dtype=torch.promote_types(q.dtype, torch.float32))
-            factor = r_c.clone()
+            readings = []
             for bucket in found:
                 rows = self.rows(tuple(branch * self.batch + place for place in bucket.places), q.device)
-                borrowed = self.borrowed(branch, bucket, r_c)
+                borrowed = self.borrowed(branch, bucket, q)
                 out[rows], reading = modulated_attention(
                     q[rows], k[rows], v[rows], bucket, self.strength, scale, borrowed
                 )
-                here, width = self.rows(bucket.places, q.device), reading.r_c.shape[1]
-                r_c[here, :width] = reading.r_c.to(r_c.dtype)
-                factor[here, :width] = reading.factor.to(r_c.dtype)
+                readings.append((bucket, reading))
+            r_c, factor = self.collected(readings, q)
             by_branch[branch] = (r_c, factor)
         self.readings[layer] = (q.shape[2], by_branch)
         done = {branch * self.batch + place for branch in self.branches for b in found for place in b.places}
@@ -107,6 +105,20 @@ class Modulator:
             rows = self.rows(rest, q.device)
             out[rows] = F.scaled_dot_product_attention(q[rows], k[rows], v[rows])
         return out
+
+    def collected(self, readings: Sequence[tuple[Bucket, Reading]], like: Tensor) -> tuple[Tensor, Tensor]:
+        """(R_c, factor) of the batch, each (B, parts), nan where there is none."""
+        bucket, reading = readings[0]
+        if bucket.places == tuple(range(self.batch)) and reading.r_c.shape[1] == self.parts:
+            return reading.r_c, reading.factor
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        r_c = like.new_full((self.batch, self.parts), float("nan"), dtype=dtype)
+        factor = r_c.clone()
+        for bucket, reading in readings:
+            here, width = self.rows(bucket.places, like.device), reading.r_c.shape[1]
+            r_c[here, :width] = reading.r_c.to(dtype)
+            factor[here, :width] = reading.factor.to(dtype)
+        return r_c, factor
 
     def rows(self, places: tuple[int, ...], device: torch.device) -> slice | Tensor:
         """Rows of a batch: a view where they are neighbours, else an index that was sent to the device once."""
@@ -122,7 +134,8 @@ class Modulator:
             return None
         width = len(bucket.keys) - 1
         if branch not in self.previous:
-            return like.new_full((len(bucket.samples), width), float("nan"))
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            return like.new_full((len(bucket.samples), width), float("nan"), dtype=dtype)
         return self.previous[branch][bucket.samples, :width]
 
 
@@ -177,4 +190,4 @@ def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
 
 def self_attention(unet: nn.Module) -> list[tuple[str, Attention]]:
     """Names and modules of the UNet's self-attention layers, in order."""
-    return [(name, module) for name, module in unet.named_modules() if name.endswith(".attn1")]  # type: ignore[misc]
+    return [(name, module) for name, module in unet.named_modules() if name.endswith(".attn1")]

@@ -39,6 +39,7 @@ class Bucket:
     `rows_r`    (b, m) rows of cr; `order` per condition part (b, m): places in rows_r, nearest to o* first
     `near`      per condition part (b, m) gamma_dis of each row of cr, float64
     `places`    the samples as numbers on the host
+    `sorted`    (b, N) all tokens, key set after key set
     `rows`      (b, R) all modulated rows: those of the conditions, then those of cr; and for each of them, per condition
                 part, `own` (b, R) 1 where P- modulates it and `nearness` (b, R) gamma_dis where P+ does, else 0
     """
@@ -50,6 +51,7 @@ class Bucket:
     near: tuple[Tensor, ...]
     places: tuple[int, ...]
     rows: Tensor
+    sorted: Tensor
     own: tuple[Tensor, ...]
     nearness: tuple[Tensor, ...]
 
@@ -67,6 +69,7 @@ class Bucket:
             move(self.near),
             self.places,
             self.rows.to(device),
+            self.sorted.to(device),
             move(self.own),
             move(self.nearness),
         )
@@ -161,4 +164,15 @@ def make_bucket(
     )
     own = tuple((owner == i).double() for i in range(len(conditions)))
     nearness = tuple(torch.cat([n.new_zeros(len(n), rows.shape[1] - n.shape[1]), n], 1) for n in near)
-    return Bucket(torch.tensor(places), keys, rows_r, order, near, tuple(places), rows, own, nearness)
+    return Bucket(
+        torch.tensor(places),
+        keys,
+        rows_r,
+        order,
+        near,
+        tuple(places),
+        rows,
+        torch.cat(keys, 1),
+        own,
+        nearness,
+    )

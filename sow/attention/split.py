@@ -63,7 +63,9 @@ def row_limits(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(q.dtype, torch.float32)
     B, H, R, _ = q.shape
     q, keys = q.to(dtype), k.to(dtype).transpose(-1, -2)
-    if q.device.type == "cuda" or H * R * k.shape[2] <= CPU_ELEMENTS:
+    if B * H * R * k.shape[2] <= CPU_ELEMENTS:
+        low, high = _limits(q @ keys)
+    elif q.device.type == "cuda" or H * R * k.shape[2] <= CPU_ELEMENTS:
         chunk = max(1, CUDA_ELEMENTS // (B * H * k.shape[2]))
         found = [_limits(rows @ keys) for rows in q.split(chunk, dim=2)]
         low, high = (torch.cat(part, -1) for part in zip(*found, strict=True))
