@@ -103,7 +103,9 @@ def _person_core(
     rng: np.random.Generator,
 ) -> str:
     noun = pick(PHRASES["age"][a.age]) if "age" in mentioned else "person"
-    features, wearing, front = [], [], ""
+    features: list[str] = []
+    wearing: list[str] = []
+    front = ""
     if "expression" in mentioned:
         if pick("ab") == "a":
             front = pick(PHRASES["expression_adjective"][a.expression]) + " "

@@ -93,8 +93,8 @@ def draw_front_hair(canvas: Canvas, head: Head, rng: np.random.Generator) -> Non
     """Hair over the skull and forehead, and strands down the sides."""
     color, w, kind, g = HAIR[head.a.hair_color], head.half, head.a.hair, head.geo
     if kind == "bald":
-        x = 0.3 * w * head.pose.light
-        canvas.glow(*head.frame([(x, -0.4)])[0], 0.13 * head.frame.scale, (255, 246, 236), 0.3)
+        x, y = head.frame([(0.3 * w * head.pose.light, -0.4)])[0]
+        canvas.glow(x, y, 0.13 * head.frame.scale, (255, 246, 236), 0.3)
         return
     line_y = g.hairline + head.pose.pitch * 0.6
     part = 0.3 * (1 if g.seed % 2 else -1) + np.sin(head.pose.yaw)

@@ -89,7 +89,7 @@ def draw_hat(canvas: Canvas, head: Head, rng: np.random.Generator) -> None:
             (0.92 * w, -0.28),
         ]
         canvas.poly(f(np.vstack([smooth(crown, False), [(0, -0.24)]])), shade(color, 1.08))
-        band = ((150, 50, 44), (60, 80, 120), (70, 54, 40))[int(u[1] * 3)]
+        ribbon = ((150, 50, 44), (60, 80, 120), (70, 54, 40))[int(u[1] * 3)]
         canvas.poly(
             f(
                 np.array(
@@ -102,7 +102,7 @@ def draw_hat(canvas: Canvas, head: Head, rng: np.random.Generator) -> None:
                     ]
                 )
             ),
-            band,
+            ribbon,
         )
     else:
         canvas.poly(

@@ -57,7 +57,7 @@ class Head:
         self.nose_scale = 0.76 if child else 1.1 if old else 1.0
         base = SKIN[a.skin]
         gain = np.array(geo.skin_gain)
-        self.skin: Color = tuple(np.clip(np.array(base) * gain, 0, 255))  # type: ignore[assignment]
+        self.skin: Color = tuple(np.clip(np.array(base) * gain, 0, 255))
         self.deep = base[0] < 180  # dark skins need gentler, redder shadows
 
     def turn(self, points: object, depth: float = 0.0) -> Points:

@@ -126,9 +126,9 @@ def parse(text: str) -> dict[str, str]:
     for field, patterns in _COMPILED_COLORS.items():
         for pattern in patterns:
             match = pattern.search(text)
-            value = _color(field, match.group(1).lower()) if match else None
-            if value is not None:
-                found[field] = value
+            color = _color(field, match.group(1).lower()) if match else None
+            if color is not None:
+                found[field] = color
                 break
     if "wall_color" in found:
         found.setdefault("scene", "plain wall")

@@ -94,8 +94,8 @@ def render(
     face_mask, figure = (_reduce(m, size) for m in (truth.face, cv2.extractChannel(canvas.pixels, 3)))
     if framing == "gray":
         image = np.where(face_mask[..., None], image, np.uint8(GRAY))
-    boxes = (_clip(p, size) for p in (truth.oval, truth.head, truth.body))
-    return Render(image, chosen, who, *boxes, face_mask, figure)
+    face, head, body = (_clip(p, size) for p in (truth.oval, truth.head, truth.body))
+    return Render(image, chosen, who, face, head, body, face_mask, figure)
 
 
 def face_condition(

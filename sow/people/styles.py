@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 
 _GRAIN = np.random.default_rng(11).normal(0, 1, (3, 256, 256)).astype(np.float32)
-_FLOW = cv2.GaussianBlur(np.stack(_GRAIN[:2], -1), (0, 0), 2.6)
+_FLOW = cv2.GaussianBlur(np.stack((_GRAIN[0], _GRAIN[1]), -1), (0, 0), 2.6)
 _FLOW /= _FLOW.std()
 _PAPER = cv2.GaussianBlur(_GRAIN[2], (0, 0), 0.8)
 _PAPER /= _PAPER.std()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from sow.errors import UserError
@@ -124,12 +125,12 @@ def legal_related(related: Sequence[Box], boxes: Sequence[Box], canvas: Canvas) 
     Regions that add nothing to the conditions are dropped; empty when nothing is left.
     """
     out: list[Box] = []
-    for region in related:
-        region = _outward(region, canvas)
+    for proposed in related:
+        region = _outward(proposed, canvas)
         if region is None:
             continue
         if boxes and not any(touches(region, b) for b in boxes):
-            region = _stretched(region, min(boxes, key=lambda b, r=region: _gap(b, r)))
+            region = _stretched(region, min(boxes, key=partial(_gap, region)))
         covered = any(b.intersection(region) == region.area for b in boxes)
         if not covered and region not in out:
             out.append(region)

@@ -132,7 +132,7 @@ def retriable(status: int) -> bool:
 
 def retry_after(headers: object, body: str) -> float | None:
     """Seconds that the server asks to wait, from the Retry-After header or Google's RetryInfo."""
-    value = headers.get("retry-after") if hasattr(headers, "get") else None  # type: ignore[attr-defined]
+    value = headers.get("retry-after") if hasattr(headers, "get") else None
     try:
         if value is not None:
             return max(0.0, float(value))

@@ -68,7 +68,7 @@ def parse(text: str, answer: type[Answer]) -> dict[str, Any]:
     """
     found = _json(text)
     fields = answer.model_fields
-    lists = [name for name in ("boxes", "regions") if name in fields]
+    lists: list[str] = [name for name in ("boxes", "regions") if name in fields]
     if isinstance(found, list) and len(lists) == 1:
         found = {lists[0]: found}
     if not isinstance(found, dict):

@@ -45,6 +45,12 @@ class Figure:
     colorless: bool = False  # a pencil sketch, at least in part
     bare: bool = False  # hair and hat are cut away
 
+    @property
+    def face_shown(self) -> NDArray[np.float64]:
+        """`face` of a figure that is known to show one."""
+        assert self.face is not None
+        return self.face
+
 
 def feather(mask: Mask | NDArray[np.float32], radius: float) -> NDArray[np.float32]:
     """A mask as weights in [0, 1] (H, W, 1), its border softened over about `radius` pixels."""
@@ -54,7 +60,7 @@ def feather(mask: Mask | NDArray[np.float32], radius: float) -> NDArray[np.float
     return weight[..., None]
 
 
-def blend(under: Picture, over: Picture, weight: NDArray[np.float32]) -> Picture:
+def blend(under: Picture, over: Picture, weight: NDArray[np.floating]) -> Picture:
     """over * weight + under * (1 - weight)."""
     return (under + weight * (over.astype(np.float32) - under)).round().astype(np.uint8)
 
@@ -69,7 +75,8 @@ def truncated(rng: np.random.Generator, donor: Figure, target: Figure) -> Figure
 def _bodiless(rng: np.random.Generator, donor: Figure) -> Figure | None:
     """The donor on its own scene with the body erased below the chin, or standing apart from the head."""
     size = donor.image.shape[0]
-    _, y, w, h = donor.face
+    assert donor.background is not None
+    _, y, w, h = donor.face_shown
     if y + h > 0.9 * size:
         return None
     alpha, bare = _head_alpha(rng, donor)
@@ -87,7 +94,7 @@ def _bodiless(rng: np.random.Generator, donor: Figure) -> Figure | None:
             _moved(donor.image, shift),
             feather(_moved(body, shift), rng.uniform(0, 1.5)),
         )
-    base = _halo(rng, base, donor.face) if rng.random() < 0.3 else base
+    base = _halo(rng, base, donor.face_shown) if rng.random() < 0.3 else base
     image = blend(base, donor.image, alpha * rng.uniform(0.85, 1.0))
     return replace(
         donor,
@@ -103,7 +110,7 @@ def _bodiless(rng: np.random.Generator, donor: Figure) -> Figure | None:
 def _head_alpha(rng: np.random.Generator, donor: Figure) -> tuple[NDArray[np.float32], bool]:
     """Weights (H, W, 1) of the donor's head (outline with hair, bare face, or a patch), and whether hair is cut away."""
     size = donor.image.shape[0]
-    x, y, w, h = donor.face
+    x, y, w, h = donor.face_shown
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
     kind = rng.choice(("head", "face", "rectangle", "oval"), p=(0.4, 0.2, 0.25, 0.15))
     soft = float(rng.choice((0.0, 1.0, 2.5))) * rng.uniform(0.4, 1.2)
@@ -160,13 +167,13 @@ def _halo(rng: np.random.Generator, base: Picture, face: NDArray[np.float64]) ->
 def _pasted(rng: np.random.Generator, donor: Figure, target: Figure) -> Figure | None:
     """The donor's head scaled and set on the target's scene, away from the neck of whoever stands there."""
     size = target.image.shape[0]
-    x, y, w, h = donor.face
+    x, y, w, h = donor.face_shown
     scale = rng.uniform(20, 60) * size / 128 / h
     fw, fh = w * scale, h * scale
     cx = rng.uniform(0.3 * fw, size - 0.3 * fw)
     cy = rng.uniform(0.6 * fh, min(size - 0.5 * fh, 0.9 * size - 0.5 * fh))
     face = np.array([cx - fw / 2, cy - fh / 2, fw, fh])
-    faces = (face,)
+    faces: tuple[NDArray[np.float64], ...] = (face,)
     if target.face is not None:
         tx, ty, tw, th = target.face
         joint = tx + tw / 2, ty + th
@@ -199,21 +206,21 @@ def disturbed(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure
     kind = rng.choice(("halo", "face", "second"), p=(0.35, 0.4, 0.25))
     if kind == "halo":
         weight = feather(figure.figure_mask, 0.5)
-        return _with_image(figure, blend(_halo(rng, figure.image, figure.face), figure.image, weight))
+        return _with_image(figure, blend(_halo(rng, figure.image, figure.face_shown), figure.image, weight))
     if kind == "face" and other.face is not None:
         return _swapped(rng, figure, other)
     if kind == "second" and other.face is not None:
         added = _pasted(rng, other, figure)
         if added is not None:
-            faces = (figure.face, *added.faces)
+            faces = (figure.face_shown, *added.faces)
             return _with_image(figure, added.image, faces=faces)
     return figure
 
 
 def _swapped(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure:
     """The figure wearing the other's face, head height fitted: whole, though seams and colours differ."""
-    x, y, w, h = other.face
-    fx, fy, fw, fh = figure.face
+    x, y, w, h = other.face_shown
+    fx, fy, fw, fh = figure.face_shown
     scale = 0.5 * (fw / w + fh / h) * rng.uniform(0.92, 1.08)
     center = (x + w / 2, y + h / 2)
     shift = (fx + fw / 2 - center[0], fy + fh / 2 - center[1])
@@ -250,10 +257,10 @@ def degraded(rng: np.random.Generator, image: Picture) -> Picture:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
     if rng.random() < 0.2:
         quality = int(rng.integers(25, 90))
-        image = cv2.imdecode(
-            cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1],
-            cv2.IMREAD_COLOR,
-        )
+        written = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        decoded = cv2.imdecode(written, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        image = decoded
     if rng.random() < 0.25:
         coarse = int(rng.choice((size, size // 2, size // 8)))
         noise = rng.standard_normal((coarse, coarse, 3), dtype=np.float32) * np.float32(rng.uniform(2, 9))

@@ -196,11 +196,12 @@ def _faces(judge: Judge, figures: list[Figure], rng: np.random.Generator | None)
     readings = judge.read(_images(figures, rng))
     people = [(f, r) for f, r in zip(figures, readings, strict=True) if f.face is not None]
     overlaps = [
-        float(iou(np.array(r.face_box.as_list(), float), f.face)) if r.face_box is not None else 0.0
+        float(iou(np.array(r.face_box.as_list(), float), f.face_shown)) if r.face_box is not None else 0.0
         for f, r in people
     ]
     nobody = [r for f, r in zip(figures, readings, strict=True) if f.face is None]
-    shown, visible = {n: [] for n in VOCABULARY}, {n: [] for n in VOCABULARY}
+    shown: dict[str, list[bool]] = {n: [] for n in VOCABULARY}
+    visible: dict[str, list[bool]] = {n: [] for n in VOCABULARY}
     for f, r in zip(figures, readings, strict=True):
         labels = readable(f)
         for n, index in f.attributes.indices().items():
@@ -228,7 +229,9 @@ def _identities(judge: Judge, figures: list[Figure], rng: np.random.Generator | 
     """Verification with the judge's own boxes; a missed face is read at its true box."""
     readings = judge.read(_images(figures, rng))
     missed = [i for i, r in enumerate(readings) if r.face_box is None]
-    again = judge.read([figures[i].image for i in missed], [Box.of(figures[i].face) for i in missed])
+    again = judge.read(
+        [figures[i].image for i in missed], [Box.of(figures[i].face_shown.tolist()) for i in missed]
+    )
     for i, reading in zip(missed, again, strict=True):
         readings[i] = reading
     same, different = pair_distances(np.stack([r.embedding for r in readings]).astype(np.float64))
@@ -246,7 +249,7 @@ def _outlines(judge: Judge, held: HeldOut, rng: np.random.Generator | None) -> d
     """Whole against truncated outlines, read at the true box of the head in question."""
     rates = []
     for figures, whole in ((held.whole, True), (held.truncated, False)):
-        boxes = [Box.of(f.face) for f in figures]
+        boxes = [Box.of(f.face_shown.tolist()) for f in figures]
         readings = judge.read(_images(figures, rng), boxes)
         rates.append(float(np.mean([(r.whole >= judge.calibration.whole) == whole for r in readings])))
     return {

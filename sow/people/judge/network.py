@@ -39,10 +39,9 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = convolution(channels, channels)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
-        )
-        nn.init.zeros_(self.second[1].weight)  # identity at the start: deep trunks train at once
+        last = nn.BatchNorm2d(channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), last)
+        nn.init.zeros_(last.weight)  # identity at the start: deep trunks train at once
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(self.first(x)))

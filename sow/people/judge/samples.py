@@ -113,6 +113,7 @@ def figure_of(
     face, head, body = (
         None if b is None else np.array(b, float) for b in (r.face_box, r.head_box, r.body_box)
     )
+    assert face is not None  # somebody was asked for
     below = (SIDE - face[1] - face[3]) / face[3]
     shown = framing == "scene" and body is not None
     empty = (
@@ -238,7 +239,8 @@ def batch_of(figures: list[Figure], rng: np.random.Generator | None, jitter: flo
     """Degrade, crop and label the figures; without `rng` pictures and boxes stay as they are."""
     images = [f.image if rng is None else degraded(rng, f.image) for f in figures]
     rows = [i for i, f in enumerate(figures) if f.face is not None]
-    boxes = [figures[i].face if rng is None else jittered(rng, figures[i].face, jitter) for i in rows]
+    faces = [figures[i].face_shown for i in rows]
+    boxes = faces if rng is None else [jittered(rng, face, jitter) for face in faces]
     labels = [readable(f) for f in figures]
 
     def column(name: str, keep: list[int]) -> Tensor:

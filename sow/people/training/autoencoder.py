@@ -57,6 +57,7 @@ def _start_linear(model: AutoencoderKL, recipe: AutoencoderRecipe) -> None:
     for name, layer in model.named_modules():
         if not isinstance(layer, torch.nn.Conv2d):
             continue
+        assert layer.bias is not None  # all convolutions of this autoencoder have one
         fan_in = layer.weight[0].numel()
         init.zeros_(layer.bias)
         if name.endswith("conv2"):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def write_arrays(path: Path, **arrays: NDArray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **cast(dict[str, Any], arrays))  # numpy takes every name for its own allow_pickle
     os.replace(partial, path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,7 +131,7 @@ class LatentStream:
             prompts = self.encoder(input_ids=tokenize(self.tokenizer, texts)).last_hidden_state
         return Batch(x, noise, torch.from_numpy(times.astype(np.int64)), prompts)
 
-    def run(self, start: int) -> Iterator[Batch]:
+    def run(self, start: int) -> Generator[Batch, None, None]:
         """Batches of steps `start`, `start` + 1, ... made ahead by a thread; close the generator to end it."""
         self._stop.clear()
         thread = threading.Thread(target=self._fill, args=(start,), daemon=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
@@ -47,7 +46,7 @@ class Muon(torch.optim.Optimizer):
         self.scale, self.momentum, self.betas, self.iterations = scale, momentum, betas, iterations
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # it takes no closure
         """One step from the gradients at hand; parameters without one stay."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -58,9 +57,11 @@ class Muon(torch.optim.Optimizer):
 
     def _matrix(self, p: torch.Tensor, lr: float) -> None:
         state = self.state[p]
+        grad = p.grad
+        assert grad is not None  # `step` passes over the others
         momentum = state.setdefault("momentum", torch.zeros_like(p))
-        momentum.mul_(self.momentum).add_(p.grad)
-        direction = p.grad.add(momentum, alpha=self.momentum).reshape(p.shape[0], -1)
+        momentum.mul_(self.momentum).add_(grad)
+        direction = grad.add(momentum, alpha=self.momentum).reshape(p.shape[0], -1)
         tall = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
         p.add_(orthogonalized(direction, self.iterations).reshape(p.shape), alpha=-lr * self.scale * tall)
 
