@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sow import noise
+from sow.attention import block
 from sow.attention.decay import DistanceDecay, NoDistanceDecay, TimeDecay, gamma
 from sow.attention.gate import AlwaysOpen, RegionGate, nearest_count, r_c
 from sow.attention.modulation import Modulation, Strength, modulated_attention
@@ -138,6 +139,39 @@ def test_modulator_equals_the_oracle_in_both_guidance_readings(branches, tau):
         assert moved == (tau == 0.0 and (branches == "all" or row >= 3))
     (readings,) = modulator.end().values()
     assert readings[0].shape == (3, 1) and readings[0].isfinite().all()
+
+
+@pytest.mark.parametrize("branches", ["text", "all"])
+@pytest.mark.parametrize("conditions", ["union", "each"])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 8e-2)]
+)
+def test_a_block_of_rows_equals_two_parts(branches, conditions, dtype, tolerance, monkeypatch):
+    """Batches of one and of several region sizes, gates that borrow and gates that do not."""
+    single, double = [region((1, 0, 2, 3), (4, 1, 2, 2))], [region((0, 1, 2, 3), (3, 0, 2, 2))]
+    other = [region((4, 4, 2, 2), (0, 7, 1, 1), related=(0, 0, 3, 8)), region((0, 0, WIDTH, HEIGHT))]
+    for samples in (single, single + double, single + other, other + double + single):
+        q, k, v = (draw(i, 2 * len(samples), HEADS, HEIGHT * WIDTH, DIM, dtype=dtype) * 2 for i in range(3))
+        for min_points in (0, 25):
+            made = []
+            for elements in (0, 1 << 18):
+                monkeypatch.setattr(block, "ELEMENTS", elements)
+                modulator = Modulator(
+                    modulation(branches, conditions=conditions),
+                    gate(0.1, min_points=min_points),
+                    FAR,
+                    samples,
+                    (HEIGHT, WIDTH),
+                    torch.device("cpu"),
+                )
+                for _ in range(2):
+                    modulator.begin(0.7, 1.3, branches=2, text_branch=1)
+                    out = modulator.attend("down_blocks.0.attn1", q, k, v)
+                    (readings,) = modulator.end().values()
+                made.append((out, *readings))
+            for parts, whole in zip(*made, strict=True):
+                assert parts.dtype == whole.dtype and parts.shape == whole.shape
+                torch.testing.assert_close(whole, parts, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def test_zero_strength_equals_stock_attention():

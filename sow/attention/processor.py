@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from sow.attention import block
 from sow.attention.modulation import Modulation, Reading, Strength, modulated_attention
 from sow.attention.regions import Bucket, SampleRegions, buckets, layer_sizes
 
@@ -47,6 +48,7 @@ class Modulator:
         self.middle = latent_size[0] * latent_size[1] // 16
         self.previous: dict[int, Tensor] = {}
         self.indices: dict[tuple[int, ...], Tensor] = {}
+        self.layers: dict[nn.Module, list[tuple[str, Attention]]] = {}
         self.strength: Strength | None = None
         self.branches: tuple[int, ...] = ()
         self.readings: dict[str, tuple[int, dict[int, tuple[Tensor, Tensor]]]] = {}
@@ -83,28 +85,61 @@ class Modulator:
         if not found:
             return F.scaled_dot_product_attention(q, k, v)
         assert self.strength is not None  # `begin` came before the call
-        scale = q.shape[-1] ** -0.5
-        # Tokens outermost, as the layer's output projection reads them.
-        out = torch.empty_like(v.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+        if all(block.applies(q, bucket, self.strength) for bucket in found):
+            out = F.scaled_dot_product_attention(q, k, v)
+            attend = self.in_block
+        else:
+            out = self.plain(found, q, k, v)
+            attend = self.in_parts
         by_branch: dict[int, tuple[Tensor, Tensor]] = {}
         for branch in self.branches:
-            readings = []
-            for bucket in found:
-                rows = self.rows(tuple(branch * self.batch + place for place in bucket.places), q.device)
-                borrowed = self.borrowed(branch, bucket, q)
-                out[rows], reading = modulated_attention(
-                    q[rows], k[rows], v[rows], bucket, self.strength, scale, borrowed
-                )
-                readings.append((bucket, reading))
-            r_c, factor = self.collected(readings, q)
-            by_branch[branch] = (r_c, factor)
+            readings = [(bucket, attend(branch, bucket, q, k, v, out)) for bucket in found]
+            by_branch[branch] = self.collected(readings, q)
         self.readings[layer] = (q.shape[2], by_branch)
+        return out
+
+    def plain(self, found: Sequence[Bucket], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Plain attention of the rows of the batch that are not modulated; the others are left empty."""
+        # Tokens outermost, as the layer's output projection reads them.
+        out = torch.empty_like(v.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         done = {branch * self.batch + place for branch in self.branches for b in found for place in b.places}
         rest = tuple(row for row in range(len(q)) if row not in done)
         if rest:
             rows = self.rows(rest, q.device)
             out[rows] = F.scaled_dot_product_attention(q[rows], k[rows], v[rows])
         return out
+
+    def in_parts(self, branch: int, bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> Reading:
+        """Two-part attention of a bucket's samples, written to `out`."""
+        assert self.strength is not None
+        rows = self.rows(tuple(branch * self.batch + place for place in bucket.places), q.device)
+        previous = self.borrowed(branch, bucket, q)
+        out[rows], reading = modulated_attention(
+            q[rows], k[rows], v[rows], bucket, self.strength, q.shape[-1] ** -0.5, previous
+        )
+        return reading
+
+    def in_block(self, branch: int, bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> Reading:
+        """The modulated rows of a bucket's samples, written over the plain ones in `out`."""
+        assert self.strength is not None
+        places = tuple(branch * self.batch + place for place in bucket.places)
+        rows = self.rows(places, q.device)
+        previous = self.borrowed(branch, bucket, q)
+        made, reading = block.modulated_rows(
+            q[rows], k[rows], v[rows], bucket, self.strength, q.shape[-1] ** -0.5, previous
+        )
+        if len(places) == 1:
+            out[places[0]].index_copy_(1, bucket.rows[0], made[0])
+        else:
+            sample = self.column(places, q.device)
+            out.transpose(1, 2)[sample, bucket.rows] = made.transpose(1, 2)
+        return reading
+
+    def column(self, places: tuple[int, ...], device: torch.device) -> Tensor:
+        """The same rows as an index (b, 1)."""
+        if (*places, -1) not in self.indices:
+            self.indices[*places, -1] = torch.tensor(places, device=device).unsqueeze(1)
+        return self.indices[*places, -1]
 
     def collected(self, readings: Sequence[tuple[Bucket, Reading]], like: Tensor) -> tuple[Tensor, Tensor]:
         """(R_c, factor) of the batch, each (B, parts), nan where there is none."""
@@ -177,7 +212,8 @@ class SelfAttentionProcessor:
 @contextmanager
 def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
     """Within the block, the UNet's self-attention is `modulator`'s; afterwards its processors are what they were."""
-    layers = self_attention(unet)
+    known = getattr(modulator, "layers", {})  # walking a UNet takes as long as one of its layers
+    layers = known.get(unet) or known.setdefault(unet, self_attention(unet))
     before = [attention.processor for _, attention in layers]
     try:
         for name, attention in layers:

@@ -10,7 +10,8 @@ Everything here is computed on the host, once a run, from boxes; the attention l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class Bucket:
     `sorted`    (b, N) all tokens, key set after key set
     `rows`      (b, R) all modulated rows: those of the conditions, then those of cr; and for each of them, per condition
                 part, `own` (b, R) 1 where P- modulates it and `nearness` (b, R) gamma_dis where P+ does, else 0
+    `tables`    the same, laid out for small layers (`block.py`)
     """
 
     samples: Tensor
@@ -54,6 +56,7 @@ class Bucket:
     sorted: Tensor
     own: tuple[Tensor, ...]
     nearness: tuple[Tensor, ...]
+    tables: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def rows_c(self) -> tuple[Tensor, ...]:
