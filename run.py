@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -37,13 +38,14 @@ def main(composed: DictConfig) -> float | None:
         from experiments.study import run_job
 
         run_job(config, folder, group=Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None)
-        return objective(folder, job)
+        return objective(folder, cast(DictConfig, job))  # which is what it is, whatever Hydra annotates
     except UserError as error:
         discard_untouched(folder)
         if not job.launcher._target_.endswith(".BasicLauncher"):
             raise  # the job runs in a process of its own: its launcher must hear of it
         print(f"error: {error}", file=sys.stderr, flush=True)
         failed.append(str(error))
+        return None
 
 
 def command_line() -> int:

@@ -136,7 +136,7 @@ def main() -> None:
     arguments, words = parser.parse_known_args()
     words = words or list(SMALL)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        found = {
+        found: dict[str, Any] = {
             "words": words,
             "machine": f"{platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
             "overhead": overhead(words, arguments.jobs, Path(place) / "overhead"),

@@ -13,7 +13,7 @@ import contextlib
 import glob
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,8 @@ def _groups(
         found = {}
     out = {}
     for name, k in known.items():
-        condition, prompt = None, k["prompt"]
+        prompt = k["prompt"]
+        condition: Callable[[], Image | None] | None = None
         if name in found:
             prompt = prompt or found[name].request.prompt
             condition = cache(lambda c=found[name].request.conditions: on_gray(c))

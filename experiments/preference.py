@@ -88,7 +88,7 @@ class Preference:
                 f"{len(items)} groups x {self.votes} votes leave nothing to do for some of {self.raters} people: "
                 f"study.raters={len(items) * self.votes} at most (study.raters)"
             )
-        assignments = {str(r + 1): [] for r in range(self.raters)}
+        assignments: dict[str, list[list[Any]]] = {str(r + 1): [] for r in range(self.raters)}
         for number in range(len(self.criteria)):
             for rater, names in enumerate(deal(list(items), self.raters, self.votes, rng)):
                 for name in names:

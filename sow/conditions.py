@@ -178,9 +178,10 @@ def read_image(path: str, key: str = "condition.image") -> tuple[Image.Image, Im
     except FileNotFoundError as error:
         raise UserError(f"no file {path}: give an image that exists ({key})") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        image = _read_deep(file)
-        if image is None:
+        deep = _read_deep(file)
+        if deep is None:
             raise UserError(f"cannot read {path} as an image: {error} ({key})") from error
+        image = deep
     return _to_rgb(image)
 
 

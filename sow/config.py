@@ -196,7 +196,7 @@ def typed(
     for name in sorted(known):
         if name not in resolved:
             raise UserError(f"{name} is missing from the configuration: do not delete it ({name})")
-    built = {}
+    built: dict[str, Any] = {}
     for key in _missing(resolved):
         if need_condition or not key.startswith("condition."):
             raise UserError(f"{key} has no value: give {key}=... ({key})")

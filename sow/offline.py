@@ -46,7 +46,10 @@ def read_run(file: Path) -> OfflineRun:
 
     run: Any = None
     config: dict[str, Any] = {}
-    history, summary, files, exit_code = [], {}, {}, None
+    history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+    exit_code = None
     for message in messages(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(message)

@@ -98,6 +98,7 @@ class Background:
             pixels = noise.randn((1, 3, canvas.height, canvas.width), generator, "cpu", torch.float32)[0]
             pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
             return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        assert not isinstance(self.color, str)  # noise is the only word there is
         return Image.new("RGB", (canvas.width, canvas.height), tuple(self.color))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from sow.errors import UserError
 
@@ -145,7 +145,7 @@ def overrides(params: Mapping[str, Any]) -> DictConfig:
     """A trial's values as a config: dotted keys nested, options of groups as overrides in its defaults list."""
     chosen = {k: v for k, v in params.items() if "." not in k and (GROUPS / k).is_dir()}
     words = [f"{k}={v}" for k, v in params.items() if k not in chosen]
-    values = OmegaConf.from_dotlist(words)
+    values: DictConfig | ListConfig = OmegaConf.from_dotlist(words)
     if chosen:
         values = OmegaConf.merge({"defaults": [{f"override /{k}": v} for k, v in chosen.items()]}, values)
     assert isinstance(values, DictConfig)

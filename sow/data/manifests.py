@@ -50,4 +50,6 @@ def keep(name: str, root: Path, manifest: Mapping[str, Any], files: Mapping[str,
             "restore them, or delete that manifest to begin anew (data.root)"
         )
     if not files.keys() <= known.keys():
-        RunFolder(path.parent).save_json(path.name, {**manifest, "root": str(root), "files": known | files})
+        RunFolder(path.parent).save_json(
+            path.name, {**manifest, "root": str(root), "files": {**known, **files}}
+        )

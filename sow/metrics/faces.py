@@ -128,8 +128,8 @@ class Faces:
 
 def face_distance(a: Sequence[float], b: Sequence[float]) -> float:
     """ID-Distance of two embeddings of any length: ||a / ||a|| - b / ||b|| ||, in [0, 2] (Sec. V-A)."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return float(np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b)))
+    u, v = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.linalg.norm(u / np.linalg.norm(u) - v / np.linalg.norm(v)))
 
 
 def kept_embeddings(
