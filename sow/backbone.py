@@ -140,7 +140,8 @@ class Backbone:
         """
         import torch
 
-        self.evaluations[tuple(latents.shape[-2:])] += len(latents)
+        height, width = latents.shape[-2:]
+        self.evaluations[height, width] += len(latents)
         self.calls += 1
         with torch.no_grad():
             own = self.unet_inputs(latents, prompt_embeds)

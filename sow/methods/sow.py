@@ -6,7 +6,7 @@ COW is this class composed of other components (conf/method/cow.yaml); there is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from sow.guidance import ClassifierFree, Regional, Rule
 from sow.inversion import Inversion
 from sow.methods.batches import out_of_memory, release
 from sow.methods.stages import Stages
-from sow.methods.start import by_size, invert, pictures_of
+from sow.methods.start import by_size, invert, pictures_of, reached
 from sow.methods.trace import Recorder
 from sow.preservation import Preservation
 from sow.seed_init import Background, PureNoise, Seed, canvas_mask, paste_latents, place
@@ -184,6 +184,7 @@ class Sampler:
                 and step.context.cycle is not None
                 and step.context.index == end
             ):
+                assert step.denoised is not None  # every denoising step predicts x_0
                 last_of_cycle.append(step.denoised)
             if on_step is not None:
                 on_step(step)
@@ -239,7 +240,7 @@ class Sampler:
                 )
                 own = chain.fork()
                 for step in invert(self, own, alone, self.t2, "invert_condition", number):
-                    k = 0 if step.event == "start" else step.context.index + 1
+                    k = reached(step)
                     for row, i in enumerate(group):
                         kept[k][i] = step.latents[row]
                     yield step
@@ -289,7 +290,7 @@ class Sampler:
         generators: Sequence[torch.Generator],
         plans: Sequence[Plan],
         v: dict[int, Tensor],
-    ) -> Iterator[Step]:
+    ) -> Generator[Step, None, Tensor]:
         """The latents that enter the cycles: the canvas inverted, or x_K ~ N(0, 1) denoised to x_{t2} with c'."""
         if isinstance(self.seed_init, PureNoise):
             return (yield from self._from_noise(chain, generators, plans))
@@ -298,7 +299,7 @@ class Sampler:
         wanted = None
         own = chain.fork()
         for step in invert(self, own, pictures, stop, "invert_canvas", None):
-            k = 0 if step.event == "start" else step.context.index + 1
+            k = reached(step)
             if self.inversion.condition == "canvas":
                 v[k] = step.latents
             if k == (self.t1 if self.seed_init.start == "inject" else self.t2):
@@ -310,7 +311,7 @@ class Sampler:
 
     def _from_noise(
         self, chain: Chain, generators: Sequence[torch.Generator], plans: Sequence[Plan]
-    ) -> Iterator[Step]:
+    ) -> Generator[Step, None, Tensor]:
         """x_K ~ N(0, 1) denoised to x_{t2} with c' (Fig. 6)."""
         draw = self.draw_on_host((1, self.backbone.channels, *self.canvas.latent_size), generators)
         chain.note("noise", draw, self.guidance, *(p.prompt for p in plans))

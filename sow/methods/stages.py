@@ -96,18 +96,20 @@ class Stages:
         draw = self.draw(x) if eta > 0 else None
         self.chain.reads(x)
         k, phase = context.index, context.phase
+        assert k is not None  # a denoising step has its index
         schedule = self.sampler.schedule
+        modulator = self.modulator if strengths else None
 
         def made() -> tuple[Any, ...]:
             e, gates = self.epsilon(self.rules[phase], x, k, self.embeds[phase], strengths)
             x_k, x0 = diffusion.ddim_step(x, e, schedule.level(k + 1), schedule.level(k), eta, draw)
-            return x_k, x0, gates, dict(self.modulator.previous) if strengths else {}
+            return x_k, x0, gates, {} if modulator is None else dict(modulator.previous)
 
         # Prompts belong to the key of each step: the end of the cycles does not depend on those of the preservation.
         parts = ("denoise", phase, k, eta, strengths, self.prompts[phase])
         x_k, x0, gates, previous = self.chain.recall(parts, made)
-        if strengths:
-            self.modulator.previous = dict(previous)  # R_c that later steps may borrow
+        if modulator is not None:
+            modulator.previous = dict(previous)  # R_c that later steps may borrow
         return x_k, x0, gates
 
     def epsilon(
@@ -118,7 +120,10 @@ class Stages:
             return self.sampler._epsilon(rule, x, k, embeds, self.M), {}
         from sow.attention.processor import modulated
 
-        with modulated(self.sampler.backbone.unet, self.modulator):
-            self.modulator.begin(*strengths, len(rule.prompts("")), rule.text_branch)
+        modulator = self.modulator
+        assert modulator is not None  # the strengths are its own
+        minus, plus = strengths
+        with modulated(self.sampler.backbone.unet, modulator):
+            modulator.begin(minus, plus, len(rule.prompts("")), rule.text_branch)
             e = self.sampler._epsilon(rule, x, k, embeds, self.M)
-            return e, self.modulator.end()
+            return e, modulator.end()

@@ -98,6 +98,13 @@ def invert(
     chain.note(number)
 
 
+def reached(step: Step) -> int:
+    """The state that a step of `invert` ends in: 0 for the start, k + 1 for x_k -> x_{k+1}."""
+    k = step.context.index
+    assert k is not None
+    return 0 if step.event == "start" else k + 1
+
+
 def encode(sampler: Sampler, chain: Chain, pictures: Sequence[Picture]) -> Tensor:
     """Latents (B, C, h, w) of pictures of one size."""
     backbone = sampler.backbone

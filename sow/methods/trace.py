@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +21,7 @@ class Recorder:
 
     def __init__(self, backbone: Backbone, seconds: Mapping[str, float] | None = None) -> None:
         self.backbone = backbone
-        self.seconds: Counter[str] = Counter(dict(seconds or {}))
+        self.seconds: defaultdict[str, float] = defaultdict(float, seconds or {})
         self.before = Counter(backbone.evaluations)
         self.rows: list[tuple[Step, Tensor]] = []
         self.unchecked: list[tuple[StepContext, Tensor]] = []

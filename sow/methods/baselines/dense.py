@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sow.attention.regions import layer_sizes, nearest
 from sow.backbone import Backbone
@@ -144,7 +144,7 @@ class DenseProcessor:
 
 
 @contextmanager
-def densely_modulated(unet: nn.Module, modulator: DenseModulator) -> Iterator[None]:
+def densely_modulated(unet: Any, modulator: DenseModulator) -> Iterator[None]:
     """Within the block every attention layer is `modulator`'s; afterwards the processors are what they were."""
     before = dict(unet.attn_processors)
     try:
@@ -170,12 +170,14 @@ class DenseSampler(Sampler):
         seeds: Sequence[Seed],
         M: Tensor,
         generators: Sequence[torch.Generator],
+        chain: Any = None,
     ) -> dict[str, Callable]:
         parts = super()._denoisers(requests, plans, seeds, M, generators)
         plain = parts["p_a"]
         modulator = self._dense(plans, seeds)
 
         def p_a(x: Tensor, context: StepContext) -> tuple[Tensor, Tensor, Any]:
+            assert context.timestep is not None  # a denoising step calls the UNet
             with densely_modulated(self.backbone.unet, modulator.at(context.timestep)):
                 return plain(x, context)
 

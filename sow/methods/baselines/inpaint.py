@@ -57,7 +57,7 @@ class InpaintSampler(BaselineSampler):
     def after(self, batch: Batch, x: Tensor, k: int) -> Tensor:
         if self._sees_mask:
             return x
-        return replace(x, self.noised(batch.latents, batch.kept["noise"], k), batch.known)
+        return replace(x, self.noised(batch.encoded, batch.kept["noise"], k), batch.known)
 
     def seen(self, batch: Batch, rows: Tensor) -> Tensor:
         if not self._sees_mask:
@@ -90,7 +90,7 @@ class BlendedLatentSampler(BaselineSampler):
 
     def after(self, batch: Batch, x: Tensor, k: int) -> Tensor:
         draw = self._draw((1, *x.shape[1:]), batch.generators) if k > 0 else x
-        return replace(x, self.noised(batch.latents, draw, k), batch.known)
+        return replace(x, self.noised(batch.encoded, draw, k), batch.known)
 
     def _generate_batch(
         self,

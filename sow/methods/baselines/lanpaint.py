@@ -61,7 +61,7 @@ class LanPaintSampler(BaselineSampler):
                 yield Step(x, "denoise", context)
             x, x0 = self.ddim(batch, x, self.epsilon(batch, x, k), k)
             if k == 0:
-                x = replace(x, batch.latents, batch.known)
+                x = replace(x, batch.encoded, batch.known)
             yield Step(x, "denoise", context, {}, x0)
 
     def think(self, batch: Batch, x: Tensor, p: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ class LanPaintSampler(BaselineSampler):
         clean = (x - scale * e) / alpha**0.5
         # Where each linear score vanishes: sqrt(alpha) x_0 for the unknown; y_0 displaced by the held score for the known.
         unknown = alpha**0.5 * clean
-        known = alpha**0.5 * batch.latents + weight / (1 + weight) * scale * e
+        known = alpha**0.5 * batch.encoded + weight / (1 + weight) * scale * e
         time = self.options.step_size * self.options.friction
         moved = []
         first, second = (self._draw((1, *x.shape[1:]), batch.generators) for _ in range(2))

@@ -133,6 +133,7 @@ class PersonalSampler(BaselineSampler):
         for request, plan in zip(requests, plans, strict=True):
             own = self.with_concept(request)
             (sample,) = super(PersonalSampler, own).generate([request], plans=[plan], on_step=on_step)
+            assert own.concept is not None
             seconds = {"train": own.concept.seconds, **sample.seconds, "plan": planning}
             samples.append(replace(sample, seconds=seconds))
         return samples

@@ -55,7 +55,7 @@ class RePaintSampler(BaselineSampler):
                 x = diffusion.inject_noise(x, self.schedule.level(above), self.schedule.level(state), draw)
                 yield Step(x, "inject", StepContext("sample", None, state))
                 continue
-            known = batch.latents
+            known = batch.encoded
             if state > 0:  # lines 4 and 5, Eq. 8a
                 known = self.noised(known, self._draw((1, *x.shape[1:]), batch.generators), state)
             x, x0 = self.ddim(batch, x, self.epsilon(batch, x, state), state)  # lines 6 and 7, Eq. 8b

@@ -40,6 +40,12 @@ class Batch:
     embeds: Tensor
     kept: dict[str, Any] = field(default_factory=dict)  # what a method works out once a batch
 
+    @property
+    def encoded(self) -> Tensor:
+        """`latents` of a method that needs them."""
+        assert self.latents is not None
+        return self.latents
+
 
 @dataclass(frozen=True, eq=False)
 class BaselineSampler(Sampler):
