@@ -34,7 +34,6 @@ from sow.types import Box, Plan, Request, VisualCondition
 
 WORDS = [
     "model=tiny",
-    "calibration.guidance_scale=7.5",  # what the references below are asked for
     "model.device=cpu",
     "width=64",
     "height=64",

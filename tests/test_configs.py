@@ -139,7 +139,8 @@ def test_the_task_chooses_preservation(task: str, t3: tuple[int, ...], eta: floa
 
 
 def test_the_model_chooses_the_calibration() -> None:
-    assert composed(TINY).choices["calibration"] == "people"
+    assert composed().choices["calibration"] == "people"
+    assert composed(TINY).choices["calibration"] == "paper"
     for model in ("sd21_base", "sd15"):
         config = composed(f"model={model}", "condition.image=a.png")
         assert config.choices["calibration"] == "paper"
