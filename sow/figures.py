@@ -70,6 +70,8 @@ def save(folder: RunFolder, name: str, figure: Figure) -> Path:
 def publish(study: str, block: str, png: Path, root: Path = REPOSITORY) -> None:
     """`block` (Markdown) between `<!-- study:begin -->` and `<!-- study:end -->` in README.md, the figure as docs/study.png.
 
+    A block that does not show the figure itself gets it above.
+
     Raises UserError when README.md has no such marks; then nothing is written.
     """
     begin, end = f"<!-- {study}:begin -->", f"<!-- {study}:end -->"
@@ -81,4 +83,6 @@ def publish(study: str, block: str, png: Path, root: Path = REPOSITORY) -> None:
     docs = root / "docs"
     docs.mkdir(exist_ok=True)
     shutil.copyfile(png, docs / f"{study}.png")
+    if f"docs/{study}.png" not in block:
+        block = f"![{study.replace('_', ' ')}](docs/{study}.png)\n\n{block}"
     readme.write_text(f"{head}{begin}\n{block.strip()}\n{end}{rest.split(end, 1)[1]}")
