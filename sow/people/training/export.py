@@ -40,6 +40,7 @@ def export_weights(
         copy = type(model).from_config(model.config) if name != "text_encoder" else type(model)(model.config)
         copy.load_state_dict(model.state_dict())
         copy.half().save_pretrained(fresh / name, max_shard_size=SHARD, safe_serialization=True)
+        _forget_origin(fresh / name / "config.json")
     noise_schedule().save_pretrained(fresh / "scheduler")
     tokenizer_files = Path(tokenizer.name_or_path)
     shutil.copytree(tokenizer_files, fresh / "tokenizer")
@@ -53,6 +54,13 @@ def export_weights(
     os.rename(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _forget_origin(config: Path) -> None:
+    """Where the trainer kept its state is nobody's business."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _write_index(folder: Path) -> None:
