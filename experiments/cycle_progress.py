@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from experiments.finding import Finding, bracket, markdown_table
 from sow import figures, report
 from sow.errors import UserError
-from sow.types import Request
 
 if TYPE_CHECKING:
     from experiments.study import StudyContext
@@ -42,10 +41,7 @@ class CycleProgress:
         """Generate with snapshots, measure each snapshot, show."""
         config = context.config
         context.metrics.check()
-        requests = [
-            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
-            for seed in range(config.seed, config.seed + self.seeds)
-        ]
+        requests = context.requests_by_seed(self.seeds)
         sampler = context.sampler()
         sampler = replace(sampler, cycle=replace(sampler.cycle, eta=self.eta))
         with context.timed("plan"):

@@ -37,9 +37,7 @@ class Generate:
         tracked = context.tracked  # from here on the input is known to be good
         with report.progress_bar(sampler, plans) as on_step:
             samples = sampler.generate(requests, plans=plans, snapshots=True, on_step=on_step)
-        for shared in {id(s.seconds): s.seconds for s in samples}.values():  # a batch shares its seconds
-            for phase, seconds in shared.items():
-                context.seconds[phase] = context.seconds.get(phase, 0.0) + seconds
+        context.count_seconds(samples)
         with context.timed("metrics"):
             rows = [numbers(s, m) for s, m in zip(samples, context.metrics.measure(samples), strict=True)]
         with context.timed("write"):

@@ -83,10 +83,7 @@ class InformationFlow:
         from sow.flow.summary import history
 
         config = context.config
-        requests = [
-            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
-            for seed in range(config.seed, config.seed + self.seeds)
-        ]
+        requests = context.requests_by_seed(self.seeds)
         base = context.sampler()
         plans = base.plan(requests)
         tables: dict[str, list[dict[str, Any]]] = {"attention": [], "gates": [], "responses": []}

@@ -11,7 +11,6 @@ from experiments.finding import Finding, bracket, markdown_table, number
 from sow import figures, report
 from sow.errors import UserError
 from sow.schema import instantiate
-from sow.types import Request
 
 if TYPE_CHECKING:
     from experiments.study import StudyContext
@@ -53,10 +52,7 @@ class SeedInit:
         """Generate every arm from the same requests and plans, measure, show."""
         config = context.config
         context.metrics.check()
-        requests = [
-            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
-            for seed in range(config.seed, config.seed + self.seeds)
-        ]
+        requests = context.requests_by_seed(self.seeds)
         sampler = context.sampler()
         with context.timed("plan"):
             plans = sampler.plan(requests)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from experiments.generate import mean, numbers, write_sample
 from sow import report
 from sow.errors import UserError
-from sow.types import Request
 
 if TYPE_CHECKING:
     from experiments.study import StudyContext
@@ -45,20 +44,14 @@ class Showcase:
 
     def run(self, context: StudyContext) -> None:
         """Generate all, measure all, show all."""
-        config = context.config
         context.metrics.check()
-        requests = [
-            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
-            for seed in range(config.seed, config.seed + self.seeds)
-        ]
+        requests = context.requests_by_seed(self.seeds)
         sampler = context.sampler()
         with context.timed("plan"):
             plans = sampler.plan(requests)
         with report.progress_bar(sampler, plans) as on_step:
             samples = sampler.generate(requests, plans=plans, snapshots=True, on_step=on_step)
-        for shared in {id(s.seconds): s.seconds for s in samples}.values():  # a batch shares its seconds
-            for phase, seconds in shared.items():
-                context.seconds[phase] = context.seconds.get(phase, 0.0) + seconds
+        context.count_seconds(samples)
         with context.timed("metrics"):
             rows = [numbers(s, m) for s, m in zip(samples, context.metrics.measure(samples), strict=True)]
         for sample, row in zip(samples, rows, strict=True):

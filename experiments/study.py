@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from sow.types import Request
 if TYPE_CHECKING:
     from sow.config import Config
     from sow.methods.sow import Sampler
+    from sow.types import Sample
 
 
 class Study(Protocol):
@@ -57,6 +58,20 @@ class StudyContext:
             Request(conditions, config.prompt, config.task.name, config.seed + i, str(i))
             for i in range(count)
         ]
+
+    def requests_by_seed(self, count: int) -> list[Request]:
+        """One request for each of the seeds `seed` .. `seed` + count - 1, with the visual condition of its own seed."""
+        config = self.config
+        return [
+            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
+            for seed in range(config.seed, config.seed + count)
+        ]
+
+    def count_seconds(self, samples: Sequence[Sample]) -> None:
+        """Add the samples' seconds by phase to `seconds`, once a batch: its samples share them."""
+        for shared in {id(s.seconds): s.seconds for s in samples}.values():
+            for phase, seconds in shared.items():
+                self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     @property
     def metrics(self) -> Any:
