@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,22 +91,3 @@ class TrainJudge:
         (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps(report, indent=2))
         return report
-
-
-def main(overrides: list[str]) -> None:
-    """Run conf/study/train_judge.yaml with `key=value` overrides, without the rest of the configuration."""
-    from omegaconf import OmegaConf
-
-    conf = Path(__file__).resolve().parents[1] / "conf" / "study" / "train_judge.yaml"
-    given = dict(item.split("=", 1) for item in overrides)
-    until = given.pop("until", None)  # YAML would read 23:30 as a number of base 60
-    merged = OmegaConf.merge(
-        OmegaConf.load(conf), OmegaConf.from_dotlist([f"{k}={v}" for k, v in given.items()])
-    )
-    values = OmegaConf.to_container(merged)
-    assert isinstance(values, dict)
-    TrainJudge(**values | {"until": until}).run()  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -16,7 +16,7 @@ from sow.people.attributes import (
     sample_identity,
 )
 from sow.people.captions import caption, describe, parse
-from sow.people.render import FRAMINGS, Render, face_condition, render
+from sow.people.render import FRAMINGS, Render, face_condition, head_square, render
 
 SEEDS = range(60)
 GOLDEN = {
@@ -271,3 +271,17 @@ def test_free_prompts_parse(text: str, expected: dict[str, str]) -> None:
     found = parse(text)
     found.pop("presence", None)
     assert found == expected
+
+
+@pytest.mark.parametrize("framing", ["scene", "portrait"])
+def test_the_heads_square_holds_the_face_without_drawing(framing: str) -> None:
+    for seed in range(12):
+        picture = render(seed, 128, framing=framing)
+        if picture.face_box is None:
+            continue
+        x0, y0, x1, y1 = (128 * v for v in head_square(seed, framing))
+        x, y, w, h = picture.face_box
+        assert x0 - 2 <= x and y0 - 2 <= y and x + w <= x1 + 2 and y + h <= y1 + 2
+        assert (x1 - x0) * (y1 - y0) < 4 * w * h
+    with pytest.raises(ValueError, match="closeup"):
+        head_square(0, "closeup")

@@ -26,7 +26,7 @@ from sow.people.training.autoencoder import (
 )
 from sow.people.training.checkpoint import LossFile, no_tracker, pack, save_state, unpack
 from sow.people.training.denoiser import build_denoiser, denoising_loss, noise_schedule
-from sow.people.training.latents import Batch, LatentStream, encode_shard
+from sow.people.training.latents import Batch, LatentStream, encode_shard, head_weights
 from sow.people.training.muon import Muon, orthogonalized
 from sow.people.training.recipes import FigureRecipe
 from sow.schema import instantiate
@@ -205,7 +205,11 @@ def test_the_loss_is_weighted_by_clamped_signal_to_noise():
     alphas = noise_schedule().alphas_cumprod
     draw = np.random.default_rng(0).standard_normal((2, 4, 4, 4), dtype=np.float32)
     batch = Batch(
-        torch.from_numpy(draw), torch.ones(2, 4, 4, 4), torch.tensor([5, 900]), torch.zeros(2, 1, 1)
+        torch.from_numpy(draw),
+        torch.ones(2, 4, 4, 4),
+        torch.tensor([5, 900]),
+        torch.zeros(2, 1, 1),
+        torch.ones(2, 1, 4, 4),
     )
     weighted, plain = denoising_loss(
         lambda x, t, c, return_dict: (torch.zeros_like(x),), batch, alphas, gamma=5.0, balance=0.0
@@ -217,6 +221,18 @@ def test_the_loss_is_weighted_by_clamped_signal_to_noise():
         lambda x, t, c, return_dict: (batch.noise,), batch, alphas, gamma=5.0, balance=0.5
     )
     assert exact == 0
+
+
+def test_a_small_head_has_its_share_of_the_loss():
+    square = (0.5, 0.25, 0.74, 0.5)
+    weights = head_weights(square, 16, 0.4)
+    inside = torch.zeros(1, 16, 16, dtype=torch.bool)
+    inside[:, 4:8, 8:12] = True
+    assert float(weights.mean()) == pytest.approx(1)
+    assert float(weights[inside].sum() - 0.6 * 16) == pytest.approx(0.4 * 256, rel=1e-5)
+    assert torch.allclose(weights[~inside], torch.tensor(0.6))
+    assert torch.equal(head_weights(None, 16, 0.4), torch.ones(1, 16, 16))
+    assert float(head_weights((0.999, 0.999, 1.0, 1.0), 4, 0.5).mean()) == pytest.approx(1)
 
 
 def test_shards_are_rendered_once_and_streamed_the_same_for_the_same_step(tmp_path, words, autoencoder):
@@ -234,7 +250,10 @@ def test_shards_are_rendered_once_and_streamed_the_same_for_the_same_step(tmp_pa
         shard = figures.read_shard(path)
         latents = encode_shard(autoencoder, shard["images"])
         figures.write_arrays(
-            tmp_path / "latents" / path.name, latents=latents, attributes=shard["attributes"]
+            tmp_path / "latents" / path.name,
+            latents=latents,
+            attributes=shard["attributes"],
+            seeds=shard["seeds"],
         )
     tokenizer, encoder = words
     stream = LatentStream(
@@ -245,6 +264,7 @@ def test_shards_are_rendered_once_and_streamed_the_same_for_the_same_step(tmp_pa
         batch=3,
         closeup_share=0.5,
         portrait_share=0.4,
+        head_share=0.4,
         dropout=0.1,
         seed=0,
     )

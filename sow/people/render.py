@@ -86,10 +86,9 @@ def render(
         empty = np.zeros((size, size), bool)
         return Render(image, chosen, -1, None, None, None, empty, empty.copy())
     chosen = with_identity(chosen, who)
-    pose = Pose(*(place_rng.uniform(-1, 1, 4) * (0.25, 0.025, 0.9, 0.8)))
-    tilt = float(place_rng.normal(0, 0.06))
-    cx, cy, height = _place(place_rng, framing, placement, who)
-    truth = _draw_figure(canvas, chosen, who, pose, tilt, (cx, cy, height), hair_rng)
+    pose, tilt = _pose(place_rng)
+    place = _place(place_rng, framing, placement, who)
+    truth = _draw_figure(canvas, chosen, who, pose, tilt, place, hair_rng)
     image = _finish(canvas, chosen, scene_rng, size, truth.face)
     face_mask, figure = (_reduce(m, size) for m in (truth.face, cv2.extractChannel(canvas.pixels, 3)))
     if framing == "gray":
@@ -109,12 +108,31 @@ def face_condition(
     return picture.image, picture.face_mask
 
 
+def head_square(seed: int, framing: str) -> tuple[float, float, float, float]:
+    """Square around the head that `render` draws from this seed: (x0, y0, x1, y1), shares of the canvas.
+
+    Known without drawing; "scene" and "portrait" only (ValueError), and only where the picture shows a person.
+    """
+    if framing not in ("scene", "portrait"):
+        raise ValueError(f"framing={framing!r} is neither 'scene' nor 'portrait'")
+    rng = np.random.default_rng([seed, 3])
+    _pose(rng)
+    cx, cy, height = _place(rng, framing, None, -1)
+    half = 0.6 * height
+    return max(cx - half, 0.0), max(cy - half, 0.0), min(cx + half, 1.0), min(cy + half, 1.0)
+
+
 @dataclass
 class _Truth:
     oval: Points
     head: Points
     body: Points
     face: NDArray[np.uint8]
+
+
+def _pose(rng: np.random.Generator) -> tuple[Pose, float]:
+    """Where the head turns and looks, and its tilt in radians."""
+    return Pose(*(rng.uniform(-1, 1, 4) * (0.25, 0.025, 0.9, 0.8))), float(rng.normal(0, 0.06))
 
 
 def _place(

@@ -88,7 +88,7 @@ def denoising_loss(
     gamma: float,
     balance: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted squared error of the predicted noise, and the same unweighted; scalars.
+    """Weighted squared error of the predicted noise, and the same without the level's weight; scalars.
 
     The weight min(SNR, gamma) / SNR (1 + 1 / SNR)^balance is min-SNR's for balance = 0. Where nearly all is noise, the
     error of the noise is next to nothing whatever the picture; balance = 1/2 lets every level count about alike.
@@ -97,7 +97,7 @@ def denoising_loss(
     noisy = a.sqrt() * batch.latents + (1 - a).sqrt() * batch.noise
     noisy = noisy.contiguous(memory_format=torch.channels_last)
     predicted = model(noisy, batch.timesteps, batch.prompts, return_dict=False)[0]
-    error = (predicted - batch.noise).square().mean(dim=(1, 2, 3))
+    error = ((predicted - batch.noise).square() * batch.weights).mean(dim=(1, 2, 3))
     snr = (a / (1 - a)).flatten()
     weight = snr.clamp(max=gamma) / snr * (1 + 1 / snr) ** balance
     return (error * weight).mean(), error.mean()
@@ -134,7 +134,8 @@ def train_denoiser(
     step, seen = unpack(path, model, average, optimizer, pace)
     stream = LatentStream(
         latents, encoder.requires_grad_(False).eval(), tokenizer, scale=scale, batch=recipe.batch,
-        closeup_share=recipe.closeup_share, portrait_share=recipe.portrait_share, dropout=recipe.dropout, seed=recipe.seed,
+        closeup_share=recipe.closeup_share, portrait_share=recipe.portrait_share,
+        head_share=recipe.head_share, dropout=recipe.dropout, seed=recipe.seed,
     )  # fmt: skip
     alphas = noise_schedule().alphas_cumprod
     losses = LossFile(work / "losses.csv", track)

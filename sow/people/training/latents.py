@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sow.people.render import head_square
 from sow.people.training.autoencoder import to_tensor
 from sow.people.training.figures import attributes_of, read_shard, write_arrays
 from sow.people.training.text import prompt_of, tokenize
@@ -51,12 +53,29 @@ def encode_shards(model: AutoencoderKL, figures: Path, latents: Path, *, total: 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's inputs: scaled latents, noise (B, C, h, w), timesteps (B,) and prompt embeddings (B, L, D)."""
+    """One step's inputs: scaled latents, noise (B, C, h, w), timesteps (B,) and prompt embeddings (B, L, D).
+
+    `weights` (B, 1, h, w), mean one a picture: how much each latent counts in the loss.
+    """
 
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     prompts: torch.Tensor
+    weights: torch.Tensor
+
+
+def head_weights(square: tuple[float, float, float, float] | None, side: int, share: float) -> torch.Tensor:
+    """Weights (1, side, side) of mean one: `share` of them on the latents that the head's square touches, the rest on all.
+
+    `square` is (x0, y0, x1, y1) in shares of the canvas; None, or a share of 0, leaves the weights equal.
+    """
+    weights = torch.full((1, side, side), 1.0 - share if square else 1.0)
+    if square:
+        x0, y0 = (int(v * side) for v in square[:2])
+        x1, y1 = (max(math.ceil(v * side), low + 1) for v, low in zip(square[2:], (x0, y0), strict=True))
+        weights[:, y0:y1, x0:x1] += share * side * side / ((y1 - y0) * (x1 - x0))
+    return weights
 
 
 class LatentStream:
@@ -75,15 +94,16 @@ class LatentStream:
         batch: int,
         closeup_share: float,
         portrait_share: float,
+        head_share: float,
         dropout: float,
         seed: int,
     ) -> None:
         self.folder, self.encoder, self.tokenizer = folder, encoder, tokenizer
         self.scale, self.size, self.closeup_share, self.dropout = scale, batch, closeup_share, dropout
-        self.portrait_share, self.seed = portrait_share, seed
-        self.scenes: list[tuple[NDArray, NDArray]] = []
-        self.portraits: list[tuple[NDArray, NDArray]] = []
-        self.closeups: list[tuple[NDArray, NDArray]] = []
+        self.portrait_share, self.head_share, self.seed = portrait_share, head_share, seed
+        self.scenes: list[tuple[NDArray, NDArray, NDArray]] = []
+        self.portraits: list[tuple[NDArray, NDArray, NDArray]] = []
+        self.closeups: list[tuple[NDArray, NDArray, NDArray]] = []
         self.names: set[str] = set()
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
         self._stop = threading.Event()
@@ -91,7 +111,7 @@ class LatentStream:
     @property
     def figures(self) -> int:
         """Figures at hand."""
-        return sum(len(a) for _, a in [*self.scenes, *self.portraits, *self.closeups])
+        return sum(len(a) for _, a, _ in [*self.scenes, *self.portraits, *self.closeups])
 
     def refresh(self) -> None:
         """Take in the shards that have appeared."""
@@ -100,7 +120,7 @@ class LatentStream:
                 shard = read_shard(path)
                 kinds = {"scene": self.scenes, "portrait": self.portraits}
                 kind = kinds.get(path.name.split("-")[1], self.closeups)
-                kind.append((shard["latents"], shard["attributes"]))
+                kind.append((shard["latents"], shard["attributes"], shard["seeds"]))
                 self.names.add(path.name)
 
     def make(self, step: int) -> Batch:
@@ -111,17 +131,22 @@ class LatentStream:
             pool = [self.closeups[int(rng.integers(len(self.closeups)))]]
         else:
             pool = self.scenes
-        latents, texts = [], []
+        latents, texts, weights = [], [], []
         portraits = 0 if close or not self.portraits else round(self.size * self.portrait_share)
         for i in range(self.size):
             if i >= self.size - portraits:
                 pool = self.portraits
-            values, rows = pool[int(rng.integers(len(pool)))]
+            values, rows, seeds = pool[int(rng.integers(len(pool)))]
             k = int(rng.integers(len(values)))
             latents.append(values[k])
             drop = rng.random() < self.dropout
             framing = "closeup" if close else "scene"
-            texts.append("" if drop else prompt_of(attributes_of(rows[k]), rng, framing))
+            attributes = attributes_of(rows[k])
+            texts.append("" if drop else prompt_of(attributes, rng, framing))
+            square = None
+            if not close and (pool is self.portraits or attributes.presence != "nobody"):
+                square = head_square(int(seeds[k]), "portrait" if pool is self.portraits else "scene")
+            weights.append(head_weights(square, values.shape[-1], self.head_share))
         x = torch.from_numpy(np.stack(latents).astype(np.float32)) / self.scale
         noise = torch.from_numpy(rng.standard_normal(tuple(x.shape), dtype=np.float32))
         times = (
@@ -129,7 +154,7 @@ class LatentStream:
         )  # stratified: every step sees all levels
         with torch.no_grad():
             prompts = self.encoder(input_ids=tokenize(self.tokenizer, texts)).last_hidden_state
-        return Batch(x, noise, torch.from_numpy(times.astype(np.int64)), prompts)
+        return Batch(x, noise, torch.from_numpy(times.astype(np.int64)), prompts, torch.stack(weights))
 
     def run(self, start: int) -> Generator[Batch, None, None]:
         """Batches of steps `start`, `start` + 1, ... made ahead by a thread; close the generator to end it."""

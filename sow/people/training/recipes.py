@@ -126,6 +126,7 @@ class DenoiserRecipe:
     dropout: float
     closeup_share: float
     portrait_share: float
+    head_share: float
     minutes: float
     until: str | None
     save_every: float
