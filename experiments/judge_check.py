@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
+from sow.report.blocks import write_block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from sow.people.judge import Reading
     from sow.types import Sample
 
-ROOT = Path(__file__).parents[1]
-CARD = ROOT / "sow" / "people" / "judge" / "README.md"
-BEGIN, END = "<!-- measured begin -->", "<!-- measured end -->"
+CARD = Path(__file__).resolve().parents[1] / "sow" / "people" / "judge" / "README.md"
 STATES = {"clean": "as rendered", "softened": "softened, noisy or recoloured", "closeups": "close-ups"}
 NUMBERS = {
     "face_found": "face found",
@@ -75,7 +73,7 @@ class JudgeCheck:
         context.console.print(f"report: {path}")
         if self.publish:
             CARD.with_name("report.json").write_text(json.dumps(report, indent=2) + "\n")
-            publish(text)
+            write_block(CARD, "measured", text)
 
     def _show(self, context: StudyContext) -> None:
         from sow import figures
@@ -100,8 +98,7 @@ class JudgeCheck:
         context.tracked.images({"judge_check": path})
         context.console.print(f"sheet: {path}")
         if self.publish:
-            (ROOT / "docs").mkdir(exist_ok=True)
-            shutil.copyfile(path, ROOT / "docs" / "judge_check.png")
+            figures.into_docs("judge_check", path)
 
 
 def generate(context: StudyContext, split: str, limit: int) -> tuple[list[Group], list[Sample]]:
@@ -184,15 +181,6 @@ def markdown(report: Mapping[str, Any]) -> str:
         values = (_share(report[s]["attributes"].get(name)) for s in states)
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
-
-
-def publish(table: str) -> None:
-    """The tables between their marks in the judge's card."""
-    text = CARD.read_text() if CARD.is_file() else ""
-    if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
-        raise UserError(f"{CARD} has no {BEGIN} ... {END} to put the tables between (study.publish)")
-    head, rest = text.split(BEGIN, 1)
-    CARD.write_text(f"{head}{BEGIN}\n{table.strip()}\n{END}{rest.split(END, 1)[1]}")
 
 
 def _share(value: float | None) -> str:

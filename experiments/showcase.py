@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.generate import mean, numbers, write_sample
-from sow import report
+from sow import figures, report
 from sow.errors import UserError
+from sow.report.blocks import README, write_block
 
 if TYPE_CHECKING:
     from experiments.study import StudyContext
     from sow.types import Sample
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- showcase begin -->", "<!-- showcase end -->"
 COUNTED = {  # what is counted: its column, its name, the value that counts
     "head_is_condition": ("head is the condition (MTCNN, IoU >= 0.5)", True),
     "same_person": ("same person (judge)", True),
@@ -65,7 +62,8 @@ class Showcase:
         context.console.print(report.table(mean(rows), context.seconds))
         context.console.print(f"figure: {figure}")
         if self.publish:
-            publish(figure, markdown(rows))
+            write_block(README, "showcase", markdown(rows))
+            figures.into_docs("showcase", figure)
 
 
 def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -111,15 +109,3 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         lines.append(f"| {row['seed']} | " + " | ".join(report.text(row.get(c)) for c in columns) + " |")
     return "\n".join(lines) + "\n"
-
-
-def publish(figure: Path, table: str) -> None:
-    """The figure into docs/, the table between its marks in README.md."""
-    docs = README.parent / "docs"
-    docs.mkdir(exist_ok=True)
-    shutil.copyfile(figure, docs / "showcase.png")
-    text = README.read_text()
-    if BEGIN not in text or END not in text:
-        raise UserError(f"README.md has no {BEGIN} ... {END} to put the table between (study.publish)")
-    head, rest = text.split(BEGIN, 1)
-    README.write_text(f"{head}{BEGIN}\n{table}{END}{rest.split(END, 1)[1]}")

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sow.errors import UserError
+from sow.files import whole
+from sow.report.blocks import REPOSITORY, write_block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from sow.records import RunFolder
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
-REPOSITORY = Path(__file__).resolve().parents[1]
 # Okabe and Ito's colours, told apart with every kind of colour blindness.
 COLORS = {
     "blue": "#0072B2",
@@ -74,15 +74,13 @@ def publish(study: str, block: str, png: Path, root: Path = REPOSITORY) -> None:
 
     Raises UserError when README.md has no such marks; then nothing is written.
     """
-    begin, end = f"<!-- {study}:begin -->", f"<!-- {study}:end -->"
-    readme = root / "README.md"
-    text = readme.read_text()
-    if begin not in text or end not in text.split(begin, 1)[1]:
-        raise UserError(f"README.md has no {begin} ... {end} to publish between: add them (study.publish)")
-    head, rest = text.split(begin, 1)
-    docs = root / "docs"
-    docs.mkdir(exist_ok=True)
-    shutil.copyfile(png, docs / f"{study}.png")
     if f"docs/{study}.png" not in block:
         block = f"![{study.replace('_', ' ')}](docs/{study}.png)\n\n{block}"
-    readme.write_text(f"{head}{begin}\n{block.strip()}\n{end}{rest.split(end, 1)[1]}")
+    write_block(root / "README.md", study, block)
+    into_docs(study, png, root)
+
+
+def into_docs(name: str, png: Path, root: Path = REPOSITORY) -> None:
+    """The figure as docs/name.png."""
+    with whole(root / "docs" / f"{name}.png") as part:
+        shutil.copyfile(png, part)

@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
+from sow.files import whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,16 +51,10 @@ class RunFolder:
     def save_bytes(self, name: str, data: bytes) -> Path:
         """Write `data` to a temporary name, then rename."""
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-        try:
-            with open(part, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(target) as part, open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         return target
 
     def save_image(self, name: str, image: Image.Image) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sow.errors import UserError
+from sow.files import whole
 from sow.metrics import Value, mean
 from sow.metrics.kept import Store, image_key, version_of
 from sow.types import Box, Sample
@@ -197,17 +198,13 @@ def _fetch(file: Path) -> None:
     import shutil
     import urllib.request
 
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        with urllib.request.urlopen(WEIGHTS_URL, timeout=15) as source:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(WEIGHTS_URL, timeout=15) as source, whole(file) as part:
             with part.open("wb") as target:
                 shutil.copyfileobj(source, target)
             if part.stat().st_size < int(source.headers.get("Content-Length") or 0):
                 raise OSError("the connection ended early")
-        part.replace(file)
     except OSError as error:  # URLError, time-outs and refused connections are all OSErrors
-        part.unlink(missing_ok=True)
         raise UserError(
             f"the FaceNet weights are not on this machine and could not be fetched: put {WEIGHTS_URL} at {file}, "
             "or choose metrics=people or metrics=none (metrics.weights)"

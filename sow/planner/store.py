@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sow.errors import UserError
+from sow.files import whole
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,5 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
+    with whole(file) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from rich.table import Table as Terminal
 
-from sow.errors import UserError
+from sow.report.blocks import README, write_block
 from sow.report.tables import Cell, Column, Line, Table
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 LATEX = {
     "\\": r"\textbackslash{}",
     "%": r"\%",
@@ -132,14 +131,8 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def publish(table: Table, readme: Path = README) -> None:
-    """The Markdown table between `<!-- name:begin -->` and `<!-- name:end -->`; UserError where these are missing."""
-    begin, end = f"<!-- {table.name}:begin -->", f"<!-- {table.name}:end -->"
-    text = readme.read_text()
-    if begin not in text or end not in text.partition(begin)[2]:
-        raise UserError(f"README.md has no {begin} ... {end} to put the table between (study.publish)")
-    head, _, rest = text.partition(begin)
-    tail = rest.partition(end)[2]
-    readme.write_text(f"{head}{begin}\n{markdown(table)}{end}{tail}")
+    """The Markdown table between the marks of its name; UserError where these are missing."""
+    write_block(readme, table.name, markdown(table))
 
 
 def escape(text: str) -> str:

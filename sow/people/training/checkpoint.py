@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from sow.files import whole
 from sow.people.training.pace import Average, Pace
 
 
@@ -24,11 +24,9 @@ def no_tracker(values: dict[str, float], step: int) -> None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write the state to a temporary name beside `path` and rename it over the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    """The state in place of the old one, or the old one still."""
+    with whole(path) as part:
+        torch.save(state, part)
 
 
 def pack(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from sow.files import whole
 from sow.people.attributes import VOCABULARY, Attributes
 from sow.people.render import render
 from sow.people.training.recipes import FigureRecipe
@@ -38,12 +38,9 @@ def shard_path(folder: Path, recipe: FigureRecipe, index: int) -> Path:
 
 
 def write_arrays(path: Path, **arrays: NDArray) -> None:
-    """Write an .npz under a temporary name and rename it, so that a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    """Write an .npz of which a reader never meets half."""
+    with whole(path) as part, part.open("wb") as file:
         np.savez(file, **cast(dict[str, Any], arrays))  # numpy takes every name for its own allow_pickle
-    os.replace(partial, path)
 
 
 def render_shards(folder: Path, recipe: FigureRecipe) -> Iterator[Path]:
