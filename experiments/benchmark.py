@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmark_rows import Row, parse_rows
+from sow.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ class Benchmark:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UserError(f"study.split={self.split} is not one of {', '.join(SPLITS)} (study.split)")
-        for name in ("limit", "seeds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"need study.{name} >= 1, got {value} (study.{name})")
+        need_at_least(self, "study", limit=1, seeds=1)
         names = [row.name for row in self.parsed]
         for name in (*(self.only or ()), *([self.reference] if self.reference else ())):
             if name not in names:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmark import Benchmark
+from sow.bounds import need_at_least
 from sow.data import SETTINGS
 from sow.errors import UserError
 
@@ -55,8 +56,7 @@ class Calibrate:
         Resampling(self.level, self.resamples, self.resample_seed)
         if not self.score:
             raise UserError("a score needs at least one metric (study.score)")
-        if self.margin < 0:
-            raise UserError(f"need margin >= 0, got {self.margin} (study.margin)")
+        need_at_least(self, "study", margin=0)
         for step in self.steps:
             if set(step) != STEP:
                 raise UserError(f"a step has key, values and setting, got {step!r} (study.steps)")

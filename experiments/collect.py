@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow import report
+from sow.bounds import need_at_least
 from sow.errors import UserError
 from sow.records import MANIFEST, NOT_THE_RUN
 
@@ -36,8 +37,7 @@ class Collect:
     bins: int
 
     def __post_init__(self) -> None:
-        if self.axes < 1 or self.bins < 2:
-            raise UserError(f"need study.axes >= 1 and study.bins >= 2, got {self.axes} and {self.bins}")
+        need_at_least(self, "study", axes=1, bins=2)
 
     @cached_property
     def manifests(self) -> list[Path]:

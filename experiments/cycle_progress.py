@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.finding import Finding, bracket, markdown_table
 from sow import figures, report
-from sow.errors import UserError
+from sow.bounds import need_at_least, need_within
 
 if TYPE_CHECKING:
     from experiments.study import StudyContext
@@ -31,11 +31,8 @@ class CycleProgress:
     publish: bool
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "shown", "resamples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"need {name} >= 1, got {getattr(self, name)} (study.{name})")
-        if not 0 <= self.eta <= 1:
-            raise UserError(f"need 0 <= eta <= 1, got {self.eta} (study.eta)")
+        need_at_least(self, "study", seeds=1, shown=1, resamples=1)
+        need_within(self, "study", 0, 1, "eta")
 
     def run(self, context: StudyContext) -> None:
         """Generate with snapshots, measure each snapshot, show."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.diffusion_in_diffusion_numbers import ALONE, NAME, headline, markdown, short
 from experiments.finding import Finding
 from sow import figures
+from sow.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ class DiffusionInDiffusion:
             raise UserError(f"layouts are of {', '.join(LAYOUTS)}, got {self.layouts} (study.layouts)")
         if self.steps < 3:
             raise UserError(f"need at least 3 steps to have thirds, got {self.steps} (study.steps)")
-        for name in ("enhance", "suppress"):
-            if getattr(self, name) is not None and getattr(self, name) < 0:
-                raise UserError(f"need {name} >= 0, got {getattr(self, name)} (study.{name})")
+        need_at_least(self, "study", enhance=0, suppress=0)
 
     def files(self) -> list[str]:
         """Pictures that are read."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.finding import Finding, markdown_table, number
 from experiments.recompose import with_words
 from sow import figures
+from sow.bounds import need_at_least, need_between
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,11 +57,8 @@ class FindPhases:
     publish: bool
 
     def __post_init__(self) -> None:
-        for name, low in {"seeds": 1, "pictures": 1, "groups": 0, "grid": 2, "resamples": 100}.items():
-            if getattr(self, name) < low:
-                raise UserError(f"need {name} >= {low}, got {getattr(self, name)} (study.{name})")
-        if not 0 < self.narrowest < 1:
-            raise UserError(f"need 0 < narrowest < 1, got {self.narrowest} (study.narrowest)")
+        need_at_least(self, "study", seeds=1, pictures=1, groups=0, grid=2, resamples=100)
+        need_between(self, "study", 0, 1, "narrowest")
         if not self.prompts:
             raise UserError("need at least one prompt (study.prompts)")
 

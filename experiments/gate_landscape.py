@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.finding import Finding, markdown_table
 from sow import figures
+from sow.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ class GateLandscape:
     publish: bool
 
     def __post_init__(self) -> None:
-        if self.groups < 1:
-            raise UserError(f"need at least one group, got {self.groups} (study.groups)")
+        need_at_least(self, "study", groups=1)
         if not self.readings:
             raise UserError("need at least one reading of R_c (study.readings)")
         if len(self.straddle) != 2 or not 0 <= self.straddle[0] < self.straddle[1] <= 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sow import report
-from sow.errors import UserError
+from sow.bounds import need_at_least
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +24,7 @@ class Generate:
     images: int
 
     def __post_init__(self) -> None:
-        if self.images < 1:
-            raise UserError(f"need at least one image, got {self.images} (study.images)")
+        need_at_least(self, "study", images=1)
 
     def run(self, context: StudyContext) -> None:
         """Generate, measure, write, print."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.benchmark_rows import NAME, Row, compose_row, parse_rows, quote
 from experiments.gallery_pictures import about_model, on_gray, slug
+from sow.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.types import Request
 
@@ -74,10 +75,8 @@ class Grid:
             raise UserError(
                 f"the name {self.name!r} names files: use letters, digits and _ . + - (study.name)"
             )
-        if self.columns < 1 or self.size <= 0:
-            raise UserError(
-                f"need study.columns >= 1 and study.size > 0, got {self.columns}, {self.size} (study.columns)"
-            )
+        need_at_least(self, "study", columns=1)
+        need_above(self, "study", size=0)
         for row in parse_rows(self.rows):
             if row.overrides is None:
                 raise UserError(f"row {row.name} makes no images: give it overrides (study.rows.{row.name})")

@@ -15,6 +15,7 @@ from experiments import information_flow_figure as pictures
 from experiments.finding import Finding, markdown_table
 from experiments.recompose import with_words
 from sow import figures
+from sow.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.types import Request
 
@@ -59,11 +60,8 @@ class InformationFlow:
     publish: bool
 
     def __post_init__(self) -> None:
-        for name, low in {"seeds": 1, "causal_seeds": 0, "positions": 1}.items():
-            if getattr(self, name) < low:
-                raise UserError(f"need {name} >= {low}, got {getattr(self, name)} (study.{name})")
-        if not self.strength > 0:
-            raise UserError(f"need a strength > 0, got {self.strength} (study.strength)")
+        need_at_least(self, "study", seeds=1, causal_seeds=0, positions=1)
+        need_above(self, "study", strength=0)
         if not self.methods:
             raise UserError("need at least one method, as in {SOW: []} (study.methods)")
         for name, words in self.methods.items():

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sow import report
+from sow.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,13 +39,7 @@ class MakePlans:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UserError(f"study.split={self.split} is not one of {', '.join(SPLITS)}")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"need at least one plan, got study.limit={self.limit}")
-        if self.workers < 1 or self.drawn < 0 or self.factor < 1:
-            raise UserError(
-                f"need study.workers >= 1, study.drawn >= 0 and study.factor >= 1, got {self.workers}, {self.drawn}, "
-                f"{self.factor}"
-            )
+        need_at_least(self, "study", limit=1, workers=1, drawn=0, factor=1)
         if self.canvas is not None and (len(self.canvas) != 2 or min(self.canvas) < 1):
             raise UserError(f"the canvas is [width, height] in pixels, got {self.canvas} (study.canvas)")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.gallery_pictures import Picture, Pictures
 from experiments.gallery_reading import read_pictures
+from sow.bounds import need_at_least
 from sow.errors import UserError
 from sow.pages import write_page
 from sow.report.tables import parse_columns
@@ -49,10 +50,7 @@ class Preference:
     criteria: list[Any]
 
     def __post_init__(self) -> None:
-        for name in ("groups", "raters", "votes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"need study.{name} >= 1, got {value} (study.{name})")
+        need_at_least(self, "study", groups=1, raters=1, votes=1)
         if self.votes > self.raters:
             raise UserError(
                 f"study.votes={self.votes} of {self.raters} people: nobody votes twice on a question, raise study.raters "

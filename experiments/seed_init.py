@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.cycle_progress import shown
 from experiments.finding import Finding, bracket, markdown_table, number
 from sow import figures, report
+from sow.bounds import need_at_least
 from sow.errors import UserError
 from sow.schema import instantiate
 
@@ -35,9 +36,7 @@ class SeedInit:
     publish: bool
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "shown", "resamples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"need {name} >= 1, got {getattr(self, name)} (study.{name})")
+        need_at_least(self, "study", seeds=1, shown=1, resamples=1)
         if self.reference not in self.arms:
             raise UserError(
                 f"reference is one of {', '.join(self.arms)}, got {self.reference!r} (study.reference)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.finding import Finding, bracket, markdown_table
 from sow import figures
+from sow.bounds import need_at_least, need_between
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,13 +42,10 @@ class SemanticFormation:
     publish: bool
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "resamples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"need {name} >= 1, got {getattr(self, name)} (study.{name})")
+        need_at_least(self, "study", seeds=1, resamples=1)
         if not self.sizes or not all(0 < size < 1 for size in self.sizes):
             raise UserError(f"sizes are shares of the canvas between 0 and 1, got {self.sizes} (study.sizes)")
-        if not 0 < self.tolerance < 1:
-            raise UserError(f"need 0 < tolerance < 1, got {self.tolerance} (study.tolerance)")
+        need_between(self, "study", 0, 1, "tolerance")
 
     def run(self, context: StudyContext) -> None:
         """Invert, disturb at every start, measure against the original, show."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.generate import mean, numbers, write_sample
 from sow import figures, report
-from sow.errors import UserError
+from sow.bounds import need_at_least
 from sow.report.blocks import README, write_block
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class Showcase:
     publish: bool
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"need at least one seed, got {self.seeds} (study.seeds)")
+        need_at_least(self, "study", seeds=1)
 
     def run(self, context: StudyContext) -> None:
         """Generate all, measure all, show all."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.finding import Finding, bracket, markdown_table
 from sow import figures
+from sow.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ class TextSensitivity:
     publish: bool
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "resamples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"need {name} >= 1, got {getattr(self, name)} (study.{name})")
+        need_at_least(self, "study", seeds=1, resamples=1)
         if not self.prompts:
             raise UserError("need at least one prompt (study.prompts)")
 

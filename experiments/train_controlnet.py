@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.bounds import need_above, need_within
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,11 +45,8 @@ class TrainControlNet:
     _target_: str = "experiments.train_controlnet.TrainControlNet"
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "pictures", "batch", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"need {name} > 0, got {getattr(self, name)} (study.{name})")
-        if not 0 <= self.empty <= 1:
-            raise UserError(f"need 0 <= empty <= 1, got {self.empty} (study.empty)")
+        need_above(self, "study", minutes=0, pictures=0, batch=0, learning_rate=0)
+        need_within(self, "study", 0, 1, "empty")
 
     def files(self) -> list[str]:
         """None: the folder holds this study's own state."""

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sow.bounds import need_at_least, need_within
 from sow.errors import UserError
 from sow.schema import MISSING, check, instantiate, unknown
 
@@ -85,8 +86,7 @@ class Caching:
     folder: Path | None
 
     def __post_init__(self) -> None:
-        if self.memory_mb < 0:
-            raise UserError(f"need memory_mb >= 0, got {self.memory_mb} (cache.memory_mb)")
+        need_at_least(self, "cache", memory_mb=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,18 +134,8 @@ class Config:
     overrides: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for name, low in {"seed": 0, "num_inference_steps": 1, "batch_size": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise UserError(f"need {name} >= {low}, got {getattr(self, name)} ({name})")
-        if self.num_inference_steps > 1000:
-            raise UserError(
-                f"need num_inference_steps <= 1000, got {self.num_inference_steps} (num_inference_steps)"
-            )
-        for name in ("height", "width"):
-            side = getattr(self, name)
-            if side is not None and side < 1:
-                raise UserError(f"need {name} > 0 pixels, got {side} ({name})")
+        need_at_least(self, "", seed=0, batch_size=1, height=1, width=1)
+        need_within(self, "", 1, 1000, "num_inference_steps")
         self.cycle.resolve(self.num_inference_steps)
         self.preservation.resolve(self.cycle, self.num_inference_steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sow.bounds import need_at_least, need_within
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ class Cycle:
     _target_: str = "sow.cycle.Cycle"
 
     def __post_init__(self) -> None:
-        if self.cycles < 1:
-            raise UserError(f"need at least one cycle, got {self.cycles} (cycle.cycles)")
-        if not 0 <= self.eta <= 1:
-            raise UserError(f"need 0 <= eta <= 1, got {self.eta} (cycle.eta)")
+        need_at_least(self, "cycle", cycles=1)
+        need_within(self, "cycle", 0, 1, "eta")
         if self.inject_levels not in ("aligned", "official"):
             raise UserError(
                 f"inject_levels is aligned or official, got {self.inject_levels!r} (cycle.inject_levels)"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sow.errors import UserError
+from sow.bounds import need_at_least
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,7 @@ class ClassifierFree:
     _target_: str = "sow.guidance.ClassifierFree"
 
     def __post_init__(self) -> None:
-        if self.scale < 0:
-            raise UserError(f"need a scale >= 0, got {self.scale} (guidance.scale)")
+        need_at_least(self, "guidance", scale=0)
 
     def in_cycle(self) -> Rule:
         return classifier_free(self.scale, self.negative_prompt)
@@ -71,8 +70,7 @@ class Regional:
     _target_: str = "sow.guidance.Regional"
 
     def __post_init__(self) -> None:
-        if self.scale < 0:
-            raise UserError(f"need a scale >= 0, got {self.scale} (guidance.scale)")
+        need_at_least(self, "guidance", scale=0)
 
     def in_cycle(self) -> Rule:
         return regional(self.scale, self.negative_prompt, self.suppress_prompt, self.enhance_prompt)

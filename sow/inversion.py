@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sow.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,10 +45,7 @@ class Inversion:
                 raise UserError(
                     f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r} (inversion.{name})"
                 )
-        if self.guidance_scale < 0:
-            raise UserError(
-                f"need a guidance_scale >= 0, got {self.guidance_scale} (inversion.guidance_scale)"
-            )
+        need_at_least(self, "inversion", guidance_scale=0)
 
     def step_levels(self, schedule: Schedule, k: int) -> tuple[Tensor, Tensor]:
         """The levels between which inversion step k (x_k -> x_{k+1}) moves."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from sow.bounds import need_within
 from sow.cycle import Cycle, on_grid
 from sow.errors import UserError
 
@@ -29,8 +30,7 @@ class Preservation:
     _target_: str = "sow.preservation.Preservation"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise UserError(f"need 0 <= eta <= 1, got {self.eta} (preservation.eta)")
+        need_within(self, "preservation", 0, 1, "eta")
         if self.prompt not in ("user", "intensified"):
             raise UserError(f"prompt is user or intensified, got {self.prompt!r} (preservation.prompt)")
 

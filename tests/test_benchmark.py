@@ -456,7 +456,7 @@ def test_ablations_of_the_command_line_and_the_row_combine() -> None:
     ("words", "parts"),
     [
         (["study.split=train"], ["study.split=train", "validation, test, all"]),
-        (["study.seeds=0"], ["study.seeds >= 1"]),
+        (["study.seeds=0"], ["seeds >= 1", "study.seeds"]),
         (["study.shard=8/8"], ["0 <= k < n", "8/8"]),
         (["study.only=[nobody]"], ["nobody is no row", "full"]),
         (["+study.rows={x y:{}}"], ["study.rows", "x y"]),

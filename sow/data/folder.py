@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sow.bounds import need_at_least, need_within
 from sow.conditions import Photo
 from sow.data import SETTINGS, Group, Split
 from sow.data.manifests import digest, keep
@@ -46,10 +47,8 @@ class ImageFolder:
     validation: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.validation <= 1:
-            raise UserError(f"data.validation={self.validation} is no share: need 0 to 1 (data.validation)")
-        if self.images_per_prompt is not None and self.images_per_prompt < 1:
-            raise UserError(f"data.images_per_prompt={self.images_per_prompt}: need at least 1, or null")
+        need_within(self, "data", 0, 1, "validation")
+        need_at_least(self, "data", images_per_prompt=1)
 
     def groups(self, split: Split) -> list[Group]:
         """The groups of a split in a fixed order; each group's request has the seed of its place among all.

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from sow.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.planner.base import legal_related, or_surround
 from sow.planner.calling import Caller, Client, redact
@@ -63,23 +64,9 @@ class MLLM:
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("planner.model is empty: name the model to ask")
-        for name, low in {
-            "asks": 1,
-            "retries": 0,
-            "image_side": 32,
-            "max_tokens": 3,
-            "max_output_tokens": 1,
-        }.items():
-            if getattr(self, name) < low:
-                raise UserError(f"need planner.{name} >= {low}, got {getattr(self, name)}")
-        for name in ("timeout", "budget"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"need planner.{name} > 0 seconds, got {getattr(self, name)}")
-        for name in ("backoff", "max_backoff"):
-            if getattr(self, name) < 0:
-                raise UserError(f"need planner.{name} >= 0 seconds, got {getattr(self, name)}")
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
-            raise UserError(f"need planner.requests_per_minute > 0 or null, got {self.requests_per_minute}")
+        need_at_least(self, "planner", asks=1, retries=0, image_side=32, max_tokens=3, max_output_tokens=1)
+        need_at_least(self, "planner", backoff=0, max_backoff=0)
+        need_above(self, "planner", timeout=0, budget=0, requests_per_minute=0)
         prompt_texts(self.prompt_version)
 
     def client(self) -> tuple[Client, str | None]:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from sow.bounds import need_at_least
 from sow.errors import UserError
 from sow.planner.base import (
     Planner,
@@ -47,8 +48,7 @@ class Random:
     attempts: int
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise UserError(f"position.attempts={self.attempts}: need at least 1")
+        need_at_least(self, "position", attempts=1)
 
     def apply(self, request: Request, plan: Plan, planner: Planner, canvas: Canvas) -> Plan:
         """The plan with random boxes and the region that the planner relates to them."""

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from sow.errors import UserError
+from sow.bounds import need_at_least, need_between
 
 Values = Sequence[tuple[Hashable, float | bool | None]]  # (group, value of one image)
 _NORMAL = NormalDist()
@@ -31,10 +31,8 @@ class Resampling:
     seed: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise UserError(f"need 0 < level < 1, got {self.level} (study.level)")
-        if self.resamples < 100:
-            raise UserError(f"need at least 100 resamples, got {self.resamples} (study.resamples)")
+        need_between(self, "study", 0, 1, "level")
+        need_at_least(self, "study", resamples=100)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from sow.bounds import need_above, need_at_least, need_within
 from sow.errors import UserError
 from sow.methods import arguments, need_plain
 
@@ -36,13 +37,8 @@ class Baseline:
     engine: ClassVar[str] = ""  # module and class of the sampler
 
     def __post_init__(self) -> None:
-        steps = self.num_inference_steps
-        if steps is not None and not 1 <= steps <= 1000:
-            raise UserError(
-                f"need 1 <= num_inference_steps <= 1000, got {steps} (method.num_inference_steps)"
-            )
-        if not 0 <= self.eta <= 1:
-            raise UserError(f"need 0 <= eta <= 1, got {self.eta} (method.eta)")
+        need_within(self, "method", 1, 1000, "num_inference_steps")
+        need_within(self, "method", 0, 1, "eta")
 
     def sampler(self, config: Config, backbone: Backbone) -> Any:
         """This method on a loaded model; raises UserError where the model or a file it needs is missing."""
@@ -75,11 +71,8 @@ class BlendedLatent(Baseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decoder_steps < 0:
-            raise UserError(f"need decoder_steps >= 0, got {self.decoder_steps} (method.decoder_steps)")
-        for name in ("decoder_rate", "decoder_weight"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"need {name} > 0, got {getattr(self, name)} (method.{name})")
+        need_at_least(self, "method", decoder_steps=0)
+        need_above(self, "method", decoder_rate=0, decoder_weight=0)
 
 
 @dataclass(frozen=True)
@@ -93,9 +86,7 @@ class RePaint(Baseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("jump_length", "resamples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"need {name} >= 1, got {getattr(self, name)} (method.{name})")
+        need_at_least(self, "method", jump_length=1, resamples=1)
 
 
 @dataclass(frozen=True)
@@ -112,14 +103,8 @@ class LanPaint(Baseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner_steps < 0 or self.weight < 0:
-            raise UserError(
-                f"need inner_steps >= 0 and weight >= 0, got {self.inner_steps} and {self.weight} (method.inner_steps, "
-                "method.weight)"
-            )
-        for name in ("step_size", "friction"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"need {name} > 0, got {getattr(self, name)} (method.{name})")
+        need_at_least(self, "method", inner_steps=0, weight=0)
+        need_above(self, "method", step_size=0, friction=0)
 
 
 @dataclass(frozen=True)
@@ -205,11 +190,8 @@ class Personal(Baseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "train_batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"need {name} >= 1, got {getattr(self, name)} (method.{name})")
-        if self.learning_rate <= 0:
-            raise UserError(f"need learning_rate > 0, got {self.learning_rate} (method.learning_rate)")
+        need_at_least(self, "method", steps=1, train_batch=1)
+        need_above(self, "method", learning_rate=0)
         if not self.class_words or not self.templates or not all("{}" in t for t in self.templates):
             raise UserError(
                 "need class_words and templates, each template with {} for the concept (method.class_words, method.templates)"
@@ -239,8 +221,7 @@ class TextualInversion(Personal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vectors < 1:
-            raise UserError(f"need vectors >= 1, got {self.vectors} (method.vectors)")
+        need_at_least(self, "method", vectors=1)
 
 
 @dataclass(frozen=True)
@@ -262,16 +243,9 @@ class DreamBooth(Personal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prior_weight < 0 or (self.prior_weight > 0 and self.class_images < 1):
-            raise UserError(
-                f"need prior_weight >= 0 and, unless it is 0, class_images >= 1, got {self.prior_weight} and "
-                f"{self.class_images} (method.prior_weight, method.class_images)"
-            )
-        if self.class_steps < 1 or self.lora_rank < 0:
-            raise UserError(
-                f"need class_steps >= 1 and lora_rank >= 0, got {self.class_steps} and {self.lora_rank} "
-                "(method.class_steps, method.lora_rank)"
-            )
+        need_at_least(self, "method", prior_weight=0, class_steps=1, lora_rank=0)
+        if self.prior_weight > 0:  # the loss compares with pictures of the class
+            need_at_least(self, "method", class_images=1)
         if self.lora_rank and importlib.util.find_spec("peft") is None:
             raise UserError(
                 "LoRA needs the package peft: install it, or set method.lora_rank=0 (method.lora_rank)"
@@ -293,9 +267,7 @@ class DenseDiffusion:
     _target_: str = "sow.methods.baselines.DenseDiffusion"
 
     def __post_init__(self) -> None:
-        for name in ("w_self", "w_cross", "power"):
-            if getattr(self, name) < 0:
-                raise UserError(f"need {name} >= 0, got {getattr(self, name)} (method.{name})")
+        need_at_least(self, "method", w_self=0, w_cross=0, power=0)
 
     def sampler(self, config: Config, backbone: Backbone) -> Any:
         """SOW's sampler with this modulation."""
