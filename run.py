@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.config import CONF, explain, typed
+from experiments.job import run_composed
+from sow.composition import compose_jobs_once
+from sow.config import CONF, explain
 from sow.errors import UserError
 
-warnings.filterwarnings(
-    "ignore", r"\s*'hydra/launcher/\w+' is validated against"
-)  # as our presets are meant to be
+# Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line
 failed: list[str] = []
 
@@ -28,19 +26,10 @@ failed: list[str] = []
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(composed: DictConfig) -> float | None:
     """One job: validate, then run the study; a failing job of a multirun lets the others go on. The sweeper's objective."""
-    from sow.records import discard_untouched
-    from sow.sweeping import objective
-
     job = HydraConfig.get()
-    folder = Path(job.runtime.output_dir)
     try:
-        config = typed(composed, job.runtime.choices, job.overrides.task)
-        from experiments.study import run_job
-
-        run_job(config, folder, group=Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None)
-        return objective(folder, cast(DictConfig, job))  # which is what it is, whatever Hydra annotates
+        return run_composed(composed, job)
     except UserError as error:
-        discard_untouched(folder)
         if not job.launcher._target_.endswith(".BasicLauncher"):
             raise  # the job runs in a process of its own: its launcher must hear of it
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -51,6 +40,7 @@ def main(composed: DictConfig) -> float | None:
 def command_line() -> int:
     """Run `main` on the words of the command line; the exit status: 1 after any failure, 130 when interrupted."""
     failed.clear()
+    compose_jobs_once()
     try:
         main()
     except (UserError, HydraException, OmegaConfBaseException) as error:

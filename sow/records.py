@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -242,8 +243,9 @@ def link_earlier(folder: Path, earlier: Path) -> None:
 # What surrounds a run.
 
 
+@functools.cache
 def surroundings() -> dict[str, Any]:
-    """Versions and machine, for the manifest."""
+    """Versions and machine, for the manifest; looked up once a process."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -256,8 +258,12 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def git_revision() -> dict[str, Any] | None:
-    """The commit of this checkout and whether files differ from it; None outside a checkout."""
+    """The commit of this checkout and whether files differ from it; None outside a checkout.
+
+    Looked up once a process: the code that it runs is the one that it began with.
+    """
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return None if commit is None else {"commit": commit, "dirty": bool(status)}
 
