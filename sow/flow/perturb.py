@@ -15,7 +15,7 @@ another one from a step on ("held") is perturbed in every replacement after it, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from sow import noise
 from sow.flow.observe import REGIONS
 from sow.methods.sow import Sampler
+from sow.methods.stages import Moves
 from sow.seed_init import Seed
 from sow.types import Plan, Request, StepContext
 
@@ -53,16 +54,9 @@ class PerturbedSampler(Sampler):
 
     perturbations: Mapping[str, Perturbation] = field(default_factory=dict)
 
-    def _denoisers(
-        self,
-        requests: Sequence[Request],
-        plans: Sequence[Plan],
-        seeds: Sequence[Seed],
-        M: Tensor,
-        generators: Sequence[torch.Generator],
-        chain: Any = None,
-    ) -> dict[str, Callable]:
-        inner = super()._denoisers(requests, plans, seeds, M, generators)
+    def _moves(
+        self, moves: Moves, requests: Sequence[Request], plans: Sequence[Plan], seeds: Sequence[Seed]
+    ) -> Moves:
         own = [self.perturbations.get(r.id) for r in requests]
         order = {moment(c): i for i, c in enumerate(denoising_contexts(self))}
 
@@ -78,9 +72,9 @@ class PerturbedSampler(Sampler):
             return torch.stack(rows)
 
         return {
-            **inner,
-            "p_a": lambda x, context: inner["p_a"](added(x, context), context),
-            "p_s": lambda x, context: inner["p_s"](added(x, context), context),
+            **moves,
+            "p_a": lambda x, context: moves["p_a"](added(x, context), context),
+            "p_s": lambda x, context: moves["p_s"](added(x, context), context),
         }
 
 

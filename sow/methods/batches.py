@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sow.backbone import Backbone
+from sow.errors import UserError
 from sow.types import Canvas
 
 log = logging.getLogger(__name__)
@@ -58,3 +59,15 @@ def release(backbone: Backbone) -> None:
     backbone.cache.clear()
     if backbone.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def halved(backbone: Backbone, canvas: Canvas, count: int) -> int:
+    """Half of a batch of `count` that memory did not hold; raises UserError where it was one request."""
+    release(backbone)
+    if count == 1:
+        raise UserError(
+            f"out of memory with one request of {canvas.width} x {canvas.height} pixels: try a smaller canvas, "
+            "model.dtype=float16, model.vae_tiling=true or model.cpu_offload=true (width, height, model)"
+        )
+    log.warning("out of memory with %d requests in a batch: going on with %d (batch_size)", count, count // 2)
+    return count // 2

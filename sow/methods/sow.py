@@ -5,15 +5,14 @@ COW is this class composed of other components (conf/method/cow.yaml); there is 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sow import diffusion, noise
+from sow import noise
 from sow.algorithm import selective_one_way_diffusion
 from sow.attention.modulation import NoModulation
 from sow.backbone import Backbone
@@ -23,15 +22,13 @@ from sow.diffusion import Schedule
 from sow.errors import UserError
 from sow.guidance import ClassifierFree, Regional, Rule
 from sow.inversion import Inversion
-from sow.methods.batches import out_of_memory, release
-from sow.methods.stages import Stages
-from sow.methods.start import by_size, invert, pictures_of, reached
+from sow.methods.batches import halved, out_of_memory
+from sow.methods.stages import Moves, Stages
+from sow.methods.start import invert_conditions, start
 from sow.methods.trace import Recorder
 from sow.preservation import Preservation
-from sow.seed_init import Background, PureNoise, Seed, canvas_mask, paste_latents, place
-from sow.types import Canvas, Plan, Request, Sample, Step, StepContext
-
-log = logging.getLogger(__name__)
+from sow.seed_init import Background, PureNoise, Seed, canvas_mask, place
+from sow.types import Canvas, Plan, Request, Sample, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,21 +114,8 @@ class Sampler:
                 if not out_of_memory(error):
                     raise
             # Out here the error and the tensors that its traceback held are gone.
-            size = self._halved(len(requests[here]))
+            size = halved(self.backbone, self.canvas, len(requests[here]))
         return samples
-
-    def _halved(self, count: int) -> int:
-        """Half of a batch that memory did not hold; raises UserError where it was one request."""
-        release(self.backbone)
-        if count == 1:
-            raise UserError(
-                f"out of memory with one request of {self.canvas.width} x {self.canvas.height} pixels: try a smaller "
-                "canvas, model.dtype=float16, model.vae_tiling=true or model.cpu_offload=true (width, height, model)"
-            )
-        log.warning(
-            "out of memory with %d requests in a batch: going on with %d (batch_size)", count, count // 2
-        )
-        return count // 2
 
     def steps(self, request: Request, *, plan: Plan | None = None) -> Iterator[Step]:
         """Every step of one request's run, the last one holding x_0; nothing is decoded."""
@@ -210,51 +194,28 @@ class Sampler:
 
     def _run(self, requests: Sequence[Request], plans: Sequence[Plan]) -> Iterator[Step]:
         """Algorithm 1 on one batch: place, encode, invert, cycle, preserve."""
-        device, dtype = self.backbone.device, self.backbone.dtype
         generators = [noise.generator(r.seed) for r in requests]
         placed = [
             place(self.seed_init, r, p, self.canvas, i, g)
             for i, (r, p, g) in enumerate(zip(requests, plans, generators, strict=True))
         ]
         seeds = [seed for _, own in placed for seed in own]
-        M = canvas_mask(seeds, len(requests), self.canvas.latent_size).to(device)
+        M = canvas_mask(seeds, len(requests), self.canvas.latent_size).to(self.backbone.device)
         prompts = [
             self.inversion.choose_prompt(r.prompt, p.prompt) for r, p in zip(requests, plans, strict=True)
         ]
         chain = self._chain()
 
-        v: dict[int, Tensor] = {}
-        like = torch.zeros(
-            (len(requests), self.backbone.channels, *self.canvas.latent_size), dtype=dtype, device=device
-        )
-        if self.inversion.condition == "alone":
-            kept: dict[int, list[Any]] = {k: [None] * len(seeds) for k in range(self.t2 + 1)}
-            for group in by_size(seeds):
-                members = [seeds[i] for i in group]
-                number = members[0].condition if len(members) == 1 else None
-                alone = pictures_of(
-                    self,
-                    [s.image for s in members],
-                    [prompts[s.sample] for s in members],
-                    [generators[s.sample] for s in members],
-                )
-                own = chain.fork()
-                for step in invert(self, own, alone, self.t2, "invert_condition", number):
-                    k = reached(step)
-                    for row, i in enumerate(group):
-                        kept[k][i] = step.latents[row]
-                    yield step
-                chain.join(own)
-            v = {k: paste_latents(seeds, values, like) for k, values in kept.items()}
-        x = yield from self._start(chain, [image for image, _ in placed], prompts, generators, plans, v)
+        v = yield from invert_conditions(self, chain, seeds, len(requests), prompts, generators)
+        x = yield from start(self, chain, [image for image, _ in placed], prompts, generators, plans, v)
         if chain.alive:
             chain.note(self.canvas, self.seed_init.start, self.cycle.last_state(self.t1), self.guidance)
             chain.note(*((s.latent_mask, s.top, s.left, s.sample, s.condition, s.box) for s in seeds))
             chain.note(self.modulation, self.gate, self.decay_distance, *(p.related for p in plans))
             chain.trust(x)
 
-        # A subclass that brings its own moves knows nothing of the cache, and has none.
-        more = {"chain": chain} if chain.alive else {}
+        modulator = self._modulator(plans, seeds)
+        moves = Stages(self, requests, plans, M, modulator, generators, chain).functions()
         yield from selective_one_way_diffusion(
             x,
             v,
@@ -266,7 +227,7 @@ class Sampler:
             inject_first=self.seed_init.start == "inject",
             literal=self.cycle.steps == "literal",
             timesteps=self.schedule.timesteps,
-            **self._denoisers(requests, plans, seeds, M, generators, **more),
+            **self._moves(moves, requests, plans, seeds),
         )
 
     def _chain(self) -> Chain:
@@ -282,67 +243,11 @@ class Sampler:
             self.inversion,
         )
 
-    def _start(
-        self,
-        chain: Chain,
-        images: Sequence[Tensor],
-        prompts: Sequence[str],
-        generators: Sequence[torch.Generator],
-        plans: Sequence[Plan],
-        v: dict[int, Tensor],
-    ) -> Generator[Step, None, Tensor]:
-        """The latents that enter the cycles: the canvas inverted, or x_K ~ N(0, 1) denoised to x_{t2} with c'."""
-        if isinstance(self.seed_init, PureNoise):
-            return (yield from self._from_noise(chain, generators, plans))
-        pictures = pictures_of(self, images, prompts, generators)
-        stop = self.t1 if self._inverts_to_t1 else self.t2
-        wanted = None
-        own = chain.fork()
-        for step in invert(self, own, pictures, stop, "invert_canvas", None):
-            k = reached(step)
-            if self.inversion.condition == "canvas":
-                v[k] = step.latents
-            if k == (self.t1 if self.seed_init.start == "inject" else self.t2):
-                wanted = step.latents
-            yield step
-        chain.join(own)
-        assert wanted is not None
-        return wanted
-
-    def _from_noise(
-        self, chain: Chain, generators: Sequence[torch.Generator], plans: Sequence[Plan]
-    ) -> Generator[Step, None, Tensor]:
-        """x_K ~ N(0, 1) denoised to x_{t2} with c' (Fig. 6)."""
-        draw = self.draw_on_host((1, self.backbone.channels, *self.canvas.latent_size), generators)
-        chain.note("noise", draw, self.guidance, *(p.prompt for p in plans))
-        x = chain.trust(self.to_device(draw))
-        yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
-        rule = self.guidance.in_cycle()
-        embeds = self._embeds(rule, [p.prompt for p in plans])
-        M = torch.zeros((len(plans), 1, *self.canvas.latent_size), dtype=torch.bool, device=x.device)
-        for k in range(self.num_inference_steps - 1, self.t2 - 1, -1):
-            chain.reads(x)
-
-            def made(x: Tensor = x, k: int = k) -> tuple[Tensor, Tensor]:
-                e = self._epsilon(rule, x, k, embeds, M)
-                return diffusion.ddim_step(x, e, self.schedule.level(k + 1), self.schedule.level(k))
-
-            x, x0 = chain.recall(("sample", k), made)
-            yield Step(x, "denoise", StepContext("sample", None, k, self.schedule.timesteps[k]), {}, x0)
-        return x
-
-    def _denoisers(
-        self,
-        requests: Sequence[Request],
-        plans: Sequence[Plan],
-        seeds: Sequence[Seed],
-        M: Tensor,
-        generators: Sequence[torch.Generator],
-        chain: Chain | None = None,
-    ) -> dict[str, Callable]:
-        """p_a, p_s, inject and replace of Algorithm 1, bound to this batch."""
-        modulator = self._modulator(plans, seeds)
-        return Stages(self, requests, plans, M, modulator, generators, chain or Chain(None)).functions()
+    def _moves(
+        self, moves: Moves, requests: Sequence[Request], plans: Sequence[Plan], seeds: Sequence[Seed]
+    ) -> Moves:
+        """p_a, p_s, inject and replace of Algorithm 1, bound to this batch: where a subclass puts its own around them."""
+        return moves
 
     def _modulator(self, plans: Sequence[Plan], seeds: Sequence[Seed]):
         """The modulator of this batch, None where attention is left alone."""

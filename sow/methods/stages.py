@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sow.guidance import Rule
     from sow.methods.sow import Sampler
 
+Moves = dict[str, Callable[..., Any]]  # by the names that Algorithm 1 takes them under
+
 
 class Stages:
     """p_a, p_s, inject and replace, bound to the plans, mask M, modulator, generators and place in the cache of a batch."""
@@ -50,7 +52,7 @@ class Stages:
         self.levels = sampler.cycle.levels(sampler.schedule, sampler.t1, sampler.t2)
         self.per_cycle = sampler.t2 - sampler.cycle.last_state(sampler.t1)
 
-    def functions(self) -> dict[str, Callable]:
+    def functions(self) -> Moves:
         """By the names that Algorithm 1 takes them under."""
         return {"p_a": self.p_a, "p_s": self.p_s, "inject": self.inject, "replace": self.replace}
 

@@ -1,10 +1,10 @@
-"""From placed pictures to latents at the noise levels of the cycle: encode and invert, each distinct picture once."""
+"""From placed pictures, or from noise, to the latents of the cycle: encode and invert, each distinct picture once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch import Tensor
 from sow import diffusion
 from sow.cache import Chain, digest
 from sow.guidance import classifier_free
-from sow.seed_init import Seed
-from sow.types import Phase, Step, StepContext
+from sow.seed_init import PureNoise, Seed, paste_latents
+from sow.types import Phase, Plan, Step, StepContext
 
 if TYPE_CHECKING:
     from sow.methods.sow import Sampler
@@ -125,3 +125,95 @@ def by_size(seeds: Sequence[Seed]) -> list[list[int]]:
     for i, seed in enumerate(seeds):
         groups.setdefault(tuple(seed.latent_mask.shape), []).append(i)
     return list(groups.values())
+
+
+def invert_conditions(
+    sampler: Sampler,
+    chain: Chain,
+    seeds: Sequence[Seed],
+    count: int,
+    prompts: Sequence[str],
+    generators: Sequence[torch.Generator],
+) -> Generator[Step, None, dict[int, Tensor]]:
+    """v_k (count, C, h, w) for k = 0 .. t2: the conditions inverted alone and laid where they are placed, zero elsewhere.
+
+    Empty where the inverted canvas itself serves as v.
+    """
+    if sampler.inversion.condition != "alone":
+        return {}
+    kept: dict[int, list[Any]] = {k: [None] * len(seeds) for k in range(sampler.t2 + 1)}
+    for group in by_size(seeds):
+        members = [seeds[i] for i in group]
+        number = members[0].condition if len(members) == 1 else None
+        alone = pictures_of(
+            sampler,
+            [s.image for s in members],
+            [prompts[s.sample] for s in members],
+            [generators[s.sample] for s in members],
+        )
+        own = chain.fork()
+        for step in invert(sampler, own, alone, sampler.t2, "invert_condition", number):
+            k = reached(step)
+            for row, i in enumerate(group):
+                kept[k][i] = step.latents[row]
+            yield step
+        chain.join(own)
+    backbone = sampler.backbone
+    shape = (count, backbone.channels, *sampler.canvas.latent_size)
+    like = torch.zeros(shape, dtype=backbone.dtype, device=backbone.device)
+    return {k: paste_latents(seeds, values, like) for k, values in kept.items()}
+
+
+def start(
+    sampler: Sampler,
+    chain: Chain,
+    images: Sequence[Tensor],
+    prompts: Sequence[str],
+    generators: Sequence[torch.Generator],
+    plans: Sequence[Plan],
+    v: dict[int, Tensor],
+) -> Generator[Step, None, Tensor]:
+    """The latents that enter the cycles: the canvas inverted, or x_K ~ N(0, 1) denoised to x_{t2} with c'.
+
+    Fills `v` where the inverted canvas serves as v.
+    """
+    if isinstance(sampler.seed_init, PureNoise):
+        return (yield from from_noise(sampler, chain, generators, plans))
+    pictures = pictures_of(sampler, images, prompts, generators)
+    stop = sampler.t1 if sampler._inverts_to_t1 else sampler.t2
+    wanted = None
+    own = chain.fork()
+    for step in invert(sampler, own, pictures, stop, "invert_canvas", None):
+        k = reached(step)
+        if sampler.inversion.condition == "canvas":
+            v[k] = step.latents
+        if k == (sampler.t1 if sampler.seed_init.start == "inject" else sampler.t2):
+            wanted = step.latents
+        yield step
+    chain.join(own)
+    assert wanted is not None
+    return wanted
+
+
+def from_noise(
+    sampler: Sampler, chain: Chain, generators: Sequence[torch.Generator], plans: Sequence[Plan]
+) -> Generator[Step, None, Tensor]:
+    """x_K ~ N(0, 1) denoised to x_{t2} with c' (Fig. 6)."""
+    size, last = sampler.canvas.latent_size, sampler.num_inference_steps
+    draw = sampler.draw_on_host((1, sampler.backbone.channels, *size), generators)
+    chain.note("noise", draw, sampler.guidance, *(p.prompt for p in plans))
+    x = chain.trust(sampler.to_device(draw))
+    yield Step(x, "start", StepContext("sample", None, last))
+    schedule, rule = sampler.schedule, sampler.guidance.in_cycle()
+    embeds = sampler._embeds(rule, [p.prompt for p in plans])
+    M = torch.zeros((len(plans), 1, *size), dtype=torch.bool, device=x.device)
+    for k in range(last - 1, sampler.t2 - 1, -1):
+        chain.reads(x)
+
+        def made(x: Tensor = x, k: int = k) -> tuple[Tensor, Tensor]:
+            e = sampler._epsilon(rule, x, k, embeds, M)
+            return diffusion.ddim_step(x, e, schedule.level(k + 1), schedule.level(k))
+
+        x, x0 = chain.recall(("sample", k), made)
+        yield Step(x, "denoise", StepContext("sample", None, k, schedule.timesteps[k]), {}, x0)
+    return x

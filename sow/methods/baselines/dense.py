@@ -14,7 +14,7 @@ Two segments cover the canvas: the subject (box_v with box_r, and the words that
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from sow.backbone import Backbone
 from sow.methods.baselines.config import DenseDiffusion
 from sow.methods.regions import regions_of
 from sow.methods.sow import Sampler
+from sow.methods.stages import Moves
 from sow.seed_init import Seed
 from sow.types import Plan, Request, StepContext
 
@@ -163,25 +164,17 @@ class DenseSampler(Sampler):
     def _modulator(self, plans: Sequence[Plan], seeds: Sequence[Seed]) -> None:
         """None: SOW's own modulation is off."""
 
-    def _denoisers(
-        self,
-        requests: Sequence[Request],
-        plans: Sequence[Plan],
-        seeds: Sequence[Seed],
-        M: Tensor,
-        generators: Sequence[torch.Generator],
-        chain: Any = None,
-    ) -> dict[str, Callable]:
-        parts = super()._denoisers(requests, plans, seeds, M, generators)
-        plain = parts["p_a"]
+    def _moves(
+        self, moves: Moves, requests: Sequence[Request], plans: Sequence[Plan], seeds: Sequence[Seed]
+    ) -> Moves:
         modulator = self._dense(plans, seeds)
 
         def p_a(x: Tensor, context: StepContext) -> tuple[Tensor, Tensor, Any]:
             assert context.timestep is not None  # a denoising step calls the UNet
             with densely_modulated(self.backbone.unet, modulator.at(context.timestep)):
-                return plain(x, context)
+                return moves["p_a"](x, context)
 
-        return {**parts, "p_a": p_a}
+        return {**moves, "p_a": p_a}
 
     def _dense(self, plans: Sequence[Plan], seeds: Sequence[Seed]) -> DenseModulator:
         """The modulator of one batch."""
