@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,8 +43,24 @@ def test_a_fresh_controlnet_changes_nothing(setting):
         moved = study.loss(net, sampler.backbone, alphas, "epsilon", pool, 0)
         again = study.loss(net, sampler.backbone, alphas, "epsilon", pool, 0)
     assert moved == again != ours
-    latents, maps, attributes = pool
-    assert len(latents) == len(maps) == len(attributes) == 3 and 0 < (maps > 0).float().mean() < 0.5
+    assert len(pool.latents) == len(pool.edges) == len(pool.attributes) == 3
+    assert 0 < (pool.edges > 0).float().mean() < 0.5 and pool.faces[1].any()
+
+
+def test_edges_of_the_face_alone_are_another_lesson(setting):
+    study, sampler, pool = setting
+    seen = []
+
+    def net(noisy, t, *, controlnet_cond, **_):
+        seen.append(controlnet_cond)
+        raise StopIteration
+
+    for share in (0.0, 1.0):
+        with pytest.raises(StopIteration):
+            alphas = sampler.schedule.alphas_cumprod
+            replace(study, face_only=share).loss(net, sampler.backbone, alphas, "epsilon", pool, 0)
+    whole, alone = seen
+    assert 0 < alone.sum() < whole.sum() and bool((alone <= whole).all())
 
 
 def test_training_goes_on_and_its_folder_steers_the_method(setting, tmp_path):
