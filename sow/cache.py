@@ -9,16 +9,14 @@ was computed, byte for byte; everything that is not provably the same misses.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import io
 import logging
-import os
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sow.cache_folder import CacheFolder
+from sow.digest import digest, tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,71 +26,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def digest(*parts: Any) -> bytes:
-    """A hash of plain values, CPU tensors and dataclasses of them; raises TypeError for what has no content to hash."""
-    state = hashlib.blake2b(digest_size=20)
-    for part in parts:
-        _feed(state, part)
-    return state.digest()
-
-
-def _feed(state: Any, part: Any) -> None:
-    if part is None or isinstance(part, (bool, int, float, str)):
-        text = repr(part).encode()
-        state.update(f"{type(part).__name__}:{len(text)}:".encode() + text)
-    elif isinstance(part, bytes):
-        state.update(b"bytes:%d:" % len(part) + part)
-    elif isinstance(part, (tuple, list)):
-        state.update(b"list:%d:" % len(part))
-        for item in part:
-            _feed(state, item)
-    elif isinstance(part, Mapping):
-        _feed(state, [(k, part[k]) for k in sorted(part)])
-    elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-        names = [f.name for f in dataclasses.fields(part)]
-        _feed(state, [type(part).__module__, type(part).__qualname__, *names])
-        _feed(state, [getattr(part, name) for name in names])
-    elif _is_tensor(part) and part.device.type == "cpu":
-        import torch
-
-        state.update(f"tensor:{part.dtype}:{tuple(part.shape)}:".encode())
-        state.update(part.detach().contiguous().flatten().view(torch.uint8).numpy())
-    else:
-        raise TypeError(f"{type(part).__qualname__} has no content to hash")
-
-
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "untyped_storage")
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples and dictionaries."""
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors(item)
-    elif _is_tensor(value):
-        yield value
-
-
-def _moved(value: Any, device: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _moved(v, device) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(_moved(v, device) for v in value)
-    return value.detach().to(device).clone() if _is_tensor(value) else value
-
-
 class Cache:
-    """Results by key: the last ones used in memory, at most `limit` bytes of them, and all of them in `folder` if given.
+    """Results by key: the last ones used in memory, at most `limit` bytes of them, and more of them in `folder` if given.
 
     A model's own: what it holds was computed by these weights. Nothing is kept until `configure` says how much may be.
     """
 
     def __init__(self) -> None:
         self.limit = 0
-        self.folder: Path | None = None
+        self.folder: CacheFolder | None = None
         self.size = 0
         self.hits = 0
         self.misses = 0
@@ -101,9 +43,13 @@ class Cache:
         self._plain: tuple[Any, ...] | None = None
         self._identity: bytes | None = None
 
-    def configure(self, limit: int, folder: Path | None) -> None:
-        """How many bytes memory may hold, 0 = none, and where results are kept on disk, None = nowhere."""
-        self.limit, self.folder = limit, folder
+    def configure(self, limit: int, folder: Path | None, folder_limit: int = 0) -> None:
+        """How many bytes memory may hold, 0 = none, where results are kept on disk, None = nowhere, and how many bytes
+        may lie there, 0 = no bound."""
+        self.limit = limit
+        wanted = None if folder is None else CacheFolder(Path(folder).expanduser(), folder_limit)
+        if wanted != self.folder:
+            self.folder = wanted
         self._shrink()
 
     def clear(self) -> None:
@@ -147,7 +93,9 @@ class Cache:
                 return value
             del self._entries[key]
             self.size -= size
-        value = self._read(key)
+        value = None
+        if self.folder is not None and self._identity is not None:
+            value = self.folder.read(self._name(key))
         if value is None:
             self.misses += 1
             return None
@@ -158,7 +106,8 @@ class Cache:
     def put(self, key: bytes, value: Any) -> None:
         """Keep `value`, nested tuples and dictionaries of tensors."""
         self._keep(key, value)
-        self._write(key, value)
+        if self.folder is not None and self._identity is not None:
+            self.folder.write(self._name(key), value)
 
     def _keep(self, key: bytes, value: Any) -> None:
         size = sum(t.untyped_storage().nbytes() for t in tensors(value))
@@ -175,38 +124,9 @@ class Cache:
             _, (_, _, size) = self._entries.popitem(last=False)
             self.size -= size
 
-    def _file(self, key: bytes) -> Path | None:
-        if self.folder is None or self._identity is None:
-            return None
-        name = digest(self._identity, key).hex()
-        return Path(self.folder).expanduser() / name[:2] / f"{name}.pt"
-
-    def _read(self, key: bytes) -> Any | None:
-        import torch
-
-        path = self._file(key)
-        if path is None or not path.is_file():
-            return None
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            return _moved(saved["value"], torch.device(saved["device"]))
-        except Exception as error:
-            log.warning("%s cannot be read and is computed again: %s", path, error)
-            return None
-
-    def _write(self, key: bytes, value: Any) -> None:
-        import torch
-
-        path = self._file(key)
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        device = next((str(t.device) for t in tensors(value)), "cpu")
-        buffer = io.BytesIO()
-        torch.save({"value": _moved(value, torch.device("cpu")), "device": device}, buffer)
-        part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-        part.write_bytes(buffer.getvalue())
-        os.replace(part, path)
+    def _name(self, key: bytes) -> str:
+        assert self._identity is not None
+        return digest(self._identity, key).hex()
 
 
 class Chain:

@@ -79,14 +79,15 @@ class Paths:
 
 @dataclass(frozen=True)
 class Caching:
-    """Where results that runs share are kept (`sow.cache`): in memory, up to `memory_mb`, and in `folder`; no part of
-    what a run is, because a result found is the result that was computed."""
+    """Where results that runs share are kept (`sow.cache`): in memory, up to `memory_mb`, and in `folder`, up to
+    `folder_mb` (MiB; 0 = no bound); no part of what a run is, because a result found is the result that was computed."""
 
     memory_mb: int
     folder: Path | None
+    folder_mb: int
 
     def __post_init__(self) -> None:
-        need_at_least(self, "cache", memory_mb=0)
+        need_at_least(self, "cache", memory_mb=0, folder_mb=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +278,8 @@ def build(config: Config) -> Sampler:
         _quiet()
         _backbones.clear()  # two models seldom fit one device
         _backbones[key] = config.model.load()
-    _backbones[key].cache.configure(config.cache.memory_mb << 20, config.cache.folder)
+    cache = config.cache
+    _backbones[key].cache.configure(cache.memory_mb << 20, cache.folder, cache.folder_mb << 20)
     return config.method.sampler(config, _backbones[key])
 
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from sow import build, compose, noise
-from sow.cache import Cache, Chain, digest
+from sow.cache import Cache, Chain
+from sow.digest import digest
 from sow.types import Box, Plan, Request, VisualCondition
 
 WORDS = [

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sow import diffusion
-from sow.cache import Chain, digest
+from sow.cache import Chain
+from sow.digest import digest
 from sow.guidance import classifier_free
 from sow.seed_init import PureNoise, Seed, paste_latents
 from sow.types import Phase, Plan, Step, StepContext
