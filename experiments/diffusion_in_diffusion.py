@@ -66,7 +66,7 @@ class DiffusionInDiffusion:
         """One source at the canvas's size; a picture is cropped to its shape from the middle."""
         from PIL import Image, ImageOps
 
-        from sow.conditions import read_image
+        from sow.images import read_image
 
         size = (canvas.width, canvas.height)
         if isinstance(which, str):
