@@ -45,7 +45,7 @@ def collate(study: Benchmark, work: Work, context: StudyContext) -> tables.Table
     folder.save_json("groups.json", [_group(g) for g in work.groups])
     for group in work.groups:
         for i, condition in enumerate(group.request.conditions):
-            folder.save_image(f"conditions/{group.id}{f'.{i}' if i else ''}.png", shown(condition))
+            folder.save_image(f"conditions/{group.id}{f'.{i}' if i else ''}.png", condition.on_gray())
     folder.save_json("rows.json", [row.to_dict() for row in study.shown])
     folder.save_json("table.json", describe(study, work, context))
     table = tables.from_folder(folder.path)
@@ -137,16 +137,6 @@ def summary(table: tables.Table) -> dict[str, float]:
                 out[f"{line.name}/{column.metric}.low"] = cell.ours.low
                 out[f"{line.name}/{column.metric}.high"] = cell.ours.high
     return out
-
-
-def shown(condition: Any) -> Any:
-    """A visual condition as a reader sees it: gray where its mask leaves it out."""
-    from PIL import Image
-
-    image = condition.image.convert("RGB")
-    if condition.mask is None:
-        return image
-    return Image.composite(image, Image.new("RGB", image.size, (128, 128, 128)), condition.mask.convert("L"))
 
 
 def _group(group: Group) -> dict[str, Any]:

@@ -191,12 +191,4 @@ class CycleProgress:
 
 def shown(sample: Sample) -> Any:
     """The first visual condition of a sample on gray, as large as its image."""
-    from PIL import Image
-
-    condition = sample.request.conditions[0]
-    image = condition.image.convert("RGB")
-    if condition.mask is not None:
-        image = Image.composite(
-            image, Image.new("RGB", image.size, (128, 128, 128)), condition.mask.convert("L")
-        )
-    return image.resize(sample.image.size)
+    return sample.request.conditions[0].on_gray().resize(sample.image.size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.gallery_pictures import KEYS, Picture, Pictures, slug
-from experiments.gallery_reading import read_pictures
+from experiments.gallery_reading import paths_of, read_pictures
 from sow.errors import UserError
 from sow.pages import write_page
 
@@ -40,7 +40,7 @@ class Gallery:
 
     def files(self) -> list[str]:
         """What the page is made of, for the run key."""
-        return [str(r) for r in (self.runs if isinstance(self.runs, (list, tuple)) else [self.runs])]
+        return paths_of(self.runs)
 
     def run(self, context: StudyContext) -> None:
         """Read, copy, write."""

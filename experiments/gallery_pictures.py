@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sow.types import VisualCondition
 
 KEYS = ("row", "group", "setting", "seed")  # columns of the records that are no metric
-GRAY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,7 @@ class Pictures:
 
 def on_gray(conditions: Sequence[VisualCondition]) -> Image:
     """Visual conditions side by side, what their masks leave out in mid-gray."""
-    from PIL import Image
-
-    gray = lambda c: Image.composite(c.image, Image.new("RGB", c.image.size, GRAY), c.mask)
-    shown = beside([gray(c) if c.mask else c.image for c in conditions])
+    shown = beside([c.on_gray() for c in conditions])
     assert shown is not None
     return shown
 

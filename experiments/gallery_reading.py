@@ -39,12 +39,17 @@ RECORDS, ROWS, GROUPS, TABLE = "records.parquet", "rows.json", "groups.json", "t
 NO_ROW = ("seed", "prompt", "condition", "task", "study", "tracker", "force", "paths", "batch_size")
 
 
+def paths_of(runs: Any) -> list[str]:
+    """One path or a list of paths, as a study's `runs` is given, as a list."""
+    return [str(path) for path in (runs if isinstance(runs, (list, tuple)) else [runs])]
+
+
 def read_pictures(runs: Any, key: str, data: Any = None) -> Pictures:
     """The pictures under one path or several; `data` is the benchmark asked for what a run does not say of its groups.
 
     Raises UserError, naming the config key `key`, where a path is missing or holds no finished picture.
     """
-    roots = [Path(str(r)).expanduser() for r in (runs if isinstance(runs, (list, tuple)) else [runs])]
+    roots = [Path(path).expanduser() for path in paths_of(runs)]
     for root in roots:
         if not root.is_dir():
             raise UserError(f"no folder {root}: give the folder of a benchmark or of runs ({key})")

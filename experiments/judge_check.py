@@ -124,9 +124,7 @@ def side_by_side(sample: Sample) -> Image.Image:
     """The condition on gray at half height, and the image with the condition's box."""
     from PIL import Image, ImageDraw
 
-    condition = sample.request.conditions[0]
-    gray = Image.new("RGB", condition.image.size, (128, 128, 128))
-    face = Image.composite(condition.image, gray, condition.mask) if condition.mask else condition.image
+    face = sample.request.conditions[0].on_gray()
     scale = -(-256 // sample.image.height)
     width, height = sample.image.width * scale, sample.image.height * scale
     out = Image.new("RGB", (width + height // 2, height), (255, 255, 255))

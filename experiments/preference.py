@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.gallery_pictures import Picture, Pictures
-from experiments.gallery_reading import read_pictures
+from experiments.gallery_reading import paths_of, read_pictures
 from sow.bounds import need_at_least
 from sow.errors import UserError
 from sow.pages import write_page
@@ -70,7 +70,7 @@ class Preference:
 
     def files(self) -> list[str]:
         """What the survey is made of, for the run key."""
-        return [str(r) for r in (self.runs if isinstance(self.runs, (list, tuple)) else [self.runs])]
+        return paths_of(self.runs)
 
     def run(self, context: StudyContext) -> None:
         """Draw the survey, write the page and the key."""

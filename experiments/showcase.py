@@ -77,9 +77,7 @@ def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> A
 
     figure, axes = plt.subplots(2, len(samples), figsize=(1.75 * len(samples), 4.7), squeeze=False, dpi=110)
     for column, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-        condition = sample.request.conditions[0]
-        gray = Image.new("RGB", condition.image.size, (128, 128, 128))
-        shown = Image.composite(condition.image, gray, condition.mask) if condition.mask else condition.image
+        shown = sample.request.conditions[0].on_gray()
         verdict = "\n".join(
             words[bool(row[key])] for key, words in VERDICTS.items() if row.get(key) is not None
         )

@@ -133,6 +133,15 @@ class VisualCondition:
             if self.mask.convert("L").getextrema()[1] == 0:
                 raise UserError(f"the mask of {self.name} is empty: mark the pixels to keep (condition.mask)")
 
+    def on_gray(self) -> Image.Image:
+        """The picture as RGB, mid-gray where the mask leaves it out."""
+        from PIL import Image
+
+        image = self.image.convert("RGB")
+        if self.mask is None:
+            return image
+        return Image.composite(image, Image.new("RGB", image.size, (128, 128, 128)), self.mask.convert("L"))
+
 
 @dataclass(frozen=True, eq=False)
 class Request:

@@ -26,7 +26,6 @@ from sow import build, compose, noise
 from sow.errors import UserError
 from sow.methods.baselines.controlnet import edges
 from sow.methods.baselines.inversion import MARK, encode_with_word, place_word
-from sow.methods.baselines.ip_adapter import shown
 from sow.methods.baselines.personal import denoising_loss, name_concept
 from sow.seed_init import to_tensor
 from sow.tiny import SCHEDULER
@@ -198,7 +197,7 @@ def test_ip_adapter_is_diffusers_pipeline(tiny, adapter):
         image_encoder_folder="models/image_encoder",
     )
     pipe.set_ip_adapter_scale(0.6)
-    theirs = sample(pipe, request().prompt, ip_adapter_image=shown(request().conditions[0]))
+    theirs = sample(pipe, request().prompt, ip_adapter_image=request().conditions[0].on_gray())
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     both = made.generate([request(0), request(1)], plans=[plan(0), plan(1)])
     assert moved(both[0].latents, ours) < 1e-4 and moved(both[1].latents, latents(made, 1)) < 1e-4

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sow.conditions import Person, Photo
 from sow.errors import UserError
-from sow.types import Box
+from sow.types import Box, VisualCondition
 
 SIZE = (40, 30)
 
@@ -210,3 +210,12 @@ def test_several_people_are_different_and_identity_can_be_shared() -> None:
     a, b = person(count=2, identity=7).load(0)
     assert a.truth["identity"] == b.truth["identity"] == 7
     assert not np.array_equal(np.asarray(a.image), np.asarray(b.image))
+
+
+def test_a_condition_is_shown_on_gray() -> None:
+    image = Image.new("RGB", (4, 2), (200, 10, 30))
+    mask = Image.new("L", (4, 2), 0)
+    mask.paste(255, (0, 0, 2, 2))
+    shown = np.asarray(VisualCondition(image, mask).on_gray())
+    assert (shown[:, :2] == (200, 10, 30)).all() and (shown[:, 2:] == 128).all()
+    assert (np.asarray(VisualCondition(image).on_gray()) == np.asarray(image)).all()

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sow.backbone import Backbone
 from sow.errors import UserError
 from sow.methods.baselines.config import IPAdapter
 from sow.methods.baselines.sampler import BaselineSampler, Batch
-from sow.types import VisualCondition
 
 
 def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
@@ -58,16 +56,6 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     return own, pipe
 
 
-def shown(condition: VisualCondition) -> Image.Image:
-    """The condition as the adapter sees it: gray outside its mask, as the others paste it."""
-    picture = condition.image.convert("RGB")
-    if condition.mask is None:
-        return picture
-    return Image.composite(
-        picture, Image.new("RGB", picture.size, (128, 128, 128)), condition.mask.convert("L")
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class IPAdapterSampler(BaselineSampler):
     """Plain sampling with the adapter; the condition's place is the model's own choice."""
@@ -88,7 +76,7 @@ class IPAdapterSampler(BaselineSampler):
         branches = len(batch.embeds) // len(batch.requests)
         own = []
         for request in batch.requests:
-            pictures = [shown(c) for c in request.conditions]
+            pictures = [c.on_gray() for c in request.conditions]
             (both,) = self.pipe.prepare_ip_adapter_image_embeds(
                 [pictures], None, self.backbone.device, 1, branches > 1
             )

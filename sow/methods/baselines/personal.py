@@ -29,7 +29,6 @@ from sow import noise
 from sow.backbone import Backbone
 from sow.errors import UserError
 from sow.methods.baselines.config import Baseline, Personal
-from sow.methods.baselines.ip_adapter import shown
 from sow.methods.baselines.sampler import BaselineSampler
 from sow.seed_init import to_tensor
 from sow.types import Plan, Request, Sample, Step
@@ -196,9 +195,8 @@ class PersonalSampler(BaselineSampler):
 
     def picture(self, request: Request) -> Image.Image:
         """The condition as large as the canvas, gray outside its mask."""
-        return shown(request.conditions[0]).resize(
-            (self.canvas.width, self.canvas.height), Image.Resampling.BICUBIC
-        )
+        size = self.canvas.width, self.canvas.height
+        return request.conditions[0].on_gray().resize(size, Image.Resampling.BICUBIC)
 
     def latents_of(self, request: Request, generator: torch.Generator) -> Tensor:
         """z_0 of the picture and, with `flip`, of its mirror image: (1 or 2, C, h, w)."""
