@@ -127,11 +127,9 @@ class Modulated:
     """A UNet call with modulated attention, to be made again."""
 
     def __init__(self, backbone: Any, modulator: Modulator, args: tuple[Any, ...], predict: Callable) -> None:
-        strength = modulator.strength
-        assert strength is not None
         self.strengths = (
-            strength.minus,
-            strength.plus,
+            float(modulator.strength.minus),
+            float(modulator.strength.plus),
             len(args[0]) // modulator.batch,
             modulator.text_branch,
         )

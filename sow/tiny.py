@@ -33,7 +33,7 @@ class Tiny:
     """Random weights in the classes of Stable Diffusion.
 
     `canvas` [width, height]; `condition_size` for a canvas of 512; `seed` of the weights; `dtype`, `device` as in
-    `sow.backbone.Pretrained`.
+    `sow.pretrained.Pretrained`.
     """
 
     dtype: str

@@ -68,10 +68,11 @@ class NoModulation:
 
 @dataclass(frozen=True, eq=False)
 class Strength:
-    """What modulates one UNet call: omega times gamma_time for P- and P+, the gate, and the reading of A12."""
+    """What modulates one UNet call: omega times gamma_time for P- and P+ (numbers or 0-dimensional tensors), the gate, and
+    the reading of A12."""
 
-    minus: float
-    plus: float
+    minus: Any
+    plus: Any
     gate: Any
     normalisation: str = "row"
 
@@ -105,7 +106,8 @@ def row_statistics(
     q: Tensor, k: Tensor, bucket: Bucket, scale: float, normalisation: str, with_lse: bool = False
 ) -> Rows:
     """Range of the logits of the rows in c and cr, the only rows that are modulated."""
-    from sow.attention.split import row_limits, row_range, take
+    from sow.attention.limits import row_limits, row_range
+    from sow.attention.split import take
 
     index = bucket.rows
     q_rows = take(q, index)

@@ -21,6 +21,9 @@ class Modulator:
 
     Built once a batch from the regions of its samples; told before each UNet call where in the schedule it stands
     (`begin`), and asked afterwards what the gates read (`end`). It never looks at a clock of its own.
+
+    What changes between calls lies in tensors that stay where they are (`strength`, `held`), everything else is fixed by
+    then: torch.compile takes `attend` into the UNet's graph, one for all strengths, cycles and gates, without a break.
     """
 
     def __init__(
@@ -49,31 +52,49 @@ class Modulator:
         self.previous: dict[int, Tensor] = {}
         self.indices: dict[tuple[int, ...], Tensor] = {}
         self.layers: dict[nn.Module, list[tuple[str, Attention]]] = {}
-        self.strength: Strength | None = None
+        # 0-dimensional tensors, not numbers: a graph would be compiled anew for each number.
+        minus, plus = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        self.strength = Strength(minus, plus, gate, modulation.normalisation)
+        self.held: dict[int, Tensor] = {}
+        self.begun = False
+        self.indexed: set[int] = set()
         self.branches: tuple[int, ...] = ()
         self.readings: dict[str, tuple[int, dict[int, tuple[Tensor, Tensor]]]] = {}
 
     def begin(self, minus: float, plus: float, branches: int, text_branch: int) -> None:
         """Before a UNet call on `branches` x batch rows: the strengths omega gamma_time of P- and P+."""
-        self.strength = Strength(minus, plus, self.gate, self.modulation.normalisation)
+        self.strength.minus.fill_(minus)
+        self.strength.plus.fill_(plus)
         self.branches = tuple(range(branches)) if self.modulation.branches == "all" else (text_branch,)
         self.text_branch = text_branch
+        for branch in self.branches:
+            if branch not in self.held:
+                shape = (self.batch, self.parts)
+                self.held[branch] = torch.empty(shape, dtype=torch.float64, device=self.strength.minus.device)
+            if branch in self.previous:
+                self.held[branch].copy_(self.previous[branch])
+            else:
+                self.held[branch].fill_(float("nan"))
+        self.index(branches)
         self.readings = {}
+        self.begun = True
 
     def end(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """After the call: layer name -> (R_c, factor), each (B, parts), nan where a layer was not modulated."""
-        if self.readings:
-            sizes = {n for n, _ in self.readings.values()}
-            target = (
-                max(sizes)
-                if self.gate.scope == "layer"
-                else min(sizes, key=lambda n: (abs(n - self.middle), -n))
-            )
-            for branch in self.branches:
-                values = [by_branch[branch][0] for n, by_branch in self.readings.values() if n == target]
-                self.previous[branch] = torch.stack(values).nanmean(0)
-        self.strength = None
-        return {name: by_branch[self.text_branch] for name, (_, by_branch) in self.readings.items()}
+        self.begun = False
+        if not self.readings:
+            return {}
+        sizes = {n for n, _ in self.readings.values()}
+        target = (
+            max(sizes) if self.gate.scope == "layer" else min(sizes, key=lambda n: (abs(n - self.middle), -n))
+        )
+        for branch in self.branches:
+            values = [by_branch[branch][0] for n, by_branch in self.readings.values() if n == target]
+            self.previous[branch] = torch.stack(values).nanmean(0)
+        # Copies: what a CUDA graph hands out is written over by its next call.
+        own = [by_branch[self.text_branch] for _, by_branch in self.readings.values()]
+        r_c, factor = (torch.stack(values).unbind() for values in zip(*own, strict=True))
+        return dict(zip(self.readings, zip(r_c, factor, strict=True), strict=True))
 
     def selects(self, layer: str) -> bool:
         """Whether the layer of this name lies in the blocks that are modulated (A15)."""
@@ -81,10 +102,9 @@ class Modulator:
 
     def attend(self, layer: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Self-attention of one layer: `q`, `k`, `v` (branches x B, H, N, d) -> the same shape."""
-        found = self.buckets.get(q.shape[2], ()) if self.strength is not None and self.selects(layer) else ()
+        found = self.buckets.get(q.shape[2], ()) if self.begun and self.selects(layer) else ()
         if not found:
             return F.scaled_dot_product_attention(q, k, v)
-        assert self.strength is not None  # `begin` came before the call
         if all(block.applies(q, bucket, self.strength) for bucket in found):
             out = F.scaled_dot_product_attention(q, k, v)
             attend = self.in_block
@@ -102,18 +122,20 @@ class Modulator:
         """Plain attention of the rows of the batch that are not modulated; the others are left empty."""
         # Tokens outermost, as the layer's output projection reads them.
         out = torch.empty_like(v.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-        done = {branch * self.batch + place for branch in self.branches for b in found for place in b.places}
-        rest = tuple(row for row in range(len(q)) if row not in done)
-        if rest:
+        if rest := self.rest(found, len(q)):
             rows = self.rows(rest, q.device)
             out[rows] = F.scaled_dot_product_attention(q[rows], k[rows], v[rows])
         return out
 
+    def rest(self, found: Sequence[Bucket], rows: int) -> tuple[int, ...]:
+        """Those of a layer's `rows` rows that belong to none of its buckets."""
+        done = {branch * self.batch + place for branch in self.branches for b in found for place in b.places}
+        return tuple(row for row in range(rows) if row not in done)
+
     def in_parts(self, branch: int, bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> Reading:
         """Two-part attention of a bucket's samples, written to `out`."""
-        assert self.strength is not None
-        rows = self.rows(tuple(branch * self.batch + place for place in bucket.places), q.device)
-        previous = self.borrowed(branch, bucket, q)
+        rows = self.rows(self.places(branch, bucket), q.device)
+        previous = self.borrowed(branch, bucket)
         out[rows], reading = modulated_attention(
             q[rows], k[rows], v[rows], bucket, self.strength, q.shape[-1] ** -0.5, previous
         )
@@ -121,10 +143,9 @@ class Modulator:
 
     def in_block(self, branch: int, bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> Reading:
         """The modulated rows of a bucket's samples, written over the plain ones in `out`."""
-        assert self.strength is not None
-        places = tuple(branch * self.batch + place for place in bucket.places)
+        places = self.places(branch, bucket)
         rows = self.rows(places, q.device)
-        previous = self.borrowed(branch, bucket, q)
+        previous = self.borrowed(branch, bucket)
         made, reading = block.modulated_rows(
             q[rows], k[rows], v[rows], bucket, self.strength, q.shape[-1] ** -0.5, previous
         )
@@ -134,6 +155,10 @@ class Modulator:
             sample = self.column(places, q.device)
             out.transpose(1, 2)[sample, bucket.rows] = made.transpose(1, 2)
         return reading
+
+    def places(self, branch: int, bucket: Bucket) -> tuple[int, ...]:
+        """Rows of a branch's samples of a bucket among those of all branches."""
+        return tuple(branch * self.batch + place for place in bucket.places)
 
     def column(self, places: tuple[int, ...], device: torch.device) -> Tensor:
         """The same rows as an index (b, 1)."""
@@ -163,21 +188,32 @@ class Modulator:
             self.indices[places] = torch.tensor(places, device=device)
         return self.indices[places]
 
-    def borrowed(self, branch: int, bucket: Bucket, like: Tensor) -> Tensor | None:
+    def borrowed(self, branch: int, bucket: Bucket) -> Tensor | None:
         """R_c of the step before, where this layer does not gate itself (A14, A19); None where it does."""
         if self.gate.scope == "layer" and bucket.rows_r.shape[1] >= self.gate.min_points:
             return None
-        width = len(bucket.keys) - 1
-        if branch not in self.previous:
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            return like.new_full((len(bucket.samples), width), float("nan"), dtype=dtype)
-        return self.previous[branch][bucket.samples, :width]
+        return self.held[branch][bucket.samples, : len(bucket.keys) - 1]
 
+    def index(self, branches: int) -> None:
+        """Send every index of rows that a call on `branches` x batch rows takes to the device, before the call."""
+        if branches in self.indexed:
+            return
+        self.indexed.add(branches)
+        device = self.strength.minus.device
+        for found in self.buckets.values():
+            if found and (rest := self.rest(found, branches * self.batch)):
+                self.rows(rest, device)
+            for bucket in found:
+                self.rows(bucket.places, device)
+                for branch in self.branches:
+                    self.rows(self.places(branch, bucket), device)
+                    self.column(self.places(branch, bucket), device)
 
-def leave_uncompiled() -> None:
-    """Keep the modulator out of compiled graphs: its strengths change with every cycle, and would be compiled anew."""
-    if not hasattr(Modulator.attend, "_torchdynamo_disable"):
-        Modulator.attend = torch.compiler.disable(Modulator.attend)  # type: ignore[method-assign]
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Lay out the small layers' tables for a network of `dtype`: where a graph first needs them it is too late."""
+        for n, found in self.buckets.items():
+            for bucket in found:
+                block.tables(bucket, n, self.gate.fraction, torch.promote_types(dtype, torch.float32))
 
 
 class SelfAttentionProcessor:
@@ -213,7 +249,11 @@ class SelfAttentionProcessor:
 def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
     """Within the block, the UNet's self-attention is `modulator`'s; afterwards its processors are what they were."""
     known = getattr(modulator, "layers", {})  # walking a UNet takes as long as one of its layers
-    layers = known.get(unet) or known.setdefault(unet, self_attention(unet))
+    if unet not in known:
+        known[unet] = self_attention(unet)
+        if isinstance(modulator, Modulator):
+            modulator.prepare(next(unet.parameters()).dtype)
+    layers = known[unet]
     before = [attention.processor for _, attention in layers]
     try:
         for name, attention in layers:

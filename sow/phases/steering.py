@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sow.attention.limits import row_range
 from sow.attention.regions import layer_sizes, nearest
-from sow.attention.split import attention_with_lse, merge, row_range, take
+from sow.attention.split import attention_with_lse, merge, take
 
 
 class Steering:
