@@ -87,6 +87,7 @@ class Uploads:
                 with FileLock(str(self.folder / LOCK), timeout=0):
                     if not self._round():
                         (self.folder / PAUSED).touch()
+                        return  # also without a pause: the next attempt is a later job's
             except Timeout:
                 return  # its holder looks again after it let go
 

@@ -130,6 +130,18 @@ def test_no_upload_is_tried_on_a_dead_server(
     assert not list(run.iterdir())
 
 
+def test_without_a_pause_the_next_attempt_is_a_later_job_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = []
+    monkeypatch.setattr(Uploads, "_spawn", lambda self: None)
+    monkeypatch.setattr(Uploads, "_round", lambda self: rounds.append(1) or len(rounds) > 3)
+    uploads = Uploads(tmp_path / "queue", seconds=20, pause=0, sync=SYNC)
+    uploads.add(run_folder(tmp_path))
+    uploads.work()
+    assert len(rounds) == 1 and not uploads.paused
+
+
 def test_an_upload_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Uploads, "_spawn", lambda self: None)
     sleeper = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
