@@ -255,6 +255,8 @@ def identity(backbone: Backbone) -> bytes:
         diffusers.__version__,
         transformers.__version__,
         str(backbone.dtype),
+        backbone.autocast,
+        backbone.compiled,
         torch.cuda.get_device_name(backbone.device) if cuda else torch.backends.cpu.get_cpu_capability(),
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),

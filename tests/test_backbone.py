@@ -140,6 +140,47 @@ def test_modulated_attention_runs_in_a_fused_model(folder):
     assert any(value > 0 for row in fused.trace for name, value in row.items() if name.startswith("gate/"))
 
 
+def test_autocast_keeps_weights_results_and_gates_in_float32(folder, monkeypatch):
+    from sow.attention.processor import Modulator, modulated
+    from sow.cache import identity
+    from sow.seed_init import place
+    from sow.types import Request, VisualCondition
+
+    plain, cast = local(folder), local(folder, "model.autocast=true")
+    assert {p.dtype for p in cast.backbone.unet.parameters()} == {torch.float32}
+    seen = set()
+    attend = Modulator.attend
+
+    def watched(self, layer, q, k, v):
+        seen.add((q.dtype, torch.is_autocast_enabled("cpu")))
+        return attend(self, layer, q, k, v)
+
+    monkeypatch.setattr(Modulator, "attend", watched)
+    request = Request((VisualCondition(Image.new("RGB", (64, 64), (90, 120, 60))),), "a person")
+    x = noise.randn((2, 4, 16, 16), noise.generator(0), "cpu", torch.float32)
+    made = []
+    for sampler in (plain, cast):
+        (plan,) = sampler.plan([request])
+        seeds = place(sampler.seed_init, request, plan, sampler.canvas, 0, noise.generator(0))[1]
+        modulator = sampler._modulator([plan], seeds)
+        with modulated(sampler.backbone.unet, modulator):
+            modulator.begin(0.5, 0.5, 2, 1)
+            out = sampler.backbone.predict(x, 501, sampler.backbone.embed(["a person", "a cat"]))
+        made.append((out, modulator.end()))
+    # Queries and keys come as the products left them; their logits are not cast.
+    assert seen == {(torch.float32, False), (torch.bfloat16, False)}
+    (ours, read), (theirs, others) = made
+    assert theirs.dtype == torch.float32
+    assert 1e-5 < ((ours - theirs).norm() / ours.norm()).item() < 3e-2
+    assert read.keys() == others.keys() and read
+    for name, (r_c, factor) in others.items():
+        assert r_c.dtype == factor.dtype == torch.float32
+        torch.testing.assert_close(r_c, read[name][0], rtol=2e-2, atol=2e-2, equal_nan=True)
+    assert identity(plain.backbone) != identity(cast.backbone)
+    with pytest.raises(UserError, match="model.dtype=float32.*model.autocast"):
+        local(folder, "model.dtype=float16", "model.autocast=true")
+
+
 def test_unknown_compile_modes_are_named(folder):
     with pytest.raises(UserError, match="model.compile"):
         local(folder, "model.compile=fast")

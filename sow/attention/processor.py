@@ -237,7 +237,11 @@ class SelfAttentionProcessor:
         else:
             q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        out = self.modulator.attend(self.layer, q, k, v)
+        if torch.is_autocast_enabled(q.device.type):
+            with torch.autocast(q.device.type, enabled=False):  # logits and their range in float32 all the same
+                out = self.modulator.attend(self.layer, q, k, v)
+        else:
+            out = self.modulator.attend(self.layer, q, k, v)
         out = out.transpose(1, 2).flatten(2)
         out = attn.to_out[1](attn.to_out[0](out))
         if attn.residual_connection:
