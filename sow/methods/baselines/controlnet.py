@@ -15,7 +15,6 @@ from sow.errors import UserError
 from sow.methods.baselines.config import ControlNetCanny
 from sow.methods.baselines.sampler import BaselineSampler, Batch
 
-
 PEOPLE = Path(sow.people.__file__).parent / "controlnet"  # the embedded model's own
 
 
