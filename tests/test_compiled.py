@@ -61,7 +61,7 @@ def modulator(samples=None, **chosen) -> Modulator:
     made = Modulator(
         modulation, gate, DistanceDecay(10, 0.3, "box"), samples or [regions()], (SIDE, SIDE), CPU
     )
-    made.prepare(torch.float32)
+    made.prepare(torch.float32, compiled=True)
     return made
 
 

@@ -30,7 +30,7 @@ class Tables:
     inside: Tensor
     mean: Tensor
     nearest: Tensor
-    uniform: float
+    uniform: Tensor
     own: Tensor
     near: Tensor
 
@@ -58,7 +58,7 @@ def tables(bucket: Bucket, tokens: int, fraction: float, dtype: torch.dtype) -> 
             inside.unsqueeze(1),
             (inside / inside.sum(-1, keepdim=True)).transpose(1, 2).unsqueeze(1),
             nearest.transpose(1, 2).unsqueeze(1),
-            k / m,
+            torch.tensor(k / m, dtype=dtype, device=device),  # a number would be a graph's own
             torch.stack(bucket.own, -1).to(dtype),
             torch.stack(bucket.nearness, -1).to(dtype),
         )

@@ -209,11 +209,26 @@ class Modulator:
                     self.rows(self.places(branch, bucket), device)
                     self.column(self.places(branch, bucket), device)
 
-    def prepare(self, dtype: torch.dtype) -> None:
-        """Lay out the small layers' tables for a network of `dtype`: where a graph first needs them it is too late."""
+    def prepare(self, dtype: torch.dtype, compiled: bool) -> None:
+        """Lay out the small layers' tables for a network of `dtype`: where a graph first needs them it is too late.
+
+        One graph shall serve regions of all sizes, so where the network is compiled their sizes are symbols in it.
+        """
         for n, found in self.buckets.items():
             for bucket in found:
-                block.tables(bucket, n, self.gate.fraction, torch.promote_types(dtype, torch.float32))
+                table = block.tables(bucket, n, self.gate.fraction, torch.promote_types(dtype, torch.float32))
+                if compiled:
+                    for part in (
+                        *bucket.keys,
+                        bucket.rows_r,
+                        *bucket.order,
+                        bucket.rows,
+                        *bucket.own,
+                        *bucket.nearness,
+                    ):
+                        torch._dynamo.maybe_mark_dynamic(part, 1)
+                    for part, axis in ((table.nearest, 2), (table.own, 1), (table.near, 1)):
+                        torch._dynamo.maybe_mark_dynamic(part, axis)
 
 
 class SelfAttentionProcessor:
@@ -238,7 +253,9 @@ class SelfAttentionProcessor:
             q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
         if torch.is_autocast_enabled(q.device.type):
-            with torch.autocast(q.device.type, enabled=False):  # logits and their range in float32 all the same
+            with torch.autocast(
+                q.device.type, enabled=False
+            ):  # logits and their range in float32 all the same
                 out = self.modulator.attend(self.layer, q, k, v)
         else:
             out = self.modulator.attend(self.layer, q, k, v)
@@ -256,7 +273,7 @@ def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
     if unet not in known:
         known[unet] = self_attention(unet)
         if isinstance(modulator, Modulator):
-            modulator.prepare(next(unet.parameters()).dtype)
+            modulator.prepare(next(unet.parameters()).dtype, unet._compiled_call_impl is not None)
     layers = known[unet]
     before = [attention.processor for _, attention in layers]
     try:
