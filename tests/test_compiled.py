@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shutil import which
+
 import pytest
 import torch
 from torch import Tensor
@@ -124,6 +126,45 @@ def test_samples_of_several_region_sizes_are_in_the_graph(monkeypatch):
         ):
             torch.testing.assert_close(out, plain, rtol=1e-6, atol=1e-6)
     assert counters["stats"]["unique_graphs"] == 2  # one a path
+
+
+BOXES = (regions(), regions(width=2), regions(x=3), regions(width=4), regions(x=1, width=5))
+
+
+def two_layers(own: list[Modulator]):
+    """A layer in two parts and a small one as a block, of the modulator that is in `own` by then."""
+
+    def call(layers: Tensor) -> Tensor:
+        small = own[0].attend("up_blocks.0.attn1", *layers[:, :, :, :16])
+        return torch.cat([own[0].attend("down_blocks.0.attn1", *layers), small], 2)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["eager", pytest.param("inductor", marks=pytest.mark.skipif(not which("g++"), reason="no g++"))],
+)
+def test_one_graph_serves_regions_of_all_sizes(backend, monkeypatch):
+    """As few recompilations as possible: another request is another modulator with boxes of its own."""
+    monkeypatch.setattr(block, "ELEMENTS", 1 << 10)
+    layers = draw(0, 3, 2, 2, SIDE * SIDE, 4) * 2
+    own: list[Modulator] = []
+    call = two_layers(own)
+    compiled = torch.compile(call, backend=backend, dynamic=False, fullgraph=True)
+    for box in BOXES:
+        own[:] = [modulator([box])]
+        sizes = [
+            bucket.rows.numel() * 2 * n <= block.ELEMENTS for n in (64, 16) for bucket in own[0].buckets[n]
+        ]
+        assert sizes == [False, True]
+        for (out, readings), (plain, others) in zip(
+            attended(compiled, own[0], layers), attended(call, own[0], layers), strict=True
+        ):
+            torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
+            for name in others:
+                torch.testing.assert_close(readings[name], others[name], rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
 def test_a_compiled_network_is_modulated_in_one_graph():
