@@ -156,7 +156,10 @@ class Backbone:
         return output.to(latents.dtype, copy=self.compiled)
 
     def compile(self, **how: Any) -> None:
-        """Compile the UNet; `how` goes to torch.compile. A graph for each batch size, latent size and size of regions."""
+        """Compile the UNet; `how` goes to torch.compile. A graph for each batch size and latent size.
+
+        Hooks set on its layers afterwards are not called: to look for them before each call takes longer than the call.
+        """
         self.unet.compile(dynamic=False, recompile_limit=GRAPHS, **how)
         self.compiled = True
 

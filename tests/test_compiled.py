@@ -167,8 +167,29 @@ def test_one_graph_serves_regions_of_all_sizes(backend, monkeypatch):
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
-def test_a_compiled_network_is_modulated_in_one_graph():
-    backbone = Tiny("float32", "cpu", [64, 64], [180, 256], 0).load()
+@pytest.fixture
+def backbone():
+    """The tiny model with one block down and one up: tracing a layer takes longer than running all of them."""
+    from diffusers import UNet2DConditionModel
+
+    made = Tiny("float32", "cpu", [64, 64], [180, 256], 0).load()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made.unet = UNet2DConditionModel(
+            sample_size=SIDE,
+            block_out_channels=(8,),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            mid_block_type=None,
+            attention_head_dim=2,
+            cross_attention_dim=16,
+            norm_num_groups=4,
+        ).eval()
+    return made
+
+
+def test_a_compiled_network_is_modulated_in_one_graph(backbone):
     own = modulator()
     x, embeds = draw(0, 2, 4, SIDE, SIDE), backbone.embed(["a", "b"])
 
