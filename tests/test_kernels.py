@@ -17,17 +17,18 @@ from sow.attention import limits, split
 
 # bfloat16 is left out: the interpreter multiplies its bits as whole numbers.
 INTERPRETED = """
-import itertools, torch
+import torch
 from sow import noise
 from sow.attention import kernels, split
-sizes = [(1, 1, 5), (17, 33, 40), (70, 130, 64), (65, 64, 80), (16, 19, 160)]
-for dtype, (R, N, d) in itertools.product((torch.float16, torch.float32), sizes):
-    drawn = noise.randn((2, R + N, 3, d), noise.generator(R), "cpu", torch.float32).to(dtype)
+cases = [(1, 1, 5, torch.float32), (17, 33, 40, torch.float16), (70, 130, 64, torch.float16),
+         (65, 64, 80, torch.float32), (16, 19, 160, torch.float16)]
+for R, N, d, dtype in cases:
+    drawn = noise.randn((2, R + N, 2, d), noise.generator(R), "cpu", torch.float32).to(dtype)
     q, k = drawn.transpose(1, 2).split((R, N), dim=2)  # strided, as heads are
     exact = split.row_range(q, k, 0.3)
     low, high, lse = kernels.row_statistics(q, k, 0.3, True)
     for found, expected in zip((low, high, lse), exact, strict=True):
-        assert found.shape == (2, 3, R) and found.dtype == torch.float32
+        assert found.shape == (2, 2, R) and found.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     low, high, nothing = kernels.row_statistics(q, k, 0.3, False)
     torch.testing.assert_close((low, high), exact[:2], rtol=1e-5, atol=1e-5)
