@@ -60,6 +60,7 @@ class Trials(Callback):
             self.lock.release()
 
     def _study(self, sweeper: DictConfig) -> tuple[Any, Path]:
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # before its import, which is already wordy
         import optuna
 
         prefix, _, file = str(sweeper.storage).partition("sqlite:///")
