@@ -7,8 +7,8 @@ decides where it runs; importing this module needs triton.
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
