@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -226,21 +225,3 @@ def _flat(numbers: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in numbers.items():
         flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def main(overrides: list[str]) -> None:
-    """Run conf/study/train_people.yaml with `key=value` overrides, without the rest of the configuration."""
-    from omegaconf import OmegaConf
-
-    from sow.schema import instantiate
-
-    conf = Path(__file__).resolve().parents[1] / "conf" / "study" / "train_people.yaml"
-    merged = OmegaConf.merge(OmegaConf.load(conf), OmegaConf.from_dotlist(overrides))
-    try:
-        instantiate(OmegaConf.to_container(merged, resolve=True), "study").run()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
