@@ -2,144 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import copy
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.timing import Timed, interleaved, quartiles, ratio, synchronize
-from sow.attention.processor import Modulator, SelfAttentionProcessor, modulated, self_attention
+from benchmarks.timing import interleaved, quartiles, synchronize
+from benchmarks.work import Modulated, Row, counted, forget_prompts, recorded, row, same_work
 from sow.cache import Cache
 from sow.types import Request
 
 CACHE_BYTES = 1 << 28
 FLOP_PER_EVALUATION = 804e9  # UNet of Stable Diffusion 2.1-base, one row of 64 x 64 latents
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: `value` (median, first and third quartile), `expected` at most, or at least, None = report."""
-
-    name: str
-    value: tuple[float, float, float]
-    unit: str = ""
-    at_most: float | None = None
-    at_least: float | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    peak_mib: Mapping[str, float] = field(default_factory=dict)
-    work: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the expectation holds; None where there is none."""
-        if self.at_most is not None:
-            return self.value[0] <= self.at_most
-        return self.value[0] >= self.at_least if self.at_least is not None else None
-
-
-def row(
-    name: str, timed: Mapping[str, Timed], over: str, under: str, work: str, scale: float = 1.0, **expected
-) -> Row:
-    """The ratio of two contestants; `scale` times it where a contestant does several units of work."""
-    value = ratio(timed[over], timed[under])
-    return Row(
-        name,
-        (value[0] * scale, value[1] * scale, value[2] * scale),
-        seconds={n: t.median for n, t in timed.items()},
-        peak_mib={n: round(t.peak_mib, 1) for n, t in timed.items()},
-        work=work,
-        **expected,
-    )
-
-
-def counted(backbone: Any, action: Callable[[], object]) -> Counter:
-    """UNet sample-evaluations by latent size that `action` takes."""
-    before = Counter(backbone.evaluations)
-    action()
-    return Counter({k: n - before[k] for k, n in backbone.evaluations.items() if n != before[k]})
-
-
-def same_work(name: str, **sides: Mapping[Any, int]) -> str:
-    """The work in words; raises AssertionError where the sides differ, before anything is timed."""
-    first, *others = sides.values()
-    if any(dict(other) != dict(first) for other in others):
-        raise AssertionError(
-            f"{name}: the sides do not do the same work: { ({k: dict(v) for k, v in sides.items()}) }"
-        )
-    return ", ".join(f"{n} at {h}x{w}" for (h, w), n in sorted(first.items()))
-
-
-def forget_prompts(backbone: Any) -> None:
-    """Cold prompt embeddings."""
-    backbone._embeds.clear()
-
-
-# Generation alone over the calls it consists of.
-
-
-@contextmanager
-def recorded(backbone: Any) -> Iterator[list[Callable[[], object]]]:
-    """Within the block every call of the networks is noted, so that it can be made again; the list is theirs."""
-    calls: list[Callable[[], object]] = []
-    predict, encode, decode, prompt = (
-        backbone.predict,
-        backbone.encode,
-        backbone.decode,
-        backbone._encode_prompt,
-    )
-    layers = self_attention(backbone.unet)
-
-    def seen_predict(*args: Any) -> Tensor:
-        processor = layers[0][1].processor
-        if isinstance(processor, SelfAttentionProcessor):
-            calls.append(Modulated(backbone, processor.modulator, args, predict))
-        else:
-            calls.append(lambda: predict(*args))
-        return predict(*args)
-
-    def seen(original: Callable) -> Callable:
-        def call(*args: Any) -> Any:
-            calls.append(lambda: original(*args))
-            return original(*args)
-
-        return call
-
-    own = {
-        "predict": seen_predict,
-        "encode": seen(encode),
-        "decode": seen(decode),
-        "_encode_prompt": seen(prompt),
-    }
-    vars(backbone).update(own)
-    try:
-        yield calls
-    finally:
-        for name in own:
-            del vars(backbone)[name]
-
-
-class Modulated:
-    """A UNet call with modulated attention, to be made again."""
-
-    def __init__(self, backbone: Any, modulator: Modulator, args: tuple[Any, ...], predict: Callable) -> None:
-        self.strengths = (
-            float(modulator.strength.minus),
-            float(modulator.strength.plus),
-            len(args[0]) // modulator.batch,
-            modulator.text_branch,
-        )
-        self.backbone, self.modulator, self.args, self.predict = backbone, modulator, args, predict
-
-    def __call__(self) -> None:
-        with modulated(self.backbone.unet, self.modulator):
-            self.modulator.begin(*self.strengths)
-            self.predict(*self.args)
-            self.modulator.end()
 
 
 def overhead(sampler: Any, requests: list[Request], rounds: int) -> Row:
@@ -173,7 +50,7 @@ def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: fl
     plans = sampler.plan(requests[:1])
     with recorded(backbone) as calls:
         replace(sampler, gate=gate).generate(requests[:1], plans=plans)
-    step = next(c for c in calls if isinstance(c, Modulated))
+    step = first_modulated(calls)
 
     def plain() -> None:
         step.predict(*step.args)
@@ -189,21 +66,39 @@ def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: fl
     return row(name, timed, "modulated", "plain", work, at_most=limit)
 
 
-def options(sampler: Any, requests: list[Request], rounds: int, compiled: bool) -> list[Row]:
-    """The UNet's call with guidance under each of the model's options for speed, over the same call without."""
-    import copy
+def first_modulated(calls: list[Callable[[], object]]) -> Modulated:
+    """The first modulated UNet call of those recorded."""
+    return next(c for c in calls if isinstance(c, Modulated))
 
+
+def compiled_step(sampler: Any, requests: list[Request], rounds: int, limit: float | None) -> Row:
+    """A modulated step of the UNet compiled as `model.compile=default` does, over the same step of the eager one."""
     backbone = sampler.backbone
     with recorded(backbone) as calls:
         sampler.generate(requests[:1], plans=sampler.plan(requests[:1]))
-    step = next(c for c in calls if isinstance(c, Modulated))
+    eager = first_modulated(calls)
+    twin = copy.copy(backbone)
+    twin.unet = copy.deepcopy(backbone.unet)
+    twin.compile(mode="default")
+    compiled = copy.copy(eager)
+    compiled.backbone, compiled.predict = twin, twin.predict
+    name = "a modulated step, compiled over eager"
+    work = same_work(name, compiled=counted(twin, compiled), eager=counted(backbone, eager))
+    timed = interleaved({"compiled": compiled, "eager": eager}, rounds, backbone.device, warmup=2)
+    return row(name, timed, "compiled", "eager", f"{work}, {backbone.dtype}", at_most=limit)
+
+
+def options(sampler: Any, requests: list[Request], rounds: int) -> list[Row]:
+    """The UNet's call with guidance under each of the model's options for speed, over the same call without."""
+    backbone = sampler.backbone
+    with recorded(backbone) as calls:
+        sampler.generate(requests[:1], plans=sampler.plan(requests[:1]))
+    step = first_modulated(calls)
     latents, timestep, embeds = step.args
     last, fused = copy.deepcopy(backbone.unet), copy.deepcopy(backbone.unet)
     last.to(memory_format=torch.channels_last)
     fused.fuse_qkv_projections()
     networks = {"plain": backbone.unet, "channels_last": last, "fuse_qkv": fused}
-    if compiled:
-        networks["compiled"] = torch.compile(backbone.unet, mode="default", dynamic=False)
 
     def call(unet: Any) -> None:
         with torch.no_grad():
@@ -218,16 +113,8 @@ def options(sampler: Any, requests: list[Request], rounds: int, compiled: bool) 
     timed = interleaved(contestants, rounds, backbone.device, warmup=2)
     height, width = latents.shape[-2:]
     work = f"{len(latents)} at {height}x{width}, {backbone.dtype}".replace("torch.", "")
-    limits = {"compiled": 0.75} if backbone.device.type == "cuda" else {}
     return [
-        row(
-            f"{name} over plain, an unmodulated UNet call",
-            timed,
-            name,
-            "plain",
-            work,
-            at_most=limits.get(name),
-        )
+        row(f"{name} over plain, an unmodulated UNet call", timed, name, "plain", work)
         for name in contestants
         if name != "plain"
     ]

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import models, ratios, speed
+from benchmarks import models, ratios, speed, work
 from benchmarks.attention import calls
 from benchmarks.timing import Timed, interleaved, quartiles, ratio
 from sow.attention.processor import SelfAttentionProcessor, self_attention
+from sow.backbone import Backbone
 
 CPU = torch.device("cpu")
 
@@ -39,14 +40,14 @@ def test_ratios_are_of_rounds():
     over, under = Timed((2.0, 9.0, 4.0), 1.0), Timed((1.0, 3.0, 1.0), 1.0)
     assert ratio(over, under) == (3.0, 2.5, 3.5)
     assert quartiles([5.0]) == (5.0, 5.0, 5.0)
-    assert ratios.Row("x", (1.1, 1, 2), at_most=1.15).met and not ratios.Row("x", (3.9, 1, 2), at_least=4).met
-    assert ratios.Row("x", (1.0, 1.0, 1.0)).met is None
+    assert work.Row("x", (1.1, 1, 2), at_most=1.15).met and not work.Row("x", (3.9, 1, 2), at_least=4).met
+    assert work.Row("x", (1.0, 1.0, 1.0)).met is None
 
 
 def test_unequal_work_is_an_error_before_anything_is_timed():
-    assert ratios.same_work("x", a={(8, 8): 2}, b={(8, 8): 2}) == "2 at 8x8"
+    assert work.same_work("x", a={(8, 8): 2}, b={(8, 8): 2}) == "2 at 8x8"
     with pytest.raises(AssertionError, match="not do the same work"):
-        ratios.same_work("x", a={(8, 8): 2}, b={(8, 8): 3})
+        work.same_work("x", a={(8, 8): 2}, b={(8, 8): 3})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -65,11 +66,11 @@ def test_the_attention_contestants_compute_the_same(dtype):
 
 def test_recorded_calls_are_those_of_a_run(sampler, requests):
     backbone = sampler.backbone
-    ratios.forget_prompts(backbone)
+    work.forget_prompts(backbone)
     plans = sampler.plan(requests[:1])
-    with ratios.recorded(backbone) as made:
+    with work.recorded(backbone) as made:
         sampler.generate(requests[:1], plans=plans)
-    modulated = [c for c in made if isinstance(c, ratios.Modulated)]
+    modulated = [c for c in made if isinstance(c, work.Modulated)]
     assert len(modulated) == 2  # the steps of the one cycle
     assert (
         len(made) == 7 + 7 + 2 + 5 + 2 + 1 + 3
@@ -86,6 +87,15 @@ def test_recorded_calls_are_those_of_a_run(sampler, requests):
     modulated[0]()
     assert seen == [True]
     assert not isinstance(self_attention(backbone.unet)[0][1].processor, SelfAttentionProcessor)
+
+
+def test_the_compiled_step_is_the_eager_one(sampler, requests, monkeypatch):
+    monkeypatch.setattr(
+        Backbone, "compile", lambda self, mode: self.unet.compile(backend="eager", dynamic=False)
+    )
+    row = ratios.compiled_step(sampler, requests, 1, 0.75)
+    assert row.work == "2 at 16x16, torch.float32" and set(row.seconds) == {"compiled", "eager"}
+    assert sampler.backbone.unet._compiled_call_impl is None
 
 
 def test_a_sweep_that_shares_less_than_it_should_would_show(sampler, requests):
