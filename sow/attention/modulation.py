@@ -157,7 +157,8 @@ def point_scores(
 def normalised(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Min-max normalisation to [0, 1]; a constant row normalises to 1 (A13)."""
     width = high - low
-    return ((x - low) / width.where(width > 0, width + 1)).where(width > 0, x * 0 + 1).clamp(0, 1)
+    flat = width == 0
+    return ((x - low) / (width + flat) + flat).clamp(0, 1)
 
 
 def modulated_attention(
