@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Logits held at once where a row's minimum and maximum are wanted: what stays in a core's second-level cache (CPU) or in
-# the device's (CUDA). Bounds memory and time, not the result.
-CPU_ELEMENTS = 1 << 18
+# Logits held at once where a row's minimum and maximum are wanted: on a CPU the fastest of blocks of 64 to 2304 rows of 4096 keys
+# with two threads (smaller ones leave the second thread idle between products, larger ones leave the caches), on CUDA what
+# stays in the device's second-level cache. Bounds memory and time, not the result.
+CPU_ELEMENTS = 1 << 20
 CUDA_ELEMENTS = 1 << 22
 
 
