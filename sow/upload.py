@@ -116,6 +116,7 @@ class Uploads:
                 stderr=log,
                 start_new_session=True,
             )
+            yield_to_others(child.pid)
             try:
                 child.wait(self.seconds)
             except subprocess.TimeoutExpired:
@@ -150,10 +151,20 @@ def answers(server: str, seconds: float = ANSWER) -> bool:
         return False
 
 
+def yield_to_others(pid: int) -> None:
+    """Let a process that leads a session of its own run where nobody else wants the processor.
+
+    Linux may share processors between sessions first (sched_autogroup), and a process's nice value counts only within its own.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text("19")
+
+
 def main() -> None:
     """Work on the queue that the command line names, at the lowest priority."""
     folder, seconds, pause = sys.argv[1:]
     os.nice(19)
+    yield_to_others(os.getpid())
     Uploads(Path(folder), float(seconds), float(pause)).work()
 
 

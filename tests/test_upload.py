@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from sow.config import compose
 from sow.tracking import Job, Wandb
-from sow.upload import PAUSED, Uploads, answers
+from sow.upload import PAUSED, Uploads, answers, yield_to_others
 
 # Stands in for `wandb sync`: marks the runs it is given as uploaded, but none whose name ends in "bad".
 SYNC = (
@@ -186,3 +187,15 @@ def test_an_online_run_does_not_wait_for_its_server(tmp_path: Path, monkeypatch:
                 break
             time.sleep(0.1)
     assert uploads.paused and list(uploads.pending().values()) == [written]
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="the kernel does not group sessions")
+def test_an_upload_leaves_the_processor_to_others() -> None:
+    child = subprocess.Popen(["sleep", "30"], start_new_session=True)
+    try:
+        yield_to_others(child.pid)
+        assert Path(f"/proc/{child.pid}/autogroup").read_text().split()[-1] == "19"
+    finally:
+        child.kill()
+        child.wait()
+    yield_to_others(child.pid)  # gone: nothing happens
