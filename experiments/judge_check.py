@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.bounds import need_at_least
 from sow.errors import UserError
 from sow.report.blocks import write_block
 
@@ -38,12 +39,15 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class JudgeCheck:
-    """`held_out` renders measure the judge; `groups` images of the benchmark are shown with what it says of them."""
+    """`held_out` renders measure the judge, `samples` pictures made from captions hold it against MTCNN and the captions;
+    `groups` images of the benchmark are shown with what it says of them."""
 
     groups: int
     split: str
     columns: int
     held_out: int
+    samples: int
+    steps: int
     publish: bool
 
     def __post_init__(self) -> None:
@@ -52,12 +56,16 @@ class JudgeCheck:
                 f"need study.groups >= 0, study.columns >= 1, study.held_out 0 or at least 20, got {self.groups}, "
                 f"{self.columns}, {self.held_out}"
             )
+        need_at_least(self, "study", samples=0, steps=1)
 
     def run(self, context: StudyContext) -> None:
         """Measure, generate, draw; raises UserError where groups or the judge's weights are missing."""
         if self.held_out:
             with context.timed("measure"):
                 self._measure(context)
+        if self.samples:
+            with context.timed("samples"):
+                self._sample(context)
         if self.groups:
             self._show(context)
 
@@ -74,6 +82,16 @@ class JudgeCheck:
         if self.publish:
             CARD.with_name("report.json").write_text(json.dumps(report, indent=2) + "\n")
             write_block(CARD, "measured", text)
+
+    def _sample(self, context: StudyContext) -> None:
+        from experiments import judge_samples
+
+        found = judge_samples.measure(self.samples, self.steps)
+        context.folder.save_json("generated.json", found)
+        text = judge_samples.markdown(found)
+        context.console.print(text)
+        if self.publish:
+            write_block(CARD, "generated", text)
 
     def _show(self, context: StudyContext) -> None:
         from sow import figures

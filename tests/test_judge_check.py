@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import judge_check
+from experiments import judge_check, judge_samples
 from experiments.judge_check import JudgeCheck, markdown, words
 from sow.errors import UserError
 from sow.people.judge import Reading
@@ -77,7 +77,14 @@ def test_the_study_measures_and_draws(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("SOW_CACHE", str(tmp_path / "cache"))
-    words = ["study=judge_check", "model=tiny", "study.groups=2", "study.columns=2", "study.held_out=20"]
+    words = [
+        "study=judge_check",
+        "model=tiny",
+        "study.groups=2",
+        "study.columns=2",
+        "study.held_out=20",
+        "study.samples=0",
+    ]
     result = command_line(*words, "num_inference_steps=10", "cycle.cycles=1", "tracker=none", "data.size=48")
     assert result.status == 0, result.err
     folder = run_folders()[0]
@@ -89,7 +96,12 @@ def test_the_study_measures_and_draws(
     picture = Image.open(folder / "judge_check.png")
     assert picture.width > 300 and (folder / "judge_check.pdf").is_file()
     refused = command_line(
-        "study=judge_check", "model=tiny", "study.held_out=0", "metrics=none", "tracker=none"
+        "study=judge_check",
+        "model=tiny",
+        "study.held_out=0",
+        "study.samples=0",
+        "metrics=none",
+        "tracker=none",
     )
     assert refused.status == 1 and "metrics=people" in refused.err
 
@@ -97,5 +109,19 @@ def test_the_study_measures_and_draws(
 def test_bad_sizes_are_one_line() -> None:
     for wrong in ((-1, 8, 1000), (4, 0, 1000), (4, 8, 3)):
         with pytest.raises(UserError, match="study.held_out"):
-            JudgeCheck(wrong[0], "validation", wrong[1], wrong[2], False)
+            JudgeCheck(wrong[0], "validation", wrong[1], wrong[2], 0, 10, False)
     assert load_judge().calibration.whole > 0
+
+
+def test_generated_pictures_hold_the_judge_against_mtcnn_and_the_captions() -> None:
+    face = Box(1, 1, 20, 20)
+    stated: list[dict[str, str]] = [{}, {"presence": "nobody"}, {"hat": "cap"}, {"presence": "nobody"}]
+    readings = [reading(True), reading(False), reading(True), reading(True)]
+    found = judge_samples.agreement(stated, readings, [face, None, Box(60, 60, 20, 20), None])
+    assert found == {
+        "pictures": 4, "mtcnn_finds": 2, "both_find": 2, "same_place": 1, "captions_of_a_person": 2,
+        "face_read_of_them": 2, "captions_of_nobody": 2, "no_face_read_of_them": 1,
+    }  # fmt: skip
+    assert "| finds none where it names nobody | 1 of 2 |" in judge_samples.markdown({**found, "steps": 10})
+    measured = judge_samples.measure(2, 1)  # one step: noise, but through every part
+    assert measured["pictures"] == 2 and measured["steps"] == 1
