@@ -47,10 +47,7 @@ def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: fl
 
     backbone = sampler.backbone
     gate = replace(compose(["model=tiny", "gate=always", "metrics=none"]).gate, min_points=0)
-    plans = sampler.plan(requests[:1])
-    with recorded(backbone) as calls:
-        replace(sampler, gate=gate).generate(requests[:1], plans=plans)
-    step = first_modulated(calls)
+    step = first_modulated(replace(sampler, gate=gate), requests)
 
     def plain() -> None:
         step.predict(*step.args)
@@ -66,17 +63,17 @@ def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: fl
     return row(name, timed, "modulated", "plain", work, at_most=limit)
 
 
-def first_modulated(calls: list[Callable[[], object]]) -> Modulated:
-    """The first modulated UNet call of those recorded."""
+def first_modulated(sampler: Any, requests: list[Request]) -> Modulated:
+    """The first modulated UNet call of the first request."""
+    with recorded(sampler.backbone) as calls:
+        sampler.generate(requests[:1], plans=sampler.plan(requests[:1]))
     return next(c for c in calls if isinstance(c, Modulated))
 
 
 def compiled_step(sampler: Any, requests: list[Request], rounds: int, limit: float | None) -> Row:
     """A modulated step of the UNet compiled as `model.compile=default` does, over the same step of the eager one."""
     backbone = sampler.backbone
-    with recorded(backbone) as calls:
-        sampler.generate(requests[:1], plans=sampler.plan(requests[:1]))
-    eager = first_modulated(calls)
+    eager = first_modulated(sampler, requests)
     twin = copy.copy(backbone)
     twin.unet = copy.deepcopy(backbone.unet)
     twin.compile(mode="default")
@@ -91,9 +88,7 @@ def compiled_step(sampler: Any, requests: list[Request], rounds: int, limit: flo
 def options(sampler: Any, requests: list[Request], rounds: int) -> list[Row]:
     """The UNet's call with guidance under each of the model's options for speed, over the same call without."""
     backbone = sampler.backbone
-    with recorded(backbone) as calls:
-        sampler.generate(requests[:1], plans=sampler.plan(requests[:1]))
-    step = first_modulated(calls)
+    step = first_modulated(sampler, requests)
     latents, timestep, embeds = step.args
     last, fused = copy.deepcopy(backbone.unet), copy.deepcopy(backbone.unet)
     last.to(memory_format=torch.channels_last)

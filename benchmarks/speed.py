@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks import models, ratios
 from benchmarks.work import Row
+from sow.files import whole
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -128,10 +129,8 @@ def write(chosen: argparse.Namespace, rows: Sequence[Row]) -> None:
         "arguments": {k: str(v) for k, v in vars(chosen).items()},
         "rows": [{**asdict(r), "met": r.met} for r in rows],
     }
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    part = chosen.out.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=2) + "\n")
-    part.replace(chosen.out)
+    with whole(chosen.out) as part:
+        part.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

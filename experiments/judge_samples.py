@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.metrics.people import OVERLAP
+
 if TYPE_CHECKING:
     from sow.people.judge import Reading
     from sow.types import Box
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "sow" / "people" / "weights"
-OVERLAP = 0.5  # IoU from which two boxes are one face
 
 
 def measure(count: int, steps: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from sow.people.judge.network import JudgeNetwork
 from sow.people.judge.samples import SHAPE, Batch, Pool, batch_of
+from sow.people.training.checkpoint import save_state
 
 EMPHASIS = {"eyes": 3.0, "age": 1.5, "hair": 2.0}  # small or subtle details get a larger share of the loss
 
@@ -128,16 +129,13 @@ class Trainer:
         self.step, self.spent = state["step"], state["spent"]
 
     def save(self) -> None:
-        """Write the state beside its place and rename it, so that a kill never leaves half a file."""
+        """The state in place of the old one, so that a kill never leaves half a file."""
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "network": self.network.state_dict(), "average": self.average.state_dict(), "shape": self.shape.state_dict(),
             "optimizer": self.optimizer.state_dict(), "step": self.step, "spent": self.spent,
         }  # fmt: skip
-        temporary = self.folder / "state.tmp"
-        torch.save(state, temporary)
-        temporary.replace(self.folder / "state.pt")
+        save_state(self.folder / "state.pt", state)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every term of the loss on a batch; remembers the embeddings as negatives for later batches."""
