@@ -1,13 +1,20 @@
 """`study=train_controlnet`: a ControlNet on Canny edges for the embedded model, trained on its own rendered figures.
 
 The ControlNet starts as a copy of the frozen UNet's encoder with zero convolutions (Zhang et al. 2023, Sec. 3.1) and sees
-the edges of whole pictures, or of the face alone as where a visual condition is pasted; half of its captions are empty
-(Sec. 3.3). `method=controlnet_canny method.path=...` uses it. 800 steps of 16 are too few: the zero convolutions have hardly opened.
+the edges of whole pictures, or of the face alone on the background a visual condition is pasted on; half of its captions
+are empty (Sec. 3.3). `method=controlnet_canny` uses it.
+
+Three things differ from the authors', because a network this small has thousands of steps, not hundreds of thousands. The
+layers that read the edges start at unit variance: by default each of them shrinks what it passes on, and behind eight of
+them thin edges are next to nothing. Every noise level counts about alike (`denoising_loss`), or the early steps, which
+place things, hardly count. Muon takes the steps.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,19 +23,23 @@ from sow.bounds import need_above, need_within
 from sow.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from experiments.study import StudyContext
     from sow.backbone import Backbone
+    from sow.people.training.latents import Batch
+
+
+LEVELS = (200, 400, 600, 700, 800, 850, 900, 950)  # timesteps of the held-out losses
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Training figures: `latents` (n, C, h, w), `edges` (n, 1, H, W) uint8, `faces` (n, 1, H, W) bool, the face's box."""
+    """Rendered figures: `latents` (n, C, h, w), and `edges` (n, 2, H, W) uint8 of each picture and of its face alone."""
 
     latents: Tensor
     edges: Tensor
-    faces: Tensor
     attributes: list[Any]
 
 
@@ -36,16 +47,25 @@ class Pool:
 class TrainControlNet:
     """A training of `minutes` in all; it goes on where `folder` left off.
 
-    `pictures` rendered figures in the pool, every other one a portrait; `batch` of a step; `learning_rate`; `empty` share of
-    captions left out; `face_only` share of pictures that show the edges of the face alone; `precision` of the products;
-    `low`, `high` Canny's thresholds; `channels` of the layers that read the edges, the last but one at latent size;
-    `save_every` seconds between saves; `output` folder of the finished ControlNet, None = controlnet in the run's folder.
+    `pictures` rendered figures in the pool, a share `portraits` of them with heads as large as a condition's; `held_out`
+    others, on which the losses are compared; `batch` of a step; `learning_rate` after `warmup` steps, falling to zero over the last `decay` of the time; `average` of the weights'
+    moving average; `gamma`, `balance` as in `denoising_loss`; `empty` share of captions left out; `face_only` share of
+    pictures that show the edges of the face alone; `precision` of the products; `low`, `high` Canny's thresholds;
+    `channels` of the layers that read the edges, the last at latent size; `save_every` seconds between saves; `output`
+    folder of the finished ControlNet, None = controlnet in the run's folder.
     """
 
     minutes: float
     pictures: int
+    portraits: float
+    held_out: int
     batch: int
     learning_rate: float
+    warmup: int
+    decay: float
+    average: float
+    gamma: float
+    balance: float
     empty: float
     face_only: float
     precision: str
@@ -59,8 +79,10 @@ class TrainControlNet:
     _target_: str = "experiments.train_controlnet.TrainControlNet"
 
     def __post_init__(self) -> None:
-        need_above(self, "study", minutes=0, pictures=0, batch=0, learning_rate=0)
-        need_within(self, "study", 0, 1, "empty", "face_only")
+        need_above(
+            self, "study", minutes=0, pictures=0, held_out=0, batch=0, learning_rate=0, warmup=0, decay=0
+        )
+        need_within(self, "study", 0, 1, "empty", "face_only", "portraits", "decay", "average")
         if self.precision not in ("float32", "bfloat16"):
             raise UserError(f"need float32 or bfloat16, got {self.precision!r} (study.precision)")
 
@@ -69,152 +91,261 @@ class TrainControlNet:
         return []
 
     def run(self, context: StudyContext) -> None:
-        """Train, save, report the loss."""
+        """Train, save, report the losses on held-out figures beside the model's own."""
+        from sow.people.training.figures import HELD_OUT_SEEDS, TRAINING_SEEDS
+
         sampler = context.sampler()
-        backbone, schedule = sampler.backbone, sampler.schedule
+        backbone, side = sampler.backbone, sampler.canvas.width
         with context.timed("figures"):
-            pool = self.figures(backbone, sampler.canvas.width)
-        net, losses = self.train(backbone, schedule.alphas_cumprod, schedule.prediction_type, pool, context)
+            pool = self.figures(backbone, side, TRAINING_SEEDS, self.pictures)
+            held_out = self.figures(backbone, side, HELD_OUT_SEEDS, self.held_out)
+        lesson = Lesson(backbone, sampler.schedule.alphas_cumprod, sampler.schedule.prediction_type)
+        with context.timed("train"):
+            net, step, loss = self.train(lesson, pool)
+        with context.timed("measure"):
+            ratios = self.measure(lesson, net, held_out)
         place = Path(self.output).expanduser() if self.output else context.folder.path / "controlnet"
         net.half().save_pretrained(place)
-        if not losses:
-            raise UserError(
-                f"the training in {self.folder} has had its {self.minutes} minutes: give more, or another folder "
-                "(study.minutes, study.folder)"
-            )
-        mean = sum(losses[-100:]) / len(losses[-100:])
         context.folder.save_json(
-            "metrics.json", {"steps": len(losses), "loss": mean, "minutes": self.minutes}
+            "metrics.json",
+            {"steps": step, "samples": step * self.batch, "loss": loss, "levels": LEVELS, "ratios": ratios},
+        )
+        draw(ratios, self.held_out, context.folder.path / "controlnet.png")
+        steered = ", ".join(
+            f"{v[LEVELS.index(850)]:.2f} with the edges of the {k}" for k, v in ratios.items()
         )
         context.console.print(
-            f"{place}: {len(losses)} steps in this run, loss {mean:.4f} over the last hundred"
+            f"{place}: {step} steps{'' if loss else ', none of them in this run, for its minutes are over'} (study.minutes); "
+            f"held-out loss over the model's own at t = 850: {steered}"
         )
 
-    def figures(self, backbone: Backbone, side: int) -> Pool:
-        """Rendered training figures."""
+    def figures(self, backbone: Backbone, side: int, first: int, count: int) -> Pool:
+        """`count` rendered figures from seed `first` on."""
+        import numpy as np
         import torch
         from tqdm import tqdm
 
         from sow.methods.baselines.controlnet import edges
-        from sow.people.render import render
-        from sow.people.training.figures import TRAINING_SEEDS
+        from sow.people.render import GRAY, render
 
-        latents, maps, faces, attributes = [], [], [], []
-        for i in tqdm(range(self.pictures), desc="figures", disable=None):
-            made = render(TRAINING_SEEDS + i, side, framing=("scene", "portrait")[i % 2])
-            pixels = torch.from_numpy(made.image.copy()).permute(2, 0, 1).float() / 127.5 - 1
-            latents.append(backbone.encode(pixels[None]))
-            maps.append((edges(pixels, self.low, self.high)[:1] * 255).to(torch.uint8))
-            face = torch.zeros((1, side, side), dtype=torch.bool)
-            if made.face_box is not None:
-                x, y, w, h = made.face_box
-                face[:, y : y + h, x : x + w] = True
-            faces.append(face)
+        latents, maps, attributes = [], [], []
+        shares = np.random.default_rng(first).random(count)
+        for i in tqdm(range(count), desc="figures", disable=None):
+            framing = "portrait" if shares[i] < self.portraits else "scene"
+            made = render(first + i, side, framing=framing)
+            face = np.where(made.face_mask[..., None], made.image, np.uint8(GRAY))
+            whole, alone = (
+                torch.from_numpy(a.copy()).permute(2, 0, 1).float() / 127.5 - 1 for a in (made.image, face)
+            )
+            latents.append(backbone.encode(whole[None]))
+            both = [edges(picture, self.low, self.high)[0] * 255 for picture in (whole, alone)]
+            maps.append(torch.stack(both).to(torch.uint8))
             attributes.append(made.attributes)
-        return Pool(torch.cat(latents), torch.stack(maps), torch.stack(faces), attributes)
+        return Pool(torch.cat(latents).float(), torch.stack(maps), attributes)
 
-    def train(
-        self,
-        backbone: Backbone,
-        alphas: Tensor,
-        prediction: str,
-        pool: Pool,
-        context: StudyContext,
-    ) -> tuple[Any, list[float]]:
-        """The ControlNet and the losses of this run's steps."""
+    def train(self, lesson: Lesson, pool: Pool) -> tuple[Any, int, float | None]:
+        """The averaged ControlNet, its steps in all, and the mean loss of this run's last hundred; None without a step."""
         import torch
-        from diffusers import ControlNetModel
         from tqdm import tqdm
 
-        from sow.people.training.denoiser import PlainAttention
+        from sow.people.training.checkpoint import LossFile, pack, save_state, unpack
+        from sow.people.training.muon import Muon
+        from sow.people.training.pace import Average, Pace
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            channels = tuple(self.channels)
-            net = ControlNetModel.from_unet(backbone.unet, conditioning_embedding_out_channels=channels)
-        net = (
-            torch.nn.Module.to(net, device=backbone.device, dtype=torch.float32).train().requires_grad_(True)
-        )
-        net.set_attn_processor(PlainAttention())
-        before = dict(backbone.unet.attn_processors)
-        backbone.unet.set_attn_processor(PlainAttention())
-        optimizer = torch.optim.AdamW(net.parameters(), lr=self.learning_rate)
+        net = self.fresh(lesson.backbone, pool)
+        average = Average(net.parameters(), self.average)
+        optimizer = Muon(net.parameters(), lr=self.learning_rate)
+        pace = Pace(self.minutes, warmup=self.warmup, decay=self.decay)
         path = Path(self.folder).expanduser() / "state.pt"
-        step, spent = restore(path, net, optimizer)
-        losses: list[float] = []
-        saved = last = time.monotonic()
+        step, seen = unpack(path, net, average, optimizer, pace)
+        losses = LossFile(path.parent / "losses.csv")
+        recent: list[float] = []
+        saved = time.monotonic()
         bar = tqdm(desc="controlnet", initial=step, unit="step", disable=None)
-        with context.timed("train"):
-            while spent < 60 * self.minutes:
-                with torch.autocast(
-                    backbone.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
-                ):
-                    loss = self.loss(net, backbone, alphas, prediction, pool, step)
+        with lesson.plain_attention(net):
+            while (share := pace.tick()) < 1:
+                batch, control = self.batch_of(lesson, pool, step)
+                with lesson.autocast(self.precision):
+                    loss = lesson.losses(net, batch, control, self.gamma, self.balance)[0]
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate * pace.factor(step, share)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
-                losses.append(float(loss.detach()))
-                now = time.monotonic()
-                step, spent, last = step + 1, spent + now - last, now
+                average.update(step)
+                step, seen = step + 1, seen + self.batch
+                recent = [*recent[-99:], loss.item()]
+                losses.add(loss=loss.item())
                 bar.update()
-                if now - saved > self.save_every:
-                    keep(path, net, optimizer, step, spent)
-                    saved = now
-        backbone.unet.set_attn_processor(before)
-        keep(path, net, optimizer, step, spent)
-        return net, losses
+                if step % 50 == 0:
+                    bar.set_postfix(loss=f"{losses.write(step, share=share, seen=seen)['loss']:.4f}")
+                if time.monotonic() - saved > self.save_every:
+                    save_state(path, pack(net, average, optimizer, step, pace, seen))
+                    saved = time.monotonic()
+        if not step:
+            raise UserError(f"no step in {self.minutes} minutes: give more (study.minutes)")
+        save_state(path, pack(net, average, optimizer, step, pace, seen))
+        average.swap()
+        return net.eval(), step, sum(recent) / len(recent) if recent else None
 
-    def loss(
-        self,
-        net: Any,
-        backbone: Backbone,
-        alphas: Tensor,
-        prediction: str,
-        pool: Pool,
-        step: int,
-    ) -> Tensor:
-        """The model's own loss with the ControlNet's residuals, on the batch that (seed, step) draws."""
+    def fresh(self, backbone: Backbone, pool: Pool) -> Any:
+        """The ControlNet before its first step: float32, its residuals zero."""
+        import torch
+        from diffusers import ControlNetModel
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            net = ControlNetModel.from_unet(
+                backbone.unet, conditioning_embedding_out_channels=tuple(self.channels)
+            )
+            spread_out(net.controlnet_cond_embedding, pool.edges[:64, :1].float() / 255)
+        net = torch.nn.Module.to(net, device=backbone.device, dtype=torch.float32)
+        return net.to(memory_format=torch.channels_last).train().requires_grad_(True)
+
+    def batch_of(self, lesson: Lesson, pool: Pool, step: int) -> tuple[Batch, Tensor]:
+        """What (seed, step) draws: the model's batch and the edges (B, 3, H, W) beside it."""
         import numpy as np
         import torch
 
+        from sow.people.training.latents import Batch
         from sow.people.training.text import prompt_of
 
         rng = np.random.default_rng([self.seed, step])
         rows = rng.integers(len(pool.latents), size=self.batch)
         texts = ["" if rng.random() < self.empty else prompt_of(pool.attributes[i], rng) for i in rows]
-        alone = torch.from_numpy(rng.random(self.batch) < self.face_only).view(-1, 1, 1, 1)
-        z = pool.latents[rows].float()
-        e = torch.from_numpy(rng.standard_normal(tuple(z.shape), dtype=np.float32)).to(z)
-        t = torch.from_numpy(rng.integers(len(alphas), size=self.batch)).to(z.device)
-        a = alphas.to(z)[t].view(-1, 1, 1, 1)
-        noisy = a**0.5 * z + (1 - a) ** 0.5 * e
-        c = torch.cat([backbone._encode_prompt(text) for text in texts]).float()  # captions seldom come twice
-        shown = pool.edges[rows] * (pool.faces[rows] | ~alone)
-        control = (shown.to(z) / 255).expand(-1, 3, -1, -1)
-        inputs = backbone.unet_inputs(noisy, c)
-        down, middle = net(noisy, t, controlnet_cond=control, return_dict=False, **inputs)
-        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        output = backbone.unet(noisy, t, return_dict=False, **inputs, **residuals)[0]
-        target = e if prediction == "epsilon" else a**0.5 * e - (1 - a) ** 0.5 * z
-        return torch.nn.functional.mse_loss(output, target)
+        alone = torch.from_numpy((rng.random(self.batch) < self.face_only).astype(np.int64))
+        latents = pool.latents[rows]
+        noise = torch.from_numpy(rng.standard_normal(tuple(latents.shape), dtype=np.float32)).to(latents)
+        timesteps = torch.from_numpy(rng.integers(len(lesson.alphas), size=self.batch)).to(latents.device)
+        weights = torch.ones_like(latents[:, :1])
+        batch = Batch(latents, noise, timesteps, lesson.prompts(texts), weights)
+        return batch, lesson.control(pool.edges[torch.from_numpy(rows), alone])
+
+    def measure(self, lesson: Lesson, net: Any, pool: Pool) -> dict[str, list[float]]:
+        """The loss with the ControlNet over the model's own without it, on the same noise, at each of `LEVELS`."""
+        import numpy as np
+        import torch
+
+        from sow.people.training.latents import Batch
+        from sow.people.training.text import prompt_of
+
+        rng = np.random.default_rng(self.seed)
+        prompts = lesson.prompts([prompt_of(a, rng) for a in pool.attributes])
+        noise = torch.from_numpy(rng.standard_normal(tuple(pool.latents.shape), dtype=np.float32))
+        noise, weights = noise.to(pool.latents), torch.ones_like(pool.latents[:, :1])
+        ratios: dict[str, list[float]] = {"whole picture": [], "face": []}
+        with torch.no_grad(), lesson.autocast(self.precision):
+            for level in LEVELS:
+                timesteps = torch.full((len(noise),), level, device=noise.device)
+                batch = Batch(pool.latents, noise, timesteps, prompts, weights)
+                own = lesson.losses(None, batch, None, self.gamma, self.balance)[0]
+                for k, values in enumerate(ratios.values()):
+                    control = lesson.control(pool.edges[:, k])
+                    steered = lesson.losses(net, batch, control, self.gamma, self.balance)[0]
+                    values.append(float(steered / own))
+        return ratios
 
 
-def keep(path: Path, net: Any, optimizer: Any, step: int, spent: float) -> None:
-    """Write the state under a temporary name and rename it."""
-    from sow.people.training.checkpoint import save_state
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """The frozen model and its schedule: what a ControlNet is trained against."""
 
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}
-    save_state(path, state)
+    backbone: Backbone
+    alphas: Tensor
+    prediction: str
+
+    def prompts(self, texts: list[str]) -> Tensor:
+        """Embeddings (B, L, D) float32."""
+        import torch
+
+        # The backbone would keep every caption, and they seldom come twice.
+        return torch.cat([self.backbone._encode_prompt(text) for text in texts]).float()
+
+    def control(self, edges: Tensor) -> Tensor:
+        """Edges (B, H, W) uint8 as a ControlNet takes them, (B, 3, H, W) of 0 and 1."""
+        return (edges.to(self.backbone.device).float() / 255)[:, None].expand(-1, 3, -1, -1)
+
+    def losses(
+        self,
+        net: Any | None,
+        batch: Batch,
+        control: Tensor | None,
+        gamma: float,
+        balance: float,
+    ) -> tuple[Tensor, Tensor]:
+        """`denoising_loss` of the frozen model with the residuals of `net`, or without any."""
+        from sow.people.training.denoiser import denoising_loss
+
+        alphas = self.alphas.to(batch.latents)
+
+        def model(x: Tensor, t: Tensor, prompts: Tensor, return_dict: bool) -> tuple[Tensor]:
+            own: dict[str, Any] = self.backbone.unet_inputs(x, prompts)
+            more: dict[str, Any] = {}
+            if net is not None:
+                down, middle = net(x, t, controlnet_cond=control, return_dict=False, **own)
+                more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+            output = self.backbone.unet(x, t, return_dict=False, **own, **more)[0]
+            if self.prediction == "epsilon":
+                return (output,)
+            a = alphas[t].view(-1, 1, 1, 1)
+            return (a**0.5 * output + (1 - a) ** 0.5 * x,)  # epsilon of a predicted velocity
+
+        return denoising_loss(model, batch, alphas, gamma=gamma, balance=balance)
+
+    def autocast(self, precision: str) -> torch.autocast:
+        """The products' precision."""
+        import torch
+
+        return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    @contextmanager
+    def plain_attention(self, net: Any) -> Iterator[None]:
+        """The training's attention in both networks, and what was there before afterwards."""
+        from sow.people.training.denoiser import PlainAttention
+
+        networks = (self.backbone.unet, net)
+        before = [dict(network.attn_processors) for network in networks]
+        for network in networks:
+            network.set_attn_processor(PlainAttention())
+        try:
+            yield
+        finally:
+            for network, processors in zip(networks, before, strict=True):
+                network.set_attn_processor(processors)
 
 
-def restore(path: Path, net: Any, optimizer: Any) -> tuple[int, float]:
-    """(step, seconds spent) of the state in `path`, taken up; (0, 0) where there is none."""
+def spread_out(embedding: Any, edges: Tensor) -> None:
+    """Orthogonal weights for the layers that read edges (n, 1, H, W), scaled so that each passes on mean 0, variance 1.
+
+    The last, which the authors set to zero, passes on a variance of 1/4; a fresh ControlNet's residuals stay zero behind
+    its own zero convolutions.
+    """
     import torch
 
-    if not path.exists():
-        return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    net.load_state_dict(state["net"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["spent"])
+    x = edges.expand(-1, 3, -1, -1)
+    layers = [embedding.conv_in, *embedding.blocks, embedding.conv_out]
+    with torch.no_grad():
+        for layer in layers:
+            matrix = torch.nn.init.orthogonal_(torch.empty(layer.out_channels, layer.weight[0].numel()))
+            layer.weight.copy_(matrix.view(layer.weight.shape))
+            layer.bias.zero_()
+            layer.weight.div_(layer(x).std((0, 2, 3)).view(-1, 1, 1, 1) + 1e-3)
+            layer.bias.sub_(layer(x).mean((0, 2, 3)))
+            x = torch.nn.functional.silu(layer(x))
+        embedding.conv_out.weight.mul_(0.5)
+        embedding.conv_out.bias.mul_(0.5)
+
+
+def draw(ratios: dict[str, list[float]], count: int, path: Path) -> None:
+    """The curves of `measure` on `count` figures."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, values in ratios.items():
+        axes.plot(LEVELS, values, marker="o", label=f"edges of the {name}")
+    axes.axhline(1, color="gray", linewidth=0.8)
+    axes.set(xlabel="timestep", ylabel="loss with ControlNet / without", title=f"{count} held-out figures")
+    axes.legend()
+    figure.savefig(path, dpi=150)
