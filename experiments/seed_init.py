@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.cycle_progress import shown
 from experiments.finding import Finding, bracket, markdown_table, number
 from sow import figures, report
-from sow.bounds import need_at_least
-from sow.errors import UserError
+from sow.bounds import need_at_least, need_one_of
 from sow.schema import instantiate
 
 if TYPE_CHECKING:
@@ -37,10 +36,7 @@ class SeedInit:
 
     def __post_init__(self) -> None:
         need_at_least(self, "study", seeds=1, shown=1, resamples=1)
-        if self.reference not in self.arms:
-            raise UserError(
-                f"reference is one of {', '.join(self.arms)}, got {self.reference!r} (study.reference)"
-            )
+        need_one_of(self, "study", reference=self.arms)
         self.components()
 
     def components(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sow.bounds import need_above, need_within
+from sow.bounds import need_above, need_one_of, need_within
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ class TrainControlNet:
             self, "study", minutes=0, pictures=0, held_out=0, batch=0, learning_rate=0, warmup=0, decay=0
         )
         need_within(self, "study", 0, 1, "empty", "face_only", "portraits", "decay", "average")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"need float32 or bfloat16, got {self.precision!r} (study.precision)")
+        need_one_of(self, "study", precision=("float32", "bfloat16"))
 
     def files(self) -> list[str]:
         """None: the folder holds this study's own state."""

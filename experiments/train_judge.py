@@ -67,7 +67,8 @@ class TrainJudge:
 
         from sow.people.judge.evaluation import calibrate, evaluate
         from sow.people.judge.reader import Judge, save_judge
-        from sow.people.judge.training import Trainer, seconds_until
+        from sow.people.judge.training import Trainer
+        from sow.people.training.pace import seconds_until
 
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)

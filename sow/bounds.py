@@ -6,7 +6,7 @@ nan never does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from sow.errors import UserError
@@ -38,6 +38,13 @@ def need_between(component: Any, group: str, low: float, high: float, /, *names:
     for name, value, key in _given(component, group, names):
         if not low < value < high:
             raise UserError(f"need {low} < {name} < {high}, got {value} ({key})")
+
+
+def need_one_of(component: Any, group: str, /, **choices: Collection[str]) -> None:
+    """Field among the words for each `field=words`."""
+    for name, value, key in _given(component, group, choices):
+        if value not in choices[name]:
+            raise UserError(f"{name} is one of {', '.join(choices[name])}, got {value!r} ({key})")
 
 
 def _given(component: Any, group: str, names: Any) -> Iterator[tuple[str, Any, str]]:

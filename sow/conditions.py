@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from sow.bounds import need_at_least
+from sow.bounds import need_at_least, need_one_of
 from sow.errors import UserError
 from sow.images import SAMPLE, read_image
 from sow.types import Box, VisualCondition
@@ -101,10 +101,7 @@ class Photo:
     box: Any
 
     def __post_init__(self) -> None:
-        if self.keep not in ("white", "black"):
-            raise UserError(f"condition.keep={self.keep} is not one of white, black")
-        if self.crop not in ("auto", "none", "mask"):
-            raise UserError(f"condition.crop={self.crop} is not one of auto, none, mask")
+        need_one_of(self, "condition", keep=("white", "black"), crop=("auto", "none", "mask"))
         images = _paths(self.image, "condition.image")
         _boxes(self.box, len(images))
         self._masks(len(images))

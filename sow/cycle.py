@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sow.bounds import need_at_least, need_within
+from sow.bounds import need_at_least, need_one_of, need_within
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,12 +42,7 @@ class Cycle:
     def __post_init__(self) -> None:
         need_at_least(self, "cycle", cycles=1)
         need_within(self, "cycle", 0, 1, "eta")
-        if self.inject_levels not in ("aligned", "official"):
-            raise UserError(
-                f"inject_levels is aligned or official, got {self.inject_levels!r} (cycle.inject_levels)"
-            )
-        if self.steps not in ("fitted", "literal"):
-            raise UserError(f"steps is fitted or literal, got {self.steps!r} (cycle.steps)")
+        need_one_of(self, "cycle", inject_levels=("aligned", "official"), steps=("fitted", "literal"))
         if not 0 < self.t1 < self.t2 <= 10:
             raise UserError(
                 f"need 0 < t1 < t2 <= 10 steps, got t1={self.t1:g}, t2={self.t2:g} (cycle.t1, cycle.t2)"

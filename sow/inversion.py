@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sow.bounds import need_at_least
-from sow.errors import UserError
+from sow.bounds import need_at_least, need_one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +39,7 @@ class Inversion:
     _target_: str = "sow.inversion.Inversion"
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r} (inversion.{name})"
-                )
+        need_one_of(self, "inversion", **CHOICES)
         need_at_least(self, "inversion", guidance_scale=0)
 
     def step_levels(self, schedule: Schedule, k: int) -> tuple[Tensor, Tensor]:

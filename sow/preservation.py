@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from sow.bounds import need_within
+from sow.bounds import need_one_of, need_within
 from sow.cycle import Cycle, on_grid
 from sow.errors import UserError
 
@@ -31,8 +31,7 @@ class Preservation:
 
     def __post_init__(self) -> None:
         need_within(self, "preservation", 0, 1, "eta")
-        if self.prompt not in ("user", "intensified"):
-            raise UserError(f"prompt is user or intensified, got {self.prompt!r} (preservation.prompt)")
+        need_one_of(self, "preservation", prompt=("user", "intensified"))
 
     def resolve(self, cycle: Cycle, num_inference_steps: int) -> tuple[int, ...]:
         """The t3 as steps of K, latest state first; raises UserError for an explicit t3 >= t1 or below 1."""

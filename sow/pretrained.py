@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sow.backbone import DTYPES, Backbone, make_canvas, pick_device
+from sow.bounds import need_one_of
 from sow.errors import UserError
 from sow.types import Canvas
 
@@ -55,8 +56,7 @@ class Pretrained:
     _target_: str = "sow.pretrained.Pretrained"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype is one of {', '.join(DTYPES)}, got {self.dtype!r} (model.dtype)")
+        need_one_of(self, "model", dtype=DTYPES)
         if self.path is None and self.repo_id is None:
             raise UserError(
                 "a model needs a folder or a hub id: give model.path=DIR (model.path, model.repo_id)"

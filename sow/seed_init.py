@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sow.bounds import need_one_of
 from sow.errors import UserError
 from sow.types import Box, Canvas, Plan, Request, VisualCondition
 
@@ -81,10 +82,7 @@ class Background:
         )
         if bad_color:
             raise UserError(f"color is [r, g, b] of 0..255 or noise, got {self.color!r} (seed_init.color)")
-        if self.start not in ("invert", "inject"):
-            raise UserError(f"start is invert or inject, got {self.start!r} (seed_init.start)")
-        if self.mask not in ("threshold", "dither"):
-            raise UserError(f"mask is threshold or dither, got {self.mask!r} (seed_init.mask)")
+        need_one_of(self, "seed_init", start=("invert", "inject"), mask=("threshold", "dither"))
 
     def background(self, canvas: Canvas, generator: torch.Generator) -> Image.Image:
         """The canvas before anything is pasted on it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sow.backbone import DTYPES, make_canvas, pick_device
-from sow.errors import UserError
+from sow.bounds import need_one_of
 from sow.types import Canvas
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class Tiny:
     _target_: str = "sow.tiny.Tiny"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype is one of {', '.join(DTYPES)}, got {self.dtype!r} (model.dtype)")
+        need_one_of(self, "model", dtype=DTYPES)
 
     def load(self) -> Backbone:
         """The model, the same for the same seed."""

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sow.files import whole
+
 LOCK, PAUSED = ".lock", ".pause"
 SYNC = (sys.executable, "-m", "wandb", "sync")
 ANSWER = 10.0  # seconds in which a server that is alive answers
@@ -36,11 +38,8 @@ class Uploads:
 
     def add(self, run: Path) -> None:
         """Queue a finished run and see to it that a process works on the queue."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        entry = self.folder / run.name
-        part = entry.with_name(f".{run.name}.part")
-        part.write_text(f"{run.resolve()}\n")
-        os.replace(part, entry)
+        with whole(self.folder / run.name) as part:
+            part.write_text(f"{run.resolve()}\n")
         if not self.paused and not self.busy:
             self._spawn()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sow.bounds import need_above, need_at_least, need_between, need_within
+from sow.bounds import need_above, need_at_least, need_between, need_one_of, need_within
 from sow.errors import UserError
 
 
@@ -32,6 +32,14 @@ def test_what_is_out_of_bounds_is_named(check, value, words, group):
     with pytest.raises(UserError) as caught:
         check(Component(rate=value), group)
     assert str(caught.value) == f"{words} ({'study.rate' if group else 'rate'})"
+
+
+def test_a_word_that_is_no_choice_is_named():
+    part = Component(count=None, rate="fast")
+    with pytest.raises(UserError) as caught:
+        need_one_of(part, "study", count=("one",), rate=("slow", "steady"))
+    assert str(caught.value) == "rate is one of slow, steady, got 'fast' (study.rate)"
+    need_one_of(part, "study", count=("one",), rate=("slow", "fast"))
 
 
 def test_bounds_themselves_and_open_fields_pass():

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sow.errors import UserError
+from sow.bounds import need_above, need_at_least, need_one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,12 +39,9 @@ class TimeDecay:
     _target_: str = "sow.attention.decay.TimeDecay"
 
     def __post_init__(self) -> None:
-        if self.T <= 0 or self.a_minus < 0 or self.a_plus < 0:
-            raise UserError(
-                f"need T > 0 and a >= 0, got T={self.T}, a_minus={self.a_minus}, a_plus={self.a_plus} (decay_time)"
-            )
-        if self.clock not in ("cycle", "cycle_from_one", "step"):
-            raise UserError(f"clock is cycle, cycle_from_one or step, got {self.clock!r} (decay_time.clock)")
+        need_above(self, "decay_time", T=0)
+        need_at_least(self, "decay_time", a_minus=0, a_plus=0)
+        need_one_of(self, "decay_time", clock=("cycle", "cycle_from_one", "step"))
 
     def factors(self, cycle: int, step: int, cycles: int, steps_per_cycle: int) -> tuple[float, float]:
         """(gamma_time of P-, gamma_time of P+) in `cycle` at its denoising step `step`, both from 0."""
@@ -79,10 +76,9 @@ class DistanceDecay:
     _target_: str = "sow.attention.decay.DistanceDecay"
 
     def __post_init__(self) -> None:
-        if self.T <= 0 or self.a < 0:
-            raise UserError(f"need T > 0 and a >= 0, got T={self.T}, a={self.a} (decay_distance)")
-        if self.unit not in ("box", "grid16", "token"):
-            raise UserError(f"unit is box, grid16 or token, got {self.unit!r} (decay_distance.unit)")
+        need_above(self, "decay_distance", T=0)
+        need_at_least(self, "decay_distance", a=0)
+        need_one_of(self, "decay_distance", unit=("box", "grid16", "token"))
 
     def factors(self, distance: Tensor, grid: int) -> Tensor:
         """gamma_dis for `distance` (m,) in tokens of a layer whose longer side has `grid` tokens; float64, (m,)."""

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sow.errors import UserError
+from sow.bounds import need_above, need_at_least, need_one_of, need_within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,13 @@ def r_c(scores: Tensor, fraction: float) -> Tensor:
     total = scores.sum(-1)
     share = scores[..., :k].sum(-1) / total.where(total > 0, total + 1)
     return share.where(total > 0, share * 0 + k / m).mean(-1)
+
+
+READINGS = {
+    "queries": ("related", "condition"),
+    "score": ("logits", "softmax"),
+    "scope": ("layer", "previous"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,21 +62,10 @@ class RegionGate:
     _target_: str = "sow.attention.gate.RegionGate"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tau <= 1:
-            raise UserError(f"need 0 <= tau <= 1, got {self.tau} (gate.tau)")
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"need 0 < fraction <= 1, got {self.fraction} (gate.fraction)")
-        if self.min_points < 0:
-            raise UserError(f"need min_points >= 0, got {self.min_points} (gate.min_points)")
-        for name, choices in (
-            ("queries", ("related", "condition")),
-            ("score", ("logits", "softmax")),
-            ("scope", ("layer", "previous")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r} (gate.{name})"
-                )
+        need_within(self, "gate", 0, 1, "tau", "fraction")
+        need_above(self, "gate", fraction=0)
+        need_at_least(self, "gate", min_points=0)
+        need_one_of(self, "gate", **READINGS)
 
     def factor(self, value: Tensor) -> Tensor:
         """s of Eq. 8 for R_c of any shape; a missing R_c (nan) keeps the gate shut."""
@@ -93,10 +89,8 @@ class AlwaysOpen:
     _target_: str = "sow.attention.gate.AlwaysOpen"
 
     def __post_init__(self) -> None:
-        if self.factor_of not in ("one", "sqrt"):
-            raise UserError(f"factor_of is one or sqrt, got {self.factor_of!r} (gate.factor_of)")
-        if not 0 <= self.tau <= 1:
-            raise UserError(f"need 0 <= tau <= 1, got {self.tau} (gate.tau)")
+        need_one_of(self, "gate", factor_of=("one", "sqrt"))
+        need_within(self, "gate", 0, 1, "tau")
 
     def factor(self, value: Tensor) -> Tensor:
         """1 or sqrt(1 - tau) whatever R_c is."""

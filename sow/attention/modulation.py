@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sow.bounds import need_one_of
 from sow.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,16 +45,14 @@ class Modulation:
     _target_: str = "sow.attention.modulation.Modulation"
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("normalisation", ("row", "head", "none", "literal")),
-            ("branches", ("text", "all")),
-            ("conditions", ("union", "each")),
-            ("region", ("box", "mask")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"{name} is one of {', '.join(choices)}, got {getattr(self, name)!r} (modulation.{name})"
-                )
+        need_one_of(
+            self,
+            "modulation",
+            normalisation=("row", "head", "none", "literal"),
+            branches=("text", "all"),
+            conditions=("union", "each"),
+            region=("box", "mask"),
+        )
         wrong = [b for b in self.blocks if b not in ("down", "mid", "up")]
         if wrong or not self.blocks:
             raise UserError(f"blocks are of down, mid, up, got {list(self.blocks)} (modulation.blocks)")

@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -232,13 +231,3 @@ class Trainer:
             yield self.step, progress, terms
         if self.folder is not None:
             self.save()
-
-
-def seconds_until(clock: str) -> float:
-    """Seconds from now to the next time the wall clock shows "HH:MM"."""
-    hour, minute = (int(part) for part in clock.split(":"))
-    now = datetime.now()
-    then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    if then <= now:
-        then += timedelta(days=1)
-    return (then - now).total_seconds()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sow.bounds import need_one_of
 from sow.errors import UserError
 
 
@@ -137,10 +138,7 @@ class DenoiserRecipe:
 
     def __post_init__(self) -> None:
         _need(0 < self.decay <= 1, f"need 0 < decay <= 1, got {self.decay} (study.denoiser.decay)")
-        _need(
-            self.precision in ("float32", "bfloat16"),
-            f"need float32 or bfloat16, got {self.precision!r} (study.denoiser.precision)",
-        )
+        need_one_of(self, "study.denoiser", precision=("float32", "bfloat16"))
         wrong = [c for c in self.channels if c % self.head or c % self.groups]
         _need(
             not wrong, f"need head and groups that divide the channels, got {wrong} (study.denoiser.channels)"
