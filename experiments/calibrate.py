@@ -12,6 +12,7 @@ from experiments.benchmark import Benchmark
 from sow.bounds import need_at_least
 from sow.data import SETTINGS
 from sow.errors import UserError
+from sow.metrics import columns
 
 if TYPE_CHECKING:
     from experiments.study import StudyContext
@@ -70,8 +71,12 @@ class Calibrate:
                 )
 
     def run(self, context: StudyContext) -> None:
-        """Try all values, write `calibration.json`, `calibration.md` and the suggested `people.yaml`."""
+        """Try all values, write `calibration.json`, `calibration.md` and the suggested `calibrated.yaml`."""
         context.metrics.check()
+        known = columns(context.metrics)
+        for metric in self.score:
+            if known and metric not in known:
+                raise self._unmeasured(metric)
         chosen: dict[str, Any] = {}
         told = []
         for number, step in enumerate(self.steps):
@@ -84,7 +89,7 @@ class Calibrate:
         context.folder.save_bytes("calibration.md", markdown(told).encode())
         words = [w for w in context.config.overrides if not w.startswith(("paths.", "tracker"))]
         command = " ".join(["python run.py", *words])
-        file = context.folder.save_bytes("people.yaml", suggestion(told, command, self.limit).encode())
+        file = context.folder.save_bytes("calibrated.yaml", suggestion(told, command, self.limit).encode())
         context.tracked.summary({t["key"]: t["chosen"] for t in told if not isinstance(t["chosen"], list)})
         context.console.print(f"suggestion: {file}")
 
@@ -146,11 +151,15 @@ class Calibrate:
     def _score(self, record: Mapping[str, Any]) -> float:
         return sum(weight * self._value(record, metric) for metric, weight in self.score.items())
 
+    def _unmeasured(self, metric: str) -> UserError:
+        return UserError(
+            f"the metrics do not measure {metric}: choose metrics that do (metrics=people), or leave it out of the score with "
+            f"~study.score.{metric} (study.score)"
+        )
+
     def _value(self, record: Mapping[str, Any], metric: str) -> float:
         if metric not in record:
-            raise UserError(
-                f"the metrics do not measure {metric}: choose metrics=people, or another score (study.score)"
-            )
+            raise self._unmeasured(metric)
         value = record[metric]
         return self.missing.get(metric, 0.0) if value is None else float(value)
 
@@ -180,7 +189,7 @@ def suggestion(told: Sequence[Mapping[str, Any]], command: str, limit: int) -> s
             node = node.setdefault(part, {})
         node[name] = step["chosen"]
     lines = [
-        "# Numbers for the embedded world, chosen on its validation split; what is not here is the paper's.",
+        "# Numbers for one model and its data, chosen on the validation split; what is not here is the paper's.",
         f"# {command} ({limit} groups; one value after another)",
         "defaults:",
         "  - paper",

@@ -90,7 +90,7 @@ def markdown(found: Mapping[str, Any], table: Sequence[Mapping[str, Any]], steps
     holds = {k: "yes" if v else "no" for k, v in found["holds"].items()}
     expected = [
         (
-            "(a) merged in the earliest third: at least 90 % of the contrast",
+            "(a) merged near the clean picture (k <= K / 3): at least 90 % of the contrast",
             f"{early['mean']:.1%} on average, lowest {early['lowest']:.1%}",
             "earliest_third_keeps_90_percent",
         ),
@@ -100,7 +100,7 @@ def markdown(found: Mapping[str, Any], table: Sequence[Mapping[str, Any]], steps
             "earliest_third_keeps_90_percent_of_decoded",
         ),
         (
-            "(a) merged in the latest third: at most 25 %",
+            "(a) merged in the noise (k > 2 K / 3): at most 25 %",
             f"{late['mean']:.1%} on average, highest {late['highest']:.1%}",
             "latest_third_keeps_at_most_25_percent",
         ),

@@ -55,6 +55,7 @@ class Grid:
     `across`    what runs from left to right: requests (below one another after `columns` of them) or rows
     `inset`     the condition in the image's lower right corner; else in a row or column of its own
     `size`      inches of an image
+    `publish`   figure and caption into docs/ and between their marks in README.md
     """
 
     name: str
@@ -69,6 +70,7 @@ class Grid:
     columns: int
     inset: bool
     size: float
+    publish: bool
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -127,6 +129,8 @@ class Grid:
         context.tracked.images({self.name: path})
         context.console.print(caption)
         context.console.print(f"figure: {path}")
+        if self.publish:
+            figures.publish(self.name, caption, path)
 
     def words(self, rows: Mapping[str, Config]) -> str:
         """The caption: the figure's own words, which photographs, which models, how many steps; `rows` by label."""

@@ -24,6 +24,7 @@ from sow.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from experiments.study import StudyContext
@@ -91,6 +92,7 @@ class TrainControlNet:
 
     def run(self, context: StudyContext) -> None:
         """Train, save, report the losses on held-out figures beside the model's own."""
+        from sow import figures
         from sow.people.training.figures import HELD_OUT_SEEDS, TRAINING_SEEDS
 
         sampler = context.sampler()
@@ -109,7 +111,8 @@ class TrainControlNet:
             "metrics.json",
             {"steps": step, "samples": step * self.batch, "loss": loss, "levels": LEVELS, "ratios": ratios},
         )
-        draw(ratios, self.held_out, context.folder.path / "controlnet.png")
+        path = figures.save(context.folder, "controlnet", drawn(ratios, self.held_out))
+        context.tracked.images({"controlnet": path})
         steered = ", ".join(
             f"{v[LEVELS.index(850)]:.2f} with the edges of the {k}" for k, v in ratios.items()
         )
@@ -336,15 +339,18 @@ def spread_out(embedding: Any, edges: Tensor) -> None:
         embedding.conv_out.bias.mul_(0.5)
 
 
-def draw(ratios: dict[str, list[float]], count: int, path: Path) -> None:
+def drawn(ratios: dict[str, list[float]], count: int) -> Figure:
     """The curves of `measure` on `count` figures."""
-    from matplotlib.figure import Figure
+    from sow import figures
 
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for name, values in ratios.items():
-        axes.plot(LEVELS, values, marker="o", label=f"edges of the {name}")
-    axes.axhline(1, color="gray", linewidth=0.8)
-    axes.set(xlabel="timestep", ylabel="loss with ControlNet / without", title=f"{count} held-out figures")
-    axes.legend()
-    figure.savefig(path, dpi=150)
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for name, values in ratios.items():
+            axes.plot(LEVELS, values, marker="o", label=f"edges of the {name}")
+        axes.axhline(1, color=figures.COLORS["gray"], linewidth=0.8)
+        axes.set(
+            xlabel="timestep", ylabel="loss with ControlNet / without", title=f"{count} held-out figures"
+        )
+        axes.legend()
+
+    return figures.draw(5, 3.2, paint)

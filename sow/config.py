@@ -150,10 +150,7 @@ class Config:
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one.
-
-    Visual conditions may be left out here: a caller brings its own with each `Request`.
-    """
+    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one."""
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -161,12 +158,15 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         choices = dict(config.hydra.runtime.choices)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from error
-    return typed(config, choices, overrides, need_condition=False)
+    return typed(config, choices, overrides)
 
 
 @dataclass(frozen=True)
 class Ungiven:
-    """A visual condition whose `key` has no value: it can be composed, not loaded."""
+    """A visual condition whose `key` has no value: it can be composed, not loaded.
+
+    Whoever brings conditions of their own, a caller or a study's data, needs none.
+    """
 
     key: str
 
@@ -175,9 +175,7 @@ class Ungiven:
         raise UserError(f"{self.key} has no value: give {self.key}=... ({self.key})")
 
 
-def typed(
-    config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[str] = (), need_condition: bool = True
-) -> Config:
+def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
     """Check a composed configuration against the components' types and instantiate them; raises UserError."""
     resolved = plain(config)
     known = {*COMPONENTS, *SCALARS, *PLAIN}
@@ -189,7 +187,7 @@ def typed(
             raise UserError(f"{name} is missing from the configuration: do not delete it ({name})")
     built: dict[str, Any] = {}
     for key in _missing(resolved):
-        if need_condition or not key.startswith("condition."):
+        if not key.startswith("condition."):
             raise UserError(f"{key} has no value: give {key}=... ({key})")
         built["condition"] = Ungiven(key)
     built |= {name: instantiate(resolved[name], name) for name in COMPONENTS if name not in built}

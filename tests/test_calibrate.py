@@ -64,7 +64,7 @@ def test_it_takes_the_better_value_and_goes_on_from_there(
     monkeypatch.setattr(benchmark_store, "code_files", dict)
     config = compose([*WORDS, STEPS, f"paths.outputs={tmp_path}"])
     config.study.run(StudyContext(config, RunFolder(tmp_path / "run")))
-    values = yaml.safe_load((tmp_path / "run/people.yaml").read_text())
+    values = yaml.safe_load((tmp_path / "run/calibrated.yaml").read_text())
     assert values == {"defaults": ["paper"], "omega_plus": 0.2}
     assert set(seen) == {"validation"}
     assert {(w, t) for w, t, task in composed if t != 0.273} == {(0.2, 0.3), (0.2, 0.2)}

@@ -194,6 +194,7 @@ def test_a_failing_run_is_tracked_as_failed_and_not_complete(
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
+        ([], ["condition.image has no value"]),
         (["condition.image={}/none.png"], ["none.png", "condition.image"]),
         (["condition.image={}/text.png"], ["text.png", "condition.image"]),
         (["condition.image={}/face.png", "condition.mask={}/none.png"], ["none.png", "condition.mask"]),

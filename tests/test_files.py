@@ -69,7 +69,7 @@ def test_a_figure_is_published_with_its_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "names"), [(README, ["showcase", "table1", "find_phases"]), (CARD, ["measured"])]
+    ("file", "names"), [(README, ["showcase", "table1", "fig1", "find_phases"]), (CARD, ["measured"])]
 )
 def test_what_studies_publish_has_its_marks(tmp_path: Path, file: Path, names: list[str]) -> None:
     """And a block written again as it stands changes not a byte."""

@@ -132,10 +132,10 @@ def test_requests_across_put_each_image_in_its_place() -> None:
 
 def test_rows_across_put_each_image_in_its_place() -> None:
     study, lines = shown("fig1")
-    assert [p.top for p in lines[0]] == ["condition", "SD inpainting", "COW", "SOW"]
+    assert [p.top for p in lines[0]] == ["condition", "SD inpainting", "ControlNet", "COW", "SOW"]
     for j, line in enumerate(lines):
         assert line[0].left == study.asked[j].prompt
-        assert [colour(p) for p in line] == [(0, 0, 255), (0, 20 * j, 0), (40, 20 * j, 0), (80, 20 * j, 0)]
+        assert [colour(p) for p in line] == [(0, 0, 255), *((40 * i, 20 * j, 0) for i in range(4))]
 
 
 def test_insets_wrap_into_blocks() -> None:

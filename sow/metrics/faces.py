@@ -207,7 +207,7 @@ def _fetch(file: Path) -> None:
     except OSError as error:  # URLError, time-outs and refused connections are all OSErrors
         raise UserError(
             f"the FaceNet weights are not on this machine and could not be fetched: put {WEIGHTS_URL} at {file}, "
-            "or choose metrics=people or metrics=none (metrics.weights)"
+            "or choose metrics=pixels or metrics=none (metrics.weights)"
         ) from error
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import sow.people
 from sow.backbone import Backbone
 from sow.errors import UserError
 from sow.methods.baselines.config import ControlNetCanny
 from sow.methods.baselines.sampler import BaselineSampler, Batch
+
+PEOPLE = Path(sow.people.__file__).parent / "controlnet"  # comes with the package
 
 
 def edges(picture: Tensor, low: float, high: float) -> Tensor:
@@ -35,8 +39,9 @@ def load(options: ControlNetCanny, backbone: Backbone) -> Any:
             f"no ControlNet is known for a UNet of {unet.cross_attention_dim} text channels: give a folder or hub id with "
             "method.path=... (method.path)"
         )
+    place = PEOPLE if source == "people" else source
     try:
-        net = ControlNetModel.from_pretrained(source, dtype=backbone.dtype)
+        net = ControlNetModel.from_pretrained(place, dtype=backbone.dtype)
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise UserError(
