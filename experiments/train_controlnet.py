@@ -12,6 +12,7 @@ place things, hardly count. Muon takes the steps.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sow.bounds import need_above, need_one_of, need_within
 from sow.errors import UserError
+from sow.files import whole_folder
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +48,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class TrainControlNet:
-    """A training of `minutes` in all; it goes on where `folder` left off.
+    """A training of `minutes` in all; it goes on where `folder` left off with the same model.
 
     `pictures` rendered figures in the pool, a share `portraits` of them with heads as large as a condition's; `held_out`
     others, on which the losses are compared; `batch` of a step; `learning_rate` after `warmup` steps, falling to zero over the last `decay` of the time; `average` of the weights'
@@ -93,6 +95,7 @@ class TrainControlNet:
     def run(self, context: StudyContext) -> None:
         """Train, save, report the losses on held-out figures beside the model's own."""
         from sow import figures
+        from sow.people.training.export import carry_over, forget_origin
         from sow.people.training.figures import HELD_OUT_SEEDS, TRAINING_SEEDS
 
         sampler = context.sampler()
@@ -106,7 +109,10 @@ class TrainControlNet:
         with context.timed("measure"):
             ratios = self.measure(lesson, net, held_out)
         place = Path(self.output).expanduser() if self.output else context.folder.path / "controlnet"
-        net.half().save_pretrained(place)
+        with whole_folder(place) as fresh:
+            net.half().save_pretrained(fresh)
+            forget_origin(fresh / "config.json")
+            carry_over(place, fresh)
         context.folder.save_json(
             "metrics.json",
             {"steps": step, "samples": step * self.batch, "loss": loss, "levels": LEVELS, "ratios": ratios},
@@ -158,9 +164,9 @@ class TrainControlNet:
         average = Average(net.parameters(), self.average)
         optimizer = Muon(net.parameters(), lr=self.learning_rate)
         pace = Pace(self.minutes, warmup=self.warmup, decay=self.decay)
-        path = Path(self.folder).expanduser() / "state.pt"
+        path = self.state(lesson.backbone)
         step, seen = unpack(path, net, average, optimizer, pace)
-        losses = LossFile(path.parent / "losses.csv")
+        losses = LossFile(path.with_suffix(".csv"))
         recent: list[float] = []
         saved = time.monotonic()
         bar = tqdm(desc="controlnet", initial=step, unit="step", disable=None)
@@ -190,6 +196,13 @@ class TrainControlNet:
         save_state(path, pack(net, average, optimizer, step, pace, seen))
         average.swap()
         return net.eval(), step, sum(recent) / len(recent) if recent else None
+
+    def state(self, backbone: Backbone) -> Path:
+        """Where the training's state lies: a file for each model and size of the layers that read the edges."""
+        from sow.methods.baselines.personal import fingerprint
+
+        of = hashlib.sha256(f"{fingerprint(backbone.unet)}:{list(self.channels)}".encode()).hexdigest()
+        return Path(self.folder).expanduser() / f"{of[:12]}.pt"
 
     def fresh(self, backbone: Backbone, pool: Pool) -> Any:
         """The ControlNet before its first step: float32, its residuals zero."""

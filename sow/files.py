@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,3 +23,24 @@ def whole(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to write to; after the block it is `target`, after an exception nothing has changed.
+
+    Killed between the two renames at the end, the new folder stays beside, whole, under its temporary name.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
+    part.mkdir()
+    try:
+        yield part
+        if target.exists():
+            os.rename(target, old)
+        os.rename(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if not target.exists() and old.exists():
+            os.rename(old, target)
+        shutil.rmtree(old, ignore_errors=True)

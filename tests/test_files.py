@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from experiments.judge_check import CARD
 from sow import figures
 from sow.errors import UserError
-from sow.files import whole
+from sow.files import whole, whole_folder
 from sow.report.blocks import README, REPOSITORY, write_block
 
 MARKED = "head\n<!-- a:begin -->\nold\n<!-- a:end -->\nbetween <!-- b:begin --><!-- b:end -->\ntail\n"
@@ -55,6 +56,39 @@ def test_missing_marks_are_named_and_nothing_is_written(tmp_path: Path, text: st
     with pytest.raises(UserError, match="<!-- a:begin --> ... <!-- a:end -->.*study.publish"):
         write_block(file, "a", "new")
     assert [f.read_text() for f in tmp_path.iterdir()] == [text or ""] * (text is not None)
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "to" / "net"
+    with whole_folder(target) as part:
+        (part / "a").write_text("old")
+        assert not target.exists()
+    with pytest.raises(ZeroDivisionError), whole_folder(target) as part:
+        (part / "a").write_text("half")
+        raise ZeroDivisionError
+    assert [(p.name, p.read_text()) for p in target.iterdir()] == [("a", "old")]
+    with whole_folder(target) as part:
+        (part / "b").write_text("new")
+    assert [(p.name, p.read_text()) for p in target.iterdir()] == [("b", "new")]
+    assert [p.name for p in target.parent.iterdir()] == ["net"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "net"
+    target.mkdir()
+    rename = os.rename
+
+    def failing(source: Path, to: Path) -> None:
+        if str(source).endswith(".part"):
+            raise OSError("no")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="no"), whole_folder(target) as part:
+        (part / "a").write_text("new")
+    assert list(tmp_path.iterdir()) == [target] and not list(target.iterdir())
 
 
 def test_a_figure_is_published_with_its_words(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -113,18 +114,31 @@ def test_training_goes_on_and_its_folder_steers_the_method(tmp_path):
     for name in ("first", "second"):
         config = compose([*words, f"study.minutes={spent / 60 + 0.01}"])
         numbers = once(config, tmp_path / name)
-        state = torch.load(tmp_path / "state" / "state.pt", weights_only=True)
+        (kept,) = (tmp_path / "state").glob("*.pt")
+        state = torch.load(kept, weights_only=True)
         assert state["step"] > steps and state["spent"] > spent
         steps, spent = state["step"], state["spent"]
         assert numbers["steps"] == steps and numbers["samples"] == 2 * steps
         assert all(len(values) == len(LEVELS) for values in numbers["ratios"].values())
         assert (tmp_path / name / "controlnet.png").stat().st_size > 1000
+    assert "_name_or_path" not in json.loads((tmp_path / "net" / "config.json").read_text())
     shutil.rmtree(tmp_path / "net")  # as if it had been killed before the folder was written
     numbers = once(config, tmp_path / "again")
     assert numbers["steps"] == steps and numbers["loss"] is None
     net = [f"method.path={tmp_path / 'net'}", "method=controlnet_canny", "method.num_inference_steps=1"]
     made = build(compose([*WORDS, *net]))
     assert any(p.abs().sum() > 0 for p in made.controlnet.controlnet_down_blocks.parameters())
+
+
+def test_another_model_or_size_starts_anew(setting):
+    study, lesson, _ = setting
+    own = study.state(lesson.backbone)
+    assert study.state(lesson.backbone) == own != replace(study, channels=[4, 4, 4, 8]).state(lesson.backbone)
+    moved = SimpleNamespace(unet=copy.deepcopy(lesson.backbone.unet))
+    assert study.state(moved) == own
+    with torch.no_grad():
+        next(moved.unet.parameters()).add_(0.01)
+    assert study.state(moved) != own
 
 
 def test_a_training_without_time_says_so(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sow.files import whole_folder
 from sow.people.training.denoiser import noise_schedule
 
 SHARD = "15MB"  # of one weight file, at most
@@ -30,34 +30,29 @@ def export_weights(
     `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)` reads it. Files of
     the old folder that no export writes (the judge's weights, the model card) move along.
     """
-    fresh = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
-    for name, model in parts.items():
-        kinds = {p: p.dtype for p in model.parameters()}
-        if any(kind != torch.float32 for kind in kinds.values()):
-            raise ValueError(f"{name} must be float32 before the export halves it")
-        copy = type(model).from_config(model.config) if name != "text_encoder" else type(model)(model.config)
-        copy.load_state_dict(model.state_dict())
-        copy.half().save_pretrained(fresh / name, max_shard_size=SHARD, safe_serialization=True)
-        _forget_origin(fresh / name / "config.json")
-    noise_schedule().save_pretrained(fresh / "scheduler")
-    tokenizer_files = Path(tokenizer.name_or_path)
-    shutil.copytree(tokenizer_files, fresh / "tokenizer")
-    _write_index(fresh)
-    _carry_over(folder, fresh)
-    write_checksums(fresh)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(folder) as fresh:
+        parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+        for name, model in parts.items():
+            kinds = {p: p.dtype for p in model.parameters()}
+            if any(kind != torch.float32 for kind in kinds.values()):
+                raise ValueError(f"{name} must be float32 before the export halves it")
+            copy = (
+                type(model).from_config(model.config) if name != "text_encoder" else type(model)(model.config)
+            )
+            copy.load_state_dict(model.state_dict())
+            copy.half().save_pretrained(fresh / name, max_shard_size=SHARD, safe_serialization=True)
+            forget_origin(fresh / name / "config.json")
+        noise_schedule().save_pretrained(fresh / "scheduler")
+        tokenizer_files = Path(tokenizer.name_or_path)
+        shutil.copytree(tokenizer_files, fresh / "tokenizer")
+        _write_index(fresh)
+        carry_over(folder, fresh)
+        write_checksums(fresh)
     return folder
 
 
-def _forget_origin(config: Path) -> None:
-    """Where the trainer kept its state is nobody's business."""
+def forget_origin(config: Path) -> None:
+    """Take out of a config.json where the trainer kept its state, which is nobody's business."""
     values = json.loads(config.read_text())
     values.pop("_name_or_path", None)
     config.write_text(json.dumps(values, indent=2) + "\n")
@@ -82,7 +77,8 @@ def _write_index(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index | classes, indent=2) + "\n")
 
 
-def _carry_over(old: Path, fresh: Path) -> None:
+def carry_over(old: Path, fresh: Path) -> None:
+    """Copy what the new folder lacks, but for the list of checksums."""
     if old.exists():
         for item in old.iterdir():
             if not (fresh / item.name).exists() and item.name != "CHECKSUMS":
