@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
 )
+from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
 from PIL import Image
 from safetensors.torch import save_file
 from test_baselines import NEGATIVE, WORDS, pasted, plan, request
@@ -146,25 +147,52 @@ def test_a_controlnet_that_is_missing_or_does_not_fit_is_named(tiny, controlnet,
 # IP-Adapter
 
 
-@pytest.fixture(scope="module")
-def adapter(tiny, tmp_path_factory) -> Path:
-    """Four image tokens for every cross-attention layer, and a small image encoder, in the published layout."""
-    folder = tmp_path_factory.mktemp("adapter")
+def resampler(weight, hidden: int, tokens: int, width: int) -> dict[str, torch.Tensor]:
+    """The image projection of a plus adapter, by its published names: `tokens` queries read the encoder's states."""
+    ones, zeros = torch.ones, torch.zeros
+    tensors = {
+        "latents": weight(1, tokens, hidden),
+        "proj_in.weight": weight(hidden, 16),
+        "proj_in.bias": weight(hidden),
+        "proj_out.weight": weight(width, hidden),
+        "proj_out.bias": weight(width),
+        "norm_out.weight": ones(width),
+        "norm_out.bias": zeros(width),
+    }
+    for i in range(4):
+        for name in ("0.norm1", "0.norm2", "1.0"):
+            tensors |= {f"layers.{i}.{name}.weight": ones(hidden), f"layers.{i}.{name}.bias": weight(hidden)}
+        tensors |= {
+            f"layers.{i}.0.to_q.weight": weight(64, hidden),
+            f"layers.{i}.0.to_kv.weight": weight(128, hidden),
+            f"layers.{i}.0.to_out.weight": weight(hidden, 64),
+            f"layers.{i}.1.1.weight": weight(4 * hidden, hidden),
+            f"layers.{i}.1.3.weight": weight(hidden, 4 * hidden),
+        }
+    return tensors
+
+
+def save_adapter(folder: Path, unet) -> None:
+    """Adapters in both published layouts, plain (four tokens) and plus (six here), and a small image encoder."""
     g = noise.generator(3)
     weight = lambda *shape: noise.randn(shape, g, "cpu", torch.float32) / shape[-1] ** 0.5  # noqa: E731
-    tensors = {
-        "image_proj.proj.weight": weight(4 * 16, 12),
-        "image_proj.proj.bias": weight(4 * 16),
-        "image_proj.norm.weight": torch.ones(16),
-        "image_proj.norm.bias": torch.zeros(16),
-    }
-    for i, name in enumerate(tiny.unet.attn_processors):
+    width = unet.config.cross_attention_dim
+    attention = {}
+    for i, name in enumerate(unet.attn_processors):
         if "attn2" in name:
-            layer = tiny.unet.get_submodule(name.removesuffix(".processor"))
+            layer = unet.get_submodule(name.removesuffix(".processor"))
             for kind in ("k", "v"):
-                tensors[f"ip_adapter.{i}.to_{kind}_ip.weight"] = weight(layer.inner_dim, 16)
-    (folder / "models").mkdir()
-    save_file(tensors, folder / "models" / "face.safetensors")
+                attention[f"ip_adapter.{i}.to_{kind}_ip.weight"] = weight(layer.inner_dim, width)
+    plain = {
+        "proj.weight": weight(4 * width, 12),
+        "proj.bias": weight(4 * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+    (folder / "models").mkdir(parents=True)
+    for name, projection in {"face": plain, "plus-face": resampler(weight, 8, 6, width)}.items():
+        own = {f"image_proj.{n}": tensor for n, tensor in projection.items()}
+        save_file(own | attention, folder / "models" / f"{name}.safetensors")
     config = CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=16,
@@ -177,30 +205,58 @@ def adapter(tiny, tmp_path_factory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         CLIPVisionModelWithProjection(config).save_pretrained(folder / "models" / "image_encoder")
-    return folder
 
 
-def adapter_words(folder: Path) -> list[str]:
-    return [f"method.path={folder}", "method.weight_name=models/face.safetensors"]
+@pytest.fixture(scope="module")
+def adapter(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    save_adapter(folder / "own", tiny.unet)
+    return folder / "own"
 
 
-def test_ip_adapter_is_diffusers_pipeline(tiny, adapter):
+def adapter_words(folder: Path | str, name: str = "plus-face") -> list[str]:
+    return [f"method.path={folder}", f"method.weight_name=models/{name}.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["face", "plus-face"])
+def test_ip_adapter_is_diffusers_pipeline(tiny, adapter, name):
     before = dict(tiny.unet.attn_processors)
-    made = made_of("ip_adapter", *adapter_words(adapter), "method.scale=0.6")
+    made = made_of("ip_adapter", *adapter_words(adapter, name), "method.scale=0.6")
     ours = latents(made)
     assert tiny.unet.attn_processors == before  # the shared model stays without the adapter
     pipe = StableDiffusionPipeline(**{**parts(tiny), "unet": made_of_copy(tiny.unet)})
     pipe.load_ip_adapter(
         str(adapter),
         subfolder="models",
-        weight_name="face.safetensors",
+        weight_name=f"{name}.safetensors",
         image_encoder_folder="models/image_encoder",
     )
     pipe.set_ip_adapter_scale(0.6)
-    theirs = sample(pipe, request().prompt, ip_adapter_image=request().conditions[0].on_gray())
+    face = request().conditions[0].on_gray()
+    theirs = sample(pipe, request().prompt, ip_adapter_image=face)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert moved(sample(pipe, request().prompt, ip_adapter_image=Image.new("RGB", face.size)), ours) > 1e-3
     both = made.generate([request(0), request(1)], plans=[plan(0), plan(1)])
     assert moved(both[0].latents, ours) < 1e-4 and moved(both[1].latents, latents(made, 1)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("face", ImageProjection), ("plus-face", IPAdapterPlusImageProjection)]
+)
+def test_the_negative_branch_sees_what_the_adapters_layout_was_trained_on(adapter, name, layer):
+    """Zero embeddings for the plain layout; for the plus layout the states of a picture of zeros."""
+    made = made_of("ip_adapter", *adapter_words(adapter, name))
+    assert isinstance(made.backbone.unet.encoder_hid_proj.image_projection_layers[0], layer)
+    more = made.extras(made.prepare([request()], [plan()]), torch.zeros(2, 4, 8, 8), 0)
+    negative, positive = more["added_cond_kwargs"]["image_embeds"][0].chunk(2)
+    assert positive.any()
+    if name == "face":
+        assert negative.shape == (1, 1, 12) and not negative.any()
+    else:
+        with torch.no_grad():
+            seen = made.pipe.image_encoder(torch.zeros(1, 3, 32, 32), output_hidden_states=True)
+        assert negative.shape == (1, 1, 5, 16) and negative.any()
+        torch.testing.assert_close(negative[0], seen.hidden_states[-2])
 
 
 def made_of_copy(module):

@@ -72,7 +72,9 @@ class IPAdapterSampler(BaselineSampler):
         return {"added_cond_kwargs": {"image_embeds": [batch.kept["images"]]}}
 
     def _embed(self, batch: Batch) -> Tensor:
-        """Image embeddings (branches x B, conditions, ...): zero for the negative branch, as the adapter was trained."""
+        """What the adapter's image projection reads, negative branch first: (branches x B, conditions, channels) of a plain
+        adapter, with zeros in the negative branch; (branches x B, conditions, tokens, channels) of a plus adapter, whose
+        negative branch is the encoder's states of a picture of zeros. Each layout as it was trained."""
         branches = len(batch.embeds) // len(batch.requests)
         own = []
         for request in batch.requests:
