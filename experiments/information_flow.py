@@ -117,7 +117,9 @@ class InformationFlow:
     def caption(self) -> str:
         """What the table's rows mean."""
         return (
-            f"Latents of one region are perturbed by noise of standard deviation {self.strength:g} at {self.positions} steps of "
+            "*sampling* goes from x_t2 with neither cycles, replacement nor modulation; *COW* is SOW without modulation on the same "
+            "plans, not `method=cow`. Latents of one region are perturbed by noise of standard deviation "
+            f"{self.strength:g} at {self.positions} steps of "
             f"{min(self.causal_seeds, self.seeds)} runs each; responses are norms of the change of the final latents per unit of "
             "it, mean over steps. w = (out - back) / (out + back) of their energies: 1 where the condition changes the others and "
             "is changed by none, 0 where both are alike. A *held* condition is perturbed in every replacement from that step on; a "

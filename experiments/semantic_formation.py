@@ -223,14 +223,19 @@ class SemanticFormation:
             }
             for side in sides
         ]
+        earlier = found["larger_settles_earlier_by"]
+        settling = (
+            "which size settles first is open, as not every size settles by that rule"
+            if bracket(earlier, 0) == "-"
+            else f"the larger size settles earlier by {bracket(earlier, 0)} steps"
+        )
         return "\n".join(
             [
                 f"![Pictures disturbed by noise around them](docs/{NAME}.png)",
                 "",
                 f"{found['seeds']} pictures, K = {self.steps}, {self.length} steps of disturbance from step k on. A size has settled at the "
                 f"largest k from which on the loss above the undisturbed one stays within {self.tolerance:.0%} of that at k = {self.steps}; "
-                f"the larger size settles earlier by {bracket(found['larger_settles_earlier_by'], 0)} steps. Spearman's rank correlation is "
-                "that of the mean curve with the time of the disturbance, early to late.",
+                f"{settling}. Spearman's rank correlation is that of the mean curve with the time of the disturbance, early to late.",
                 "",
                 markdown_table(each),
                 markdown_table(table),
