@@ -19,6 +19,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from test_baselines import NEGATIVE, plan, request
+from test_baselines_learned import adapter_words, save_adapter
 from test_sampler import moved
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -125,8 +126,10 @@ def chain(folder: Path, *words: str) -> BaselineSampler:
     return BaselineSampler(**arguments(config, build(config).backbone, 4), options=options)
 
 
-def theirs(folder: Path, x: torch.Tensor, prompt: str, negative: str | None) -> torch.Tensor:
-    """The same sampling by diffusers, everything loaded by itself."""
+def theirs(
+    folder: Path, x: torch.Tensor, prompt: str, negative: str | None, adapter: Path | None = None
+) -> torch.Tensor:
+    """The same sampling by diffusers, everything loaded by itself; with an adapter, it sees the request's condition."""
     kind = StableDiffusionXLPipeline if folder.name == "sdxl" else StableDiffusionPipeline
     part = lambda cls, name: cls.from_pretrained(folder, subfolder=name)  # noqa: E731
     parts = {
@@ -144,6 +147,12 @@ def theirs(folder: Path, x: torch.Tensor, prompt: str, negative: str | None) -> 
     pipe = kind(**parts)
     pipe.set_progress_bar_config(disable=True)
     size = {"height": x.shape[-2] * 8, "width": x.shape[-1] * 8}
+    more = {}
+    if adapter:
+        names = {"weight_name": "plus-face.safetensors", "image_encoder_folder": "models/image_encoder"}
+        pipe.load_ip_adapter(str(adapter), subfolder="models", **names)
+        pipe.set_ip_adapter_scale(0.6)
+        more["ip_adapter_image"] = request().conditions[0].on_gray()
     return pipe(
         prompt,
         negative_prompt=negative,
@@ -152,6 +161,7 @@ def theirs(folder: Path, x: torch.Tensor, prompt: str, negative: str | None) -> 
         guidance_scale=7.5,
         latents=x.clone(),
         output_type="latent",
+        **more,
     ).images
 
 
@@ -244,6 +254,23 @@ def test_every_format_takes_a_controlnet(folders, tmp_path, name):
         for made_of in (made, replace(made, options=replace(made.options, scale=0.0)))
     )
     assert steered.isfinite().all() and moved(steered, plain) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+def test_every_format_takes_an_ip_adapter(folders, tmp_path, name):
+    folder = tmp_path / "adapter"
+    save_adapter(folder, UNet2DConditionModel.from_pretrained(folders[name], subfolder="unet"))
+    words = ["method=ip_adapter", "method.num_inference_steps=4", *adapter_words(folder)]
+    ours, plain = (
+        sampler(folders[name], *words, f"method.scale={scale}")
+        .generate([request()], plans=[plan()])[0]
+        .latents
+        for scale in (0.6, 0.0)
+    )
+    assert ours.isfinite().all() and moved(ours, plain) > 1e-3
+    x = noise.randn((1, 4, 8, 8), noise.generator(request().seed), "cpu", torch.float32)
+    reference = theirs(folders[name], x, request().prompt, NEGATIVE, folder)
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
 
 
 def test_sow_on_xl_is_the_same_in_a_batch(folders):
