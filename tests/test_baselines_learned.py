@@ -28,6 +28,7 @@ from sow.errors import UserError
 from sow.methods.baselines.controlnet import edges
 from sow.methods.baselines.inversion import MARK, encode_with_word, place_word
 from sow.methods.baselines.personal import denoising_loss, name_concept
+from sow.records import files_of
 from sow.seed_init import to_tensor
 from sow.tiny import SCHEDULER
 from sow.types import Request
@@ -275,6 +276,23 @@ def test_an_ip_adapter_that_cannot_be_had_is_named(adapter):
     with pytest.raises(UserError) as error:
         made_of("ip_adapter", "method.weight_name=models/ip-adapter-plus-face_sd15.safetensors")
     assert "h94/IP-Adapter" in one_line(error) and "method.path" in one_line(error)
+
+
+@pytest.mark.parametrize("method", ["controlnet_canny", "ip_adapter"])
+def test_a_path_may_start_at_the_home_folder(controlnet, adapter, monkeypatch, method):
+    """What "~" in `method.path` names is loaded, and its files count among the run's inputs."""
+    folder = controlnet if method == "controlnet_canny" else adapter
+    monkeypatch.setenv("HOME", str(folder.parent))
+    more = [] if method == "controlnet_canny" else adapter_words("")[1:]
+    config = lambda path: compose([*WORDS, f"method={method}", f"method.path='{path}'", *more])  # noqa: E731
+    own = config(f"~/{folder.name}")
+    assert build(own).options.path == f"~/{folder.name}"
+    assert files_of(own, "method") == {f.resolve() for f in folder.rglob("*") if f.is_file()} != set()
+    for missing in ("~/nothing", "~nobody-of-that-name/nothing"):
+        assert files_of(config(missing), "method") == set()
+    with pytest.raises(UserError) as error:
+        build(config("~/nothing"))
+    assert "~/nothing" in one_line(error) and "method.path" in one_line(error)
 
 
 # What the trained ones share

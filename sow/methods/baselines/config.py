@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,6 +16,12 @@ from sow.methods import arguments, need_plain
 if TYPE_CHECKING:
     from sow.backbone import Backbone
     from sow.config import Config
+
+
+def local_folder(source: str | None) -> str | None:
+    """The folder that `source` names, "~" being the home folder; None where it names none: a hub id, or nothing."""
+    folder = os.path.expanduser(source or "")  # a user who does not exist stays as written; pathlib raises
+    return folder if os.path.isdir(folder) else None
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,8 @@ class ControlNetCanny(Baseline):
 
     def files(self) -> list[str]:
         """The ControlNet's own files, where it is a folder."""
-        return [self.path] if self.path and Path(self.path).expanduser().is_dir() else []
+        folder = local_folder(self.path)
+        return [folder] if folder else []
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,8 @@ class IPAdapter(Baseline):
 
     def files(self) -> list[str]:
         """The adapter's own files, where it is a folder."""
-        return [self.path] if Path(self.path).expanduser().is_dir() else []
+        folder = local_folder(self.path)
+        return [folder] if folder else []
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 import sow.people
 from sow.backbone import Backbone
 from sow.errors import UserError
-from sow.methods.baselines.config import ControlNetCanny
+from sow.methods.baselines.config import ControlNetCanny, local_folder
 from sow.methods.baselines.sampler import BaselineSampler, Batch
 
 PEOPLE = Path(sow.people.__file__).parent / "controlnet"  # comes with the package
@@ -39,7 +39,7 @@ def load(options: ControlNetCanny, backbone: Backbone) -> Any:
             f"no ControlNet is known for a UNet of {unet.cross_attention_dim} text channels: give a folder or hub id with "
             "method.path=... (method.path)"
         )
-    place = PEOPLE if source == "people" else source
+    place = PEOPLE if source == "people" else local_folder(source) or source
     try:
         net = ControlNetModel.from_pretrained(place, dtype=backbone.dtype)
     except Exception as error:

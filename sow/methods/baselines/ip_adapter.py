@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sow.backbone import Backbone
 from sow.errors import UserError
-from sow.methods.baselines.config import IPAdapter
+from sow.methods.baselines.config import IPAdapter, local_folder
 from sow.methods.baselines.sampler import BaselineSampler, Batch
 
 
@@ -42,7 +42,10 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     folder, _, name = weight_name.rpartition("/")
     try:
         pipe.load_ip_adapter(
-            options.path, subfolder=folder, weight_name=name, image_encoder_folder=options.image_encoder
+            local_folder(options.path) or options.path,
+            subfolder=folder,
+            weight_name=name,
+            image_encoder_folder=options.image_encoder,
         )
     except Exception as error:
         words = " ".join(str(error).split())[:200]
