@@ -107,11 +107,15 @@ class BlendedLatentSampler(BaselineSampler):
 
     def _reconstructed(self, sample: Sample) -> Sample:
         """Fine-tune the decoder to one picture (Sec. 4.2): argmin |D(z) (1-M) - x^ (1-M)|^2 + lambda |D(z) M - x M|^2,
-        with x^ the plain decoding, so that known pixels come back and the others stay."""
+        with x^ the plain decoding, so that known pixels come back and the others stay.
+
+        At least float32, whatever the model's precision: Adam's eps and small updates vanish in float16."""
         started = time.perf_counter()
         batch = self.prepare([sample.request], [sample.plan])
         backbone = copy.copy(self.backbone)
-        backbone.vae = copy.deepcopy(self.backbone.vae)
+        wide = torch.promote_types(self.backbone.vae.dtype, torch.float32)
+        # nn.Module.to: diffusers' own `to` warns about casts.
+        backbone.vae = torch.nn.Module.to(copy.deepcopy(self.backbone.vae), dtype=wide)
         vae = backbone.vae.requires_grad_(False)
         parts = [vae.decoder, *([vae.post_quant_conv] if vae.post_quant_conv is not None else [])]
         weights = [p.requires_grad_(True) for part in parts for p in part.parameters()]
