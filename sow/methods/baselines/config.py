@@ -98,8 +98,8 @@ class RePaint(Baseline):
 
 @dataclass(frozen=True)
 class LanPaint(Baseline):
-    """LanPaint (Zheng et al., TMLR 2025): `inner_steps` Langevin steps of `step_size` a noise level, with the guided
-    score's `weight` lambda and `friction`."""
+    """LanPaint (Zheng et al., TMLR 2025): `inner_steps` Langevin steps of `step_size` a noise level (0 = Replace), with
+    the guided score's `weight` lambda and the `friction` Gamma of latents over their own noise scale."""
 
     inner_steps: int
     weight: float
@@ -265,13 +265,16 @@ class DreamBooth(Personal):
 class DenseDiffusion:
     """DenseDiffusion's attention modulation (Kim et al., ICCV 2023) in place of SOW's, in the same cycles.
 
-    `w_self`, `w_cross` strengths in self- and cross-attention, `power` of t in lambda_t = w t^p. `subjects` words of
-    the prompt whose tokens belong to the subject's segment; the first found counts, none found leaves cross-attention.
+    `w_self`, `w_cross` strengths in self- and cross-attention, `power` of t in lambda_t = w t^p; `clock` what t is:
+    "absolute" the timestep over all trained ones, as the authors'; "cycle" over that of the cycle's first step. `subjects`
+    words of the prompt whose tokens belong to the subject's segment; the first found counts, none found leaves
+    cross-attention.
     """
 
     w_self: float
     w_cross: float
     power: float
+    clock: Literal["cycle", "absolute"]
     subjects: list[str]
     _target_: str = "sow.methods.baselines.DenseDiffusion"
 

@@ -1,4 +1,6 @@
-"""DenseDiffusion's attention modulation (Kim et al., ICCV 2023) in SOW's cycles, in place of Eq. 4-8.
+"""DenseDiffusion's attention modulation (Kim et al., ICCV 2023, arXiv 2308.12964) in SOW's cycles, in place of Eq. 4-8.
+
+Its section on layout-guided attention modulation, with the value-range adaptive M_pos, M_neg and the mask-area adaptive S.
 
 Notation
     A        logits q k^T / sqrt(d); A' = A + M
@@ -6,7 +8,11 @@ Notation
     M_pos    max A - A, M_neg = A - min A, both over the keys of a row: A' stays within the row's own range
     R        1 where a query and a key belong together: image tokens of one segment; an image token and its segment's words
     S        share of the canvas that the query's segment covers
-    lambda_t w t^p, t from 0 (clean) to 1 (noise)
+    lambda_t w t^p, t in 0 .. 1: the timestep over the length of the clock, which is all of training (the authors') or ends
+             at the first, noisiest step of a cycle
+
+The authors modulate the first 30 % of their 50 steps, t = 0.98 .. 0.70, lambda_t = 0.91 w .. 0.17 w with p = 5. SOW's
+cycles run below that (0.60 and 0.50 by default), where the authors' own clock leaves 0.08 w and 0.03 w.
 
 Two segments cover the canvas: the subject (box_v with box_r, and the words that name it) and the rest.
 """
@@ -70,7 +76,7 @@ def word_tokens(backbone: Backbone, prompt: str, subjects: Sequence[str], length
 
 
 class DenseModulator:
-    """Modulates self- and cross-attention of the text branch of one batch."""
+    """Modulates self- and cross-attention of the text branch of one batch; `length` is the timestep where t = 1."""
 
     def __init__(
         self,
@@ -78,12 +84,12 @@ class DenseModulator:
         subject: Tensor,
         words: Tensor,
         text_branch: int,
-        trained_steps: int,
+        length: int,
         device: torch.device,
     ) -> None:
         self.options = options
         self.rows = slice(text_branch * len(subject), (text_branch + 1) * len(subject))
-        self.trained_steps = trained_steps
+        self.length = length
         self.words = words.to(device)
         self.subject: dict[int, Tensor] = {}
         for count, (height, width) in layer_sizes(*subject.shape[-2:]).items():
@@ -92,7 +98,7 @@ class DenseModulator:
 
     def at(self, timestep: int) -> DenseModulator:
         """Set lambda_t for the UNet call at `timestep`."""
-        t = (timestep / self.trained_steps) ** self.options.power
+        t = (timestep / self.length) ** self.options.power
         self.strength = (self.options.w_self * t, self.options.w_cross * t)
         return self
 
@@ -189,6 +195,12 @@ class DenseSampler(Sampler):
             subject,
             words,
             self.guidance.in_cycle().text_branch,
-            len(self.schedule.alphas_cumprod),
+            self._clock_length(),
             self.backbone.device,
         )
+
+    def _clock_length(self) -> int:
+        """The timestep where lambda_t = w."""
+        if self.options.clock == "absolute":
+            return len(self.schedule.alphas_cumprod)
+        return self.schedule.timesteps[self.t2 - 1]
