@@ -18,7 +18,10 @@ from test_sampler import moved, picture
 
 from sow import build, compose, noise
 from sow.config import Config
+from sow.diffusion import replace as put
 from sow.errors import UserError
+from sow.methods import arguments
+from sow.methods.baselines import dense
 from sow.methods.baselines.dense import (
     DenseModulator,
     densely_modulated,
@@ -26,6 +29,7 @@ from sow.methods.baselines.dense import (
     subject_words,
     word_tokens,
 )
+from sow.methods.baselines.inpaint import InpaintSampler
 from sow.methods.baselines.lanpaint import oscillator
 from sow.methods.baselines.repaint import jumps
 from sow.seed_init import place
@@ -275,6 +279,33 @@ def test_blended_latents_decoder_returns_to_the_known_pixels():
     assert "reconstruct" in b.seconds
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_half_precision_decoder_is_tuned_in_float32(dtype):
+    """Adam in float16 divides by an eps that is 0 there: the picture would turn black."""
+    import numpy as np
+
+    plain = sampler("blended_latent", f"model.dtype={dtype}", "method.num_inference_steps=2")
+    tuned = replace(plain, options=replace(plain.options, decoder_steps=12, decoder_rate=0.02))
+    seen = []
+
+    class Watched(torch.optim.Adam):
+        def step(self, closure=None):
+            result = super().step(closure)
+            weights = [p for group in self.param_groups for p in group["params"]]
+            seen.append(all(p.dtype == torch.float32 and p.isfinite().all() for p in weights))
+            return result
+
+    a = plain.generate([request()], plans=[plan()])[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "Adam", Watched)
+        b = tuned.generate([request()], plans=[plan()])[0]
+    assert len(seen) == 12 and all(seen)
+    truth, held = np.asarray(pasted(plain), float), np.asarray(unknown()) == 0
+    error = [np.square(np.asarray(s.image, float) - truth)[held].mean() for s in (a, b)]
+    assert error[1] < 0.9 * error[0]
+    assert plain.backbone.vae.dtype == getattr(torch, dtype)
+
+
 def test_lanpaints_oscillator_is_an_exact_step():
     for stiffness, friction in [(1.0, 15.0), (17.0, 15.0), (17.0, 2.0)]:
         E, L = oscillator(stiffness, friction, 0.3)
@@ -288,6 +319,75 @@ def test_lanpaints_oscillator_is_an_exact_step():
     E, L = oscillator(2.0, 1e4, 1e4 * 0.3)
     assert E[0, 0].item() == pytest.approx(float(torch.tensor(-0.6).exp()), rel=1e-3)
     assert (L[0, 0] ** 2).item() == pytest.approx(0.5 * (1 - float(torch.tensor(-1.2).exp())), rel=1e-3)
+
+
+def test_lanpaints_default_friction_is_the_authors_dynamics():
+    """Theirs, in x: dx = q dt, dq = -G A x dt - G q dt over h (1 - alpha), with G = 15^2 h / 0.2 / (h (1 - alpha))."""
+    options = config("lanpaint").method
+    h, alpha = 0.2, 0.37
+    assert options.step_size == h
+    G = 15**2 * h / 0.2 / (h * (1 - alpha))
+    for stiffness in (1.0, 1.0 + options.weight):
+        theirs = torch.tensor([[0.0, 1.0], [-G * stiffness / (1 - alpha), -G]], dtype=torch.float64)
+        E = torch.linalg.matrix_exp(theirs * h * (1 - alpha))
+        ours, _ = oscillator(stiffness, options.friction, options.step_size * options.friction)
+        # Both velocities in the unit in which they are standard normal at rest: u = x / sqrt(1 - alpha), v = q / sqrt(G).
+        units = torch.diag(torch.tensor([(1 - alpha) ** -0.5, G**-0.5], dtype=torch.float64))
+        torch.testing.assert_close(ours, units @ E @ units.inverse(), rtol=1e-4, atol=1e-7)
+
+
+class FromReplaced(InpaintSampler):
+    """Replace whose first step sees the known part at its own noise level, not as noise alone."""
+
+    def start(self, batch):
+        x = super().start(batch)
+        return put(x, self.noised(batch.latents, x, self.num_inference_steps), batch.known)
+
+
+def test_lanpaint_without_langevin_steps_is_replace():
+    made = sampler("lanpaint", "method.inner_steps=0")
+    settings = config("sd_inpaint", "method.eta=0", "method.vae=mode")
+    values = arguments(settings, made.backbone, settings.method.num_inference_steps)
+    reference = FromReplaced(**values, options=settings.method)
+    ours, theirs = (
+        [s.latents for s in m.steps(request(), plan=plan()) if s.event == "denoise"]
+        for m in (made, reference)
+    )
+    held = made.prepare([request()], [plan()]).known
+    assert len(ours) == len(theirs) == 5
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.masked_fill(held, 0), b.masked_fill(held, 0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours[-1], theirs[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_lanpaint_tells_each_level_and_each_prediction_what_is_known():
+    made = sampler("lanpaint", "method.inner_steps=2")
+    batch = made.prepare([request()], [plan()])
+    held = batch.known.expand_as(batch.latents)
+    calls, stepped = {}, {}
+
+    def epsilon(batch, x, k):
+        calls.setdefault(k, []).append(x)
+        return type(made).epsilon(made, batch, x, k)
+
+    def ddim(batch, x, e, k):
+        stepped[k] = type(made).ddim(made, batch, x, e, k)
+        return stepped[k]
+
+    object.__setattr__(made, "epsilon", epsilon)
+    object.__setattr__(made, "ddim", ddim)
+    steps = list(made.denoise(batch))
+    noise_of_chain = steps[0].latents
+    denoised = [s.denoised for s in steps if s.denoised is not None]
+    assert len(denoised) == 5 and [len(c) for c in calls.values()] == [3] * 5
+    for x0 in denoised:
+        assert torch.equal(x0[held], batch.latents[held]) and not torch.equal(x0[~held], batch.latents[~held])
+    for k, seen in calls.items():
+        level = made.noised(batch.latents, noise_of_chain, k + 1)
+        assert torch.equal(seen[0][held], level[held])
+        assert not torch.allclose(seen[1][held], level[held])  # then it moves
+        # The step itself goes to y_0, not to the x_0 that the model predicts there.
+        torch.testing.assert_close(stepped[k][1][held], batch.latents[held], rtol=1e-4, atol=1e-4)
 
 
 def test_lanpaint_samples_the_unknown_given_the_known():
@@ -373,6 +473,34 @@ def test_dense_attention_reaches_the_text_branch_alone():
     torch.testing.assert_close(silent.attend(q, k, v, cross=True), plain)
 
 
+@pytest.mark.parametrize(
+    ("clock", "expected"),
+    [("cycle", [1.0, (501 / 601) ** 5]), ("absolute", [0.601**5, 0.501**5])],
+)
+def test_dense_strength_at_the_steps_of_the_cycles(clock, expected):
+    made = sampler("densediffusion", "calibration.cycles=2", f"method.clock={clock}")
+    seen = []
+
+    class Watched(DenseModulator):
+        def at(self, timestep):
+            super().at(timestep)
+            seen.append((timestep, *self.strength))
+            return self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "DenseModulator", Watched)
+        latents(made)
+    assert [t for t, *_ in seen] == [601, 501] * 2
+    assert [w for *_, w in seen] == pytest.approx(expected * 2)
+    assert [w for _, w, _ in seen] == pytest.approx([0.3 * w for w in expected] * 2)
+
+
+def test_dense_modulation_of_the_cycles_counts_from_their_start_by_default():
+    assert config("densediffusion").method.clock == "cycle"
+    made = sampler("densediffusion", "num_inference_steps=20", "calibration.t2=8")
+    assert made._clock_length() == made.schedule.timesteps[15] == 751
+
+
 def test_dense_without_strength_is_sampling_without_modulation():
     off = sampler("densediffusion", "calibration.cycles=1", "method.w_self=0", "method.w_cross=0")
     on = sampler("densediffusion", "calibration.cycles=1")
@@ -423,6 +551,7 @@ def test_an_inpainting_checkpoint_is_for_inpainting(method):
         ("repaint", "method.resamples=0", ["resamples", "method.resamples"]),
         ("blended_latent", "method.decoder_steps=-1", ["decoder_steps"]),
         ("densediffusion", "method.w_self=-1", ["w_self"]),
+        ("densediffusion", "method.clock=step", ["step", "cycle", "absolute", "method.clock"]),
         ("lanpaint", "method.friction=0", ["friction", "method.friction"]),
         ("repaint", "method.jump=3", ["method.jump", "method.jump_length"]),
     ],

@@ -1,19 +1,25 @@
-"""LanPaint (Zheng, Lan and Wang, TMLR 2025): Langevin dynamics at every noise level before the step is taken.
+"""LanPaint (Zheng, Lan and Wang, TMLR 2025, arXiv 2502.03491): Langevin dynamics at each noise level, then its step.
+
+Its Sec. 4, Methodology: the bidirectional guided (BiG) score and fast Langevin dynamics (FLD).
 
 Notation
     x, y     latents at noise level alpha: unknown and known; y_0 the known clean latents
     e        noise prediction; the joint score of (x, y) is -e / sqrt(1 - alpha)
+    q        law of a noised latent, here with one noise for the whole chain: that which x_K is
     lambda   weight of the guided score
     u        latents over their own noise scale, x / sqrt(1 - alpha), so that all rates are plain numbers
     p        velocity; Gamma the friction
 
-The unknown part follows the joint score. The known part follows the bidirectional guided score
+At each level the known part starts as q(y_t | y_0), which alone would be the method Replace; so it is without Langevin
+steps. Then the unknown part follows the joint score and the known part the BiG score
     g = (1 + lambda) (sqrt(alpha) y_0 - y) / (1 - alpha) - lambda s_y(x, y),
-which pulls it to y_0 and pushes it against what the model expects there, so that the two parts agree both ways.
+which pulls it to y_0 and pushes it against what the model expects there, so that the two parts agree both ways. The step to
+the next level takes y_0 for the known part of the predicted x_0.
 
 Dynamics: du = p dt, dp = -Gamma p dt + score dt + sqrt(2 Gamma) dW, underdamped. With the prediction held for a step both
 scores are linear in u, -a (u - u*), with a = 1 (unknown) and a = 1 + lambda (known): a stochastic harmonic oscillator,
-which is solved exactly, whatever the step. The authors' splitting differs in its details; see `conf/method/lanpaint.yaml`.
+which is solved exactly, whatever the step. A Langevin time of `step_size` (1 - alpha) in x is `step_size` Gamma in u. The
+authors' code writes Gamma^2 / (1 - alpha) for its friction, and takes scores in the middle of all steps but the first.
 """
 
 from __future__ import annotations
@@ -45,24 +51,30 @@ def oscillator(stiffness: float, friction: float, time: float) -> tuple[Tensor, 
 
 @dataclass(frozen=True, eq=False)
 class LanPaintSampler(BaselineSampler):
-    """Inner Langevin steps at each noise level, then one DDIM step."""
+    """At each noise level: Replace, the inner Langevin steps, one DDIM step on an x_0 that is y_0 where it is known."""
 
     def denoising_steps(self, sizes: int = 1) -> int:
         return self.num_inference_steps * (self.options.inner_steps + 1)
 
     def denoise(self, batch: Batch) -> Iterator[Step]:
-        x = self.start(batch)
+        x = noise = self.start(batch)
         yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
         for k in range(self.num_inference_steps - 1, -1, -1):
             context = StepContext("sample", None, k, self.schedule.timesteps[k])
+            x = replace(x, self.noised(batch.encoded, noise, k + 1), batch.known)
             p = self._draw((1, *x.shape[1:]), batch.generators)
             for _ in range(self.options.inner_steps):
                 x, p = self.think(batch, x, p, k)
                 yield Step(x, "denoise", context)
-            x, x0 = self.ddim(batch, x, self.epsilon(batch, x, k), k)
+            x, x0 = self.ddim(batch, x, self.told(batch, x, self.epsilon(batch, x, k), k), k)
             if k == 0:
                 x = replace(x, batch.encoded, batch.known)
-            yield Step(x, "denoise", context, {}, x0)
+            yield Step(x, "denoise", context, {}, replace(x0, batch.encoded, batch.known))
+
+    def told(self, batch: Batch, x: Tensor, e: Tensor, k: int) -> Tensor:
+        """The noise prediction of step k, in the known part that whose x_0 is y_0."""
+        alpha = self.schedule.level(k + 1)
+        return replace(e, (x - alpha**0.5 * batch.encoded) / (1 - alpha) ** 0.5, batch.known)
 
     def think(self, batch: Batch, x: Tensor, p: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """One Langevin step at the level of x_{k+1}: (x, p) -> (x, p)."""
