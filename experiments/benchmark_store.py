@@ -29,7 +29,14 @@ RECORDS, SECONDS = "records.jsonl", "seconds.json"
 # Groups of the configuration that reach an image only through its request, which has a digest of its own.
 IN_THE_REQUEST = ("study", "condition", "data", "prompt", "seed")
 # Code that shows, sends or trains, and cannot change an image or a number.
-NOT_THE_IMAGE = ("sow/report/", "sow/tracking.py", "sow/records.py", "sow/data/", "sow/people/training/")
+NOT_THE_IMAGE = (
+    "sow/report/",
+    "sow/tracking.py",
+    "sow/records.py",
+    "sow/data/",
+    "sow/people/training/",
+    "sow/people/controlnet/",  # an input of the method that reads it
+)
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,9 @@ def test_the_code_that_counts_makes_or_measures_images() -> None:
     names = set(benchmark_store.code_files())
     assert {"sow/algorithm.py", "sow/metrics/people.py", "sow/planner/offline.py"} <= names
     assert not {"sow/tracking.py", "sow/report/tables.py", "experiments/benchmark.py"} & names
+    assert not [name for name in names if name.startswith("sow/people/controlnet")]
+    assert compose(["method=controlnet_canny"]).method.files()[0].endswith("sow/people/controlnet")
+    assert compose(["method=controlnet_canny", "method.path=nobody/has-this-net"]).method.files() == []
 
 
 def test_lines_are_read_by_pandas(undisturbed: Path) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import sow.people
 from sow.backbone import Backbone
 from sow.errors import UserError
-from sow.methods.baselines.config import ControlNetCanny, local_folder
+from sow.methods.baselines.config import PEOPLE, ControlNetCanny, local_folder
 from sow.methods.baselines.sampler import BaselineSampler, Batch
-
-PEOPLE = Path(sow.people.__file__).parent / "controlnet"  # comes with the package
 
 
 def edges(picture: Tensor, low: float, high: float) -> Tensor:
