@@ -139,6 +139,8 @@ class Config:
         need_within(self, "", 1, 1000, "num_inference_steps")
         self.cycle.resolve(self.num_inference_steps)
         self.preservation.resolve(self.cycle, self.num_inference_steps)
+        if hasattr(self.method, "check"):  # what the other groups must be for it
+            self.method.check(self)
 
     @property
     def ablations(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import sow.people
 from sow.bounds import need_above, need_at_least, need_within
 from sow.errors import UserError
 from sow.methods import arguments, need_plain
@@ -16,6 +17,11 @@ from sow.methods import arguments, need_plain
 if TYPE_CHECKING:
     from sow.backbone import Backbone
     from sow.config import Config
+
+
+PEOPLE = (
+    Path(sow.people.__file__).parent / "controlnet"
+)  # the embedded model's, "people" in `ControlNetCanny.hub`
 
 
 def local_folder(source: str | None) -> str | None:
@@ -146,7 +152,9 @@ class ControlNetCanny(Baseline):
 
     def files(self) -> list[str]:
         """The ControlNet's own files, where it is a folder."""
-        folder = local_folder(self.path)
+        folder = (
+            str(PEOPLE) if self.path is None and "people" in self.hub.values() else local_folder(self.path)
+        )
         return [folder] if folder else []
 
 
@@ -182,15 +190,14 @@ class IPAdapter(Baseline):
 class Personal(Baseline):
     """What the methods share that train on the condition before they generate.
 
-    `steps` training steps of `train_batch` pictures at `learning_rate`; `seed` of the training's draws; `class_word` the
-    noun that the concept takes the place of, the first of `class_words` that the prompt names, `class_words[0]` put in
-    front of a prompt that names none; `templates` captions of the training pictures, "{}" for the concept; `flip`
-    mirrors half of the training pictures; `cache` folder of finished trainings, None = .trained below paths.outputs.
+    `steps` training steps of `train_batch` pictures; `seed` of the training's draws; `class_words` nouns that the concept
+    may go with: it goes with the first that the prompt names, or with `class_words[0]` in front of a prompt that names
+    none; `templates` captions of the training pictures, "{}" for the concept; `flip` mirrors half of the training
+    pictures; `cache` folder of finished trainings, None = .trained below paths.outputs.
     """
 
     steps: int
     train_batch: int
-    learning_rate: float
     seed: int
     class_words: list[str]
     templates: list[str]
@@ -200,10 +207,22 @@ class Personal(Baseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         need_at_least(self, "method", steps=1, train_batch=1)
-        need_above(self, "method", learning_rate=0)
         if not self.class_words or not self.templates or not all("{}" in t for t in self.templates):
             raise UserError(
                 "need class_words and templates, each template with {} for the concept (method.class_words, method.templates)"
+            )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the training."""
+        raise NotImplementedError
+
+    def check(self, config: Config) -> None:
+        """Raise UserError, before anything is loaded, for a model that cannot be trained."""
+        if getattr(config.model, "cpu_offload", False):
+            raise UserError(
+                "a method that trains on the condition needs the model's weights on the device: set "
+                "model.cpu_offload=false (model.cpu_offload)"
             )
 
     def files(self) -> list[str]:
@@ -221,8 +240,10 @@ class Personal(Baseline):
 
 @dataclass(frozen=True)
 class TextualInversion(Personal):
-    """Textual Inversion (Gal et al., ICLR 2023): one new word, `vectors` embeddings long, that starts as `initial`."""
+    """Textual Inversion (Gal et al., ICLR 2023): one new word, `vectors` embeddings long, that starts as `initial` and
+    learns at `learning_rate`."""
 
+    learning_rate: float
     vectors: int
     initial: str
     engine: ClassVar[str] = "sow.methods.baselines.inversion.TextualInversionSampler"
@@ -231,17 +252,25 @@ class TextualInversion(Personal):
     def __post_init__(self) -> None:
         super().__post_init__()
         need_at_least(self, "method", vectors=1)
+        need_above(self, "method", learning_rate=0)
+
+    @property
+    def rate(self) -> float:
+        return self.learning_rate
 
 
 @dataclass(frozen=True)
 class DreamBooth(Personal):
-    """DreamBooth (Ruiz et al., CVPR 2023): the UNet learns "`token` class" while pictures of its own keep the class.
+    """DreamBooth (Ruiz et al., CVPR 2023): the UNet learns "`token` noun" while pictures of its own keep the noun's class.
 
+    `learning_rate`, None = that of `learning_rates`: "all" where all weights train, "lora" where low-rank updates do;
     `prior_weight` lambda of the prior-preservation loss, 0 = none; `class_images` how many pictures of the class the
     model draws for it, in `class_steps` DDIM steps; `lora_rank` trains low-rank updates alone (needs peft), 0 = all
     weights of the UNet.
     """
 
+    learning_rate: float | None
+    learning_rates: dict[str, float]
     token: str
     prior_weight: float
     class_images: int
@@ -253,12 +282,25 @@ class DreamBooth(Personal):
     def __post_init__(self) -> None:
         super().__post_init__()
         need_at_least(self, "method", prior_weight=0, class_steps=1, lora_rank=0)
+        need_above(self, "method", learning_rate=0)
+        if set(self.learning_rates) != {"all", "lora"} or not all(
+            v > 0 for v in self.learning_rates.values()
+        ):
+            raise UserError(
+                f"need rates above 0 for all and lora, got {self.learning_rates} (method.learning_rates)"
+            )
         if self.prior_weight > 0:  # the loss compares with pictures of the class
             need_at_least(self, "method", class_images=1)
         if self.lora_rank and importlib.util.find_spec("peft") is None:
             raise UserError(
-                "LoRA needs the package peft: install it, or set method.lora_rank=0 (method.lora_rank)"
+                "LoRA needs the package peft, the extra lora of this one: install it, or set method.lora_rank=0 (method.lora_rank)"
             )
+
+    @property
+    def rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return self.learning_rates["lora" if self.lora_rank else "all"]
 
 
 @dataclass(frozen=True)

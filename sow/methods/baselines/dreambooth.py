@@ -2,16 +2,22 @@
 
     loss = E |e - e_theta(z_t, "a photo of sks person")|^2 + lambda E |e' - e_theta(z'_t, "a photo of person")|^2  (Eq. 2)
 
-z' are latents that the frozen model draws for the class; they are kept as latents, never decoded.
+The class is the noun that the prompt names. z' are latents that the frozen model draws for it; they are kept as latents,
+never decoded.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
+import json
+import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,12 +25,13 @@ from torch import Tensor
 from sow import diffusion, noise
 from sow.backbone import Backbone
 from sow.diffusion import Schedule
+from sow.files import whole
 from sow.methods.baselines.personal import (
     PersonalSampler,
     Training,
     captions,
     denoising_loss,
-    fingerprint,
+    first_named,
     load,
     name_concept,
     save,
@@ -39,18 +46,37 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention's projections ca
 class DreamBoothSampler(PersonalSampler):
     """Sampling with the rare token before the prompt's noun, by the fine-tuned UNet."""
 
+    memory_cure: ClassVar[str] = (
+        "try method.lora_rank=4, whose few weights alone train, method.train_batch=1 or a smaller canvas (method.lora_rank, "
+        "method.train_batch, width, height)"
+    )
+
+    def noun(self, request: Request) -> str:
+        """The class: the first of `class_words` that the request's prompt names, `class_words[0]` where it names none."""
+        found = first_named(request.prompt, self.options.class_words)
+        return found[1] if found else self.options.class_words[0]
+
     def prompts(self, requests: Sequence[Request], plans: Sequence[Plan]) -> list[str]:
-        plain = super().prompts(requests, plans)
-        return [
-            name_concept(p, self.options.class_words, lambda word: f"{self.options.token} {word}")
-            for p in plain
-        ]
+        def named(plain: str, noun: str) -> str:
+            return name_concept(plain, [noun], lambda _: f"{self.options.token} {noun}")  # as it was trained
+
+        own = super().prompts(requests, plans)
+        return [named(p, self.noun(r)) for p, r in zip(own, requests, strict=True)]
+
+    def trained_options(self, request: Request) -> dict[str, Any]:
+        options = super().trained_options(request) | {"noun": self.noun(request)}
+        if self.options.prior_weight:
+            options["guidance"] = dataclasses.asdict(self.guidance)
+        unused = {"learning_rates"} | (
+            set() if self.options.prior_weight else {"class_images", "class_steps"}
+        )
+        return {name: value for name, value in options.items() if name not in unused}
 
     def equip(self, concept: Training) -> Backbone:
         own = copy.copy(self.backbone)
         own.unet = copy.deepcopy(self.backbone.unet)
         if self.options.lora_rank:
-            add_lora(own.unet, self.options.lora_rank)
+            add_lora(own.unet, self.options.lora_rank, self.options.seed)
         # Of a LoRA training only the updates were kept.
         own.unet.load_state_dict(concept.tensors, strict=not self.options.lora_rank)
         torch.nn.Module.to(own.unet, device=own.device, dtype=own.dtype)
@@ -61,15 +87,15 @@ class DreamBoothSampler(PersonalSampler):
         generator = noise.generator(self.options.seed)
         model = trainable_copy(self.backbone, "unet")
         z = self.latents_of(request, generator).to(model.dtype)
-        kind = self.options.class_words[0]
+        kind = self.noun(request)
         texts = captions(self.options, f"{self.options.token} {kind}")
-        prior = self.class_latents().to(z) if self.options.prior_weight else None
+        prior = self.class_latents(kind).to(z) if self.options.prior_weight else None
         if self.options.lora_rank:
-            add_lora(model.unet, self.options.lora_rank)
+            add_lora(model.unet, self.options.lora_rank, self.options.seed)
         else:
             model.unet.requires_grad_(True)
         weights = [p for p in model.unet.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=self.options.learning_rate, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(weights, lr=self.options.rate, weight_decay=1e-2)
         schedule, loss = self.schedule, torch.zeros(())
         for _ in self.steps_of_training():
             parts = [(1.0, z, texts)]
@@ -92,33 +118,70 @@ class DreamBoothSampler(PersonalSampler):
             kept = {name: value for name, value in kept.items() if "lora_" in name}
         return {name: value.to(self.backbone.dtype) for name, value in kept.items()}, float(loss.detach())
 
-    def class_latents(self) -> Tensor:
-        """Latents of the class's pictures, (class_images, C, h, w), drawn once for a model and kept beside the trainings."""
+    def prepare_training(self, request: Request) -> None:
+        if self.options.prior_weight:
+            self.class_latents(self.noun(request))
+
+    def shared_seconds(self, request: Request) -> float:
+        """The class pictures' seconds for the first training that used them, 0 for the others.
+
+        That training's key stands beside the pictures. It is written before the training is, so where no finished training
+        has that key, the one that wrote it never came to count them.
+        """
+        if not self.options.prior_weight:
+            return 0.0
+        place, key = self.class_folder(self.noun(request)), self.key(request)
+        note = place / "counted_by.txt"
+        counted = note.read_text() if note.exists() else key
+        if counted != key and (self.folder / counted / "training.json").exists():
+            return 0.0
+        with whole(note) as part:
+            part.write_text(key)
+        return float(json.loads((place / "training.json").read_text())["seconds"])
+
+    def class_folder(self, noun: str) -> Path:
+        """Where the pictures of a class are kept: a hash of all that decides them."""
         options = self.options
-        words = [
-            options.class_images,
-            options.class_steps,
-            options.class_words[0],
-            options.templates,
-            options.seed,
-        ]
-        words += [
-            self.canvas.latent_size,
-            self.guidance,
-            fingerprint(self.backbone.unet),
-            str(self.backbone.dtype),
-        ]
-        place = self.folder / f"class-{hashlib.sha256(repr(words).encode()).hexdigest()[:24]}"
+        parts = {
+            **self.model_facts,
+            "options": [options.class_images, options.class_steps, options.templates, options.seed],
+            "noun": noun,
+            "size": self.canvas.latent_size,
+            "guidance": dataclasses.asdict(self.guidance),
+        }
+        words = json.dumps(parts, sort_keys=True, default=str)
+        return self.folder / f"class-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
+
+    def class_latents(self, noun: str) -> Tensor:
+        """Latents of the class's pictures, (class_images, C, h, w), drawn once for a model and kept beside the trainings.
+
+        Each picture is kept as soon as it is drawn, with its seconds, so that a run that was killed goes on.
+        """
+        from tqdm import tqdm
+
+        place, count = self.class_folder(noun), self.options.class_images
         found = load(place, self.backbone.device)
         if found is not None:
             return found.tensors["latents"]
-        texts = captions(options, options.class_words[0])
-        latents = []
-        for start in range(0, options.class_images, options.train_batch):
-            numbers = range(start, min(start + options.train_batch, options.class_images))
-            latents.append(self._draw_class([texts[i % len(texts)] for i in numbers], numbers))
-        made = torch.cat(latents)
-        save(place, Training({"latents": made}, 0.0, 0.0), {"class": options.class_words[0]})
+        texts = captions(self.options, noun)
+        drawn = {i: d for i in range(count) if (d := load(place / f"{i:05d}", self.backbone.device))}
+        left = [i for i in range(count) if i not in drawn]
+        with tqdm(
+            desc=f"pictures of the class {noun}", total=count, initial=len(drawn), disable=None, leave=False
+        ) as bar:
+            for start in range(0, len(left), self.options.train_batch):
+                numbers = left[start : start + self.options.train_batch]
+                started = time.perf_counter()
+                latents = self._draw_class([texts[i % len(texts)] for i in numbers], numbers)
+                seconds = (time.perf_counter() - started) / len(numbers)
+                for i, own in zip(numbers, latents.split(1), strict=True):
+                    drawn[i] = Training({"latents": own}, seconds, 0.0)
+                    save(place / f"{i:05d}", drawn[i], {"class": noun})
+                bar.update(len(numbers))
+        made = torch.cat([drawn[i].tensors["latents"] for i in range(count)])
+        save(place, Training({"latents": made}, sum(d.seconds for d in drawn.values()), 0.0), {"class": noun})
+        for i in range(count):
+            shutil.rmtree(place / f"{i:05d}", ignore_errors=True)
         return made
 
     def _draw_class(self, texts: Sequence[str], numbers: Sequence[int]) -> Tensor:
@@ -136,11 +199,17 @@ class DreamBoothSampler(PersonalSampler):
         return x
 
 
-def add_lora(unet: Any, rank: int) -> None:
-    """Low-rank updates on the attention's projections, the only weights that train then; needs the package peft."""
+def add_lora(unet: Any, rank: int, seed: int) -> None:
+    """Low-rank updates on the attention's projections, the only weights that train then; needs the package peft.
+
+    Their first values are drawn by the package from the global generators, here seeded with `seed` and put back.
+    """
     from peft import LoraConfig
 
     unet.requires_grad_(False)
-    unet.add_adapter(
-        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS)
-    )
+    device = next(unet.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        unet.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS)
+        )

@@ -115,7 +115,7 @@ class TextualInversionSampler(PersonalSampler):
         z = self.latents_of(request, generator).to(model.dtype)
         words = initial_vectors(model, self.options.initial, self.options.vectors)
         words = [torch.nn.Parameter(w.to(model.device)) for w in words]
-        optimizer = torch.optim.AdamW(words, lr=self.options.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(words, lr=self.options.rate, weight_decay=0.0)
         texts, loss = captions(self.options, MARK), torch.zeros(())
         schedule = self.schedule
         for _ in self.steps_of_training():

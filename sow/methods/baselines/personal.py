@@ -13,13 +13,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -28,8 +28,10 @@ from torch import Tensor
 from sow import noise
 from sow.backbone import Backbone
 from sow.errors import UserError
+from sow.files import whole
 from sow.methods.baselines.config import Baseline, Personal
 from sow.methods.baselines.sampler import BaselineSampler
+from sow.methods.batches import out_of_memory, release
 from sow.seed_init import to_tensor
 from sow.types import Plan, Request, Sample, Step
 
@@ -47,11 +49,17 @@ class Training:
 
 def name_concept(prompt: str, words: Sequence[str], concept: Callable[[str], str]) -> str:
     """The prompt with the first of `words` that it names replaced by `concept(word)`; put in front where none is."""
-    found = [m for w in words if (m := re.search(rf"\b{re.escape(w)}\b", prompt, re.IGNORECASE))]
-    if not found:
+    found = first_named(prompt, words)
+    if found is None:
         return f"{concept(words[0])}, {prompt}"
-    noun = min(found, key=lambda m: m.start())
+    noun, _ = found
     return prompt[: noun.start()] + concept(noun.group()) + prompt[noun.end() :]
+
+
+def first_named(prompt: str, words: Sequence[str]) -> tuple[re.Match[str], str] | None:
+    """Where a prompt first names one of `words`, whole and in any case, and which; None where it names none."""
+    named = ((re.search(rf"\b{re.escape(w)}\b", prompt, re.IGNORECASE), w) for w in words)
+    return min(((m, w) for m, w in named if m), key=lambda found: found[0].start(), default=None)
 
 
 def fingerprint(module: torch.nn.Module) -> str:
@@ -97,6 +105,9 @@ class PersonalSampler(BaselineSampler):
 
     folder: Path = field(default_factory=Path)
     concept: Training | None = None
+    memory_cure: ClassVar[str] = (
+        "try method.train_batch=1 or a smaller canvas (method.train_batch, width, height)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,47 +158,82 @@ class PersonalSampler(BaselineSampler):
                 )
 
     def _run(self, requests: Sequence[Request], plans: Sequence[Plan]) -> Iterator[Step]:
-        own = self if self.concept is not None else self.with_concept(requests[0])
+        own = self.with_concept(requests[0])
         yield from own.denoise(own.prepare(requests, plans))
 
     def with_concept(self, request: Request) -> PersonalSampler:
-        """This sampler on the model that knows the request's condition."""
-        concept = self.learn(request)
-        return replace(self, backbone=self.equip(concept), concept=concept)
+        """This sampler on the model that knows the request's condition, itself where it is; UserError out of memory."""
+        if self.concept is not None:
+            return self
+        try:
+            concept = self.learn(request)
+            return replace(self, backbone=self.equip(concept), concept=concept)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Out here the error and the tensors that its traceback held are gone.
+        release(self.backbone)
+        raise UserError(
+            f"out of memory in training on a condition with method.train_batch={self.options.train_batch}: "
+            f"{self.memory_cure}"
+        )
 
     def learn(self, request: Request) -> Training:
         """The training for the request's condition, from the folder where it is finished there."""
-        place = self.folder / self.key(request)
+        key = self.key(request)
+        place = self.folder / key
         found = load(place, self.backbone.device)
         if found is not None:
             return found
+        self.prepare_training(request)
         started = time.perf_counter()
         tensors, loss = self.train(request)
+        seconds = time.perf_counter() - started
         if not all(t.isfinite().all() for t in tensors.values()):
             raise UserError(
-                f"the training's weights are not finite: lower method.learning_rate={self.options.learning_rate} or take "
+                f"the training's weights are not finite: lower method.learning_rate={self.options.rate} or take "
                 "model.dtype=float32 (method.learning_rate)"
             )
-        training = Training(tensors, time.perf_counter() - started, loss)
-        save(place, training, {"condition": request.conditions[0].name, "options": self.trained_options()})
+        training = Training(tensors, seconds + self.shared_seconds(request), loss)
+        facts = {"condition": request.conditions[0].name, "options": self.trained_options(request)}
+        save(place, training, facts)
         return training
 
-    def trained_options(self) -> dict[str, Any]:
-        """The options that the training depends on: all but those of the generation and of the place on disk."""
-        later = {f.name for f in dataclasses.fields(Baseline)} - {"vae", "_target_"} | {"cache"}
+    def prepare_training(self, request: Request) -> None:
+        """What several trainings share, made by the first that needs it; nothing here."""
+
+    def shared_seconds(self, request: Request) -> float:
+        """The seconds that `prepare_training` took, for the one training that answers for them; none here."""
+        return 0.0
+
+    def trained_options(self, request: Request) -> dict[str, Any]:
+        """What the training depends on besides condition and model: all options but those of the generation, of the place
+        on disk, and of which word of a prompt the concept takes."""
+        later = {f.name for f in dataclasses.fields(Baseline)} - {"vae", "_target_"} | {
+            "cache",
+            "class_words",
+        }
         values = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
-        return {name: value for name, value in values.items() if name not in later}
+        return {n: v for n, v in values.items() if n not in later} | {"learning_rate": self.options.rate}
+
+    @cached_property
+    def model_facts(self) -> dict[str, Any]:
+        """What of the model decides a training: weights, precision and noise schedule."""
+        return {
+            "vae": fingerprint(self.backbone.vae),
+            "unet": fingerprint(self.backbone.unet),
+            "text_encoder": fingerprint(self.backbone.text_encoder),
+            "dtype": str(self.backbone.dtype),
+            "scheduler": self.backbone.scheduler_config,
+        }
 
     def key(self, request: Request) -> str:
         """Name of the training's folder: a hash of the condition, the model's weights and the options."""
         picture = self.picture(request)
         parts = {
-            "options": self.trained_options(),
-            "model": [fingerprint(self.backbone.unet), fingerprint(self.backbone.text_encoder)],
-            "guidance": dataclasses.asdict(self.guidance),
+            "options": self.trained_options(request),
+            **self.model_facts,
             "size": picture.size,
-            "dtype": str(self.backbone.dtype),
-            "scheduler": self.backbone.scheduler_config,
         }
         state = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
         state.update(picture.tobytes())
@@ -225,14 +271,11 @@ def save(place: Path, training: Training, facts: Mapping[str, Any]) -> None:
     """Write a training; its small file comes last and makes it complete."""
     from safetensors.torch import save_file
 
-    place.mkdir(parents=True, exist_ok=True)
-    temporary = place / f"weights.{os.getpid()}.tmp"
-    save_file({k: v.detach().cpu().contiguous() for k, v in training.tensors.items()}, temporary)
-    temporary.rename(place / "weights.safetensors")
+    with whole(place / "weights.safetensors") as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in training.tensors.items()}, part)
     words = {"seconds": training.seconds, "loss": training.loss, **facts}
-    temporary = place / f"training.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(words, indent=1, default=str))
-    temporary.rename(place / "training.json")
+    with whole(place / "training.json") as part:
+        part.write_text(json.dumps(words, indent=1, default=str))
 
 
 def load(place: Path, device: torch.device) -> Training | None:
