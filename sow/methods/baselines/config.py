@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from sow.config import Config
 
 
-PEOPLE = (
-    Path(sow.people.__file__).parent / "controlnet"
-)  # the embedded model's, "people" in `ControlNetCanny.hub`
+# The embedded model's ControlNet, "people" in `ControlNetCanny.hub`.
+PEOPLE = Path(sow.people.__file__).parent / "controlnet"
 
 
 def local_folder(source: str | None) -> str | None:
@@ -152,9 +151,8 @@ class ControlNetCanny(Baseline):
 
     def files(self) -> list[str]:
         """The ControlNet's own files, where it is a folder."""
-        folder = (
-            str(PEOPLE) if self.path is None and "people" in self.hub.values() else local_folder(self.path)
-        )
+        shipped = "people" in (self.hub.values() if self.path is None else [self.path])
+        folder = str(PEOPLE) if shipped else local_folder(self.path)
         return [folder] if folder else []
 
 
