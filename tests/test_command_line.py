@@ -231,6 +231,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not [p for p in outputs.rglob("*") if p.is_file() and ".index" not in p.parts]
 
 
+def test_a_study_with_data_of_its_own_needs_no_condition(
+    command_line: Call, run_folders: Folders, photograph: Path
+) -> None:
+    """As with every model for photographs, whose condition is the user's to give."""
+    data = ("data=folder", f"data.root={photograph.parent}", "data.mask=none")
+    (photograph.parent / "text.png").unlink()
+    for name in ("other", "empty"):
+        (photograph.parent / f"{name}.png").unlink()
+    words = ("condition=photo", "study=plan", "study.split=all", "study.canvas=[128,128]", *data)
+    result = command_line(DEBUG, *words)
+    assert result.status == 0, result.err
+    (folder,) = run_folders()
+    assert json.loads((folder / "plans.json").read_text())
+
+
 def test_an_interrupted_run_ends_quietly(command_line: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments.generate import Generate
 
