@@ -10,12 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 
 from experiments.study import StudyContext
 from experiments.train_controlnet import LEVELS, Lesson, spread_out
 from sow import build, compose
 from sow.errors import UserError
-from sow.people.training.figures import TRAINING_SEEDS
+from sow.methods.baselines.config import PEOPLE
+from sow.people.training.figures import HELD_OUT_SEEDS, TRAINING_SEEDS
 from sow.records import RunFolder
 
 WORDS = [
@@ -146,3 +148,19 @@ def test_a_training_without_time_says_so(tmp_path):
     with pytest.raises(UserError, match=r"study\.minutes"):
         once(config, tmp_path / "run")
     assert not (tmp_path / "state").exists()
+
+
+def test_the_shipped_controlnet_is_small_and_knows_more_than_the_model():
+    """On figures never trained on, at a level where things are placed, the edges tell the model what it could not know."""
+    size = sum(p.stat().st_size for p in PEOPLE.rglob("*") if p.is_file())
+    assert 1e6 < size < 10e6
+    config = compose(["metrics=none", "tracker=none", "study=train_controlnet", "study.precision=float32"])
+    sampler = build(config)
+    pool = config.study.figures(sampler.backbone, 128, HELD_OUT_SEEDS + 5000, 8)
+    net = ControlNetModel.from_pretrained(PEOPLE)
+    lesson = Lesson(sampler.backbone, sampler.schedule.alphas_cumprod, "epsilon")
+    ratios = config.study.measure(lesson, net, pool)
+    at = LEVELS.index(850)
+    assert ratios["whole picture"][at] < 0.8 and ratios["face"][at] < 0.97
+    blind = replace(pool, edges=torch.zeros_like(pool.edges))
+    assert config.study.measure(lesson, net, blind)["whole picture"][at] > ratios["whole picture"][at] + 0.1
