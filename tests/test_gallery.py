@@ -219,8 +219,8 @@ def test_the_page_in_a_browser(
         assert "SOW, a" in page.inner_text("#viewer-title")
         page.keyboard.press("Escape")
         assert not viewer.is_visible()
-        assert (
-            page.evaluate("document.activeElement.dataset.group + document.activeElement.dataset.row") == "00"
+        page.wait_for_function(  # the browser first gives the focus back to the cell that opened the viewer
+            "document.activeElement.dataset.group + document.activeElement.dataset.row === '00'"
         )
         page.locator(".cell").nth(1).click()
         assert viewer.is_visible() and "without DAM, a" in page.inner_text("#viewer-title")
