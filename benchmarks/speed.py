@@ -2,6 +2,7 @@
 
 python -m benchmarks.speed                  # CPU: the embedded model
 python -m benchmarks.speed --device cuda    # Stable Diffusion 2.1-base at full size, random weights, bfloat16
+python -m benchmarks.speed --publish        # and the table into README.md
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rich.table import Table
 from benchmarks import models, ratios
 from benchmarks.work import Row
 from sow.files import whole
+from sow.report.blocks import README, write_block
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +47,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="some of attention, step, overhead, options, compiled, image, batch, omega, preservation",
     )
     parser.add_argument("--out", type=Path, help="JSON; outputs/benchmarks/speed-DEVICE.json by default")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write the table into README.md, between the marks of speed-DEVICE",
+    )
     chosen = parser.parse_args(words)
     cuda = chosen.device.startswith("cuda")
     chosen.model = chosen.model or ("sd21_base" if cuda else "people")
@@ -86,14 +93,47 @@ def table(rows: Sequence[Row]) -> Table:
     for name in ("", "median", "quartiles", "expected", "met", "peak MiB", "work"):
         out.add_column(name)
     for r in rows:
-        expected = (
-            f"<= {r.at_most}" if r.at_most is not None else f">= {r.at_least}" if r.at_least else "report"
-        )
         met = {True: "yes", False: "NO", None: ""}[r.met]
         peak = ", ".join(f"{n} {m:.0f}" for n, m in r.peak_mib.items())
-        quartiles = f"{r.value[1]:.3g} .. {r.value[2]:.3g} {r.unit}"
-        out.add_row(r.name, f"{r.value[0]:.3g} {r.unit}", quartiles, expected, met, peak, r.work)
+        out.add_row(r.name, *numbers(r), aim(r) or "report", met, peak, r.work)
     return out
+
+
+def numbers(r: Row) -> tuple[str, str]:
+    """Median and quartiles in words; a fourth digit, so that a value beside its aim is not rounded onto it."""
+    return f"{r.value[0]:.4g} {r.unit}".strip(), f"{r.value[1]:.4g} to {r.value[2]:.4g} {r.unit}".strip()
+
+
+def aim(r: Row) -> str:
+    """What the row is held to; empty where it is only reported."""
+    if r.at_most is not None:
+        return f"<= {r.at_most}"
+    return f">= {r.at_least}" if r.at_least is not None else ""
+
+
+def markdown(chosen: argparse.Namespace, rows: Sequence[Row]) -> str:
+    """The rows for README.md, and what they were measured on."""
+    words = [
+        name for name in ("threads", "latent", "batch", "rounds", "long_rounds") if getattr(chosen, name)
+    ]
+    measured_on = ", ".join(f"{name.replace('_', ' ')} {getattr(chosen, name)}" for name in words)
+    lines = [
+        "| ratio | median | quartiles | aim | peak MiB | work |",
+        "| --- | ---: | ---: | --- | --- | --- |",
+    ]
+    for r in rows:
+        met = {True: " met", False: " missed", None: ""}[r.met]
+        peak = ", ".join(f"{n} {m:.0f}" for n, m in r.peak_mib.items())
+        lines.append(f"| {r.name} | {' | '.join(numbers(r))} | {aim(r)}{met} | {peak} | {r.work} |")
+    on = f"Here: model {chosen.model}, {chosen.dtype}, {device_name(chosen)}, torch {torch.__version__}, {measured_on}."
+    return "\n".join([*lines, "", on])
+
+
+def device_name(chosen: argparse.Namespace) -> str:
+    """The card, or the processor."""
+    if chosen.device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"CPU {platform.processor() or platform.machine()}"
 
 
 def main(words: Sequence[str] | None = None) -> list[Row]:
@@ -104,9 +144,7 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
     found = measurements(chosen)
     console = Console(width=220)
     rows: list[Row] = []
-    # Compiling takes minutes on a CPU: there it is measured when it is asked for.
-    usual = [name for name in found if name != "compiled" or chosen.device.startswith("cuda")]
-    for name in chosen.only or usual:
+    for name in chosen.only or found:
         result = found[name]()
         new = result if isinstance(result, list) else [result]
         rows += new
@@ -115,15 +153,16 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
         write(chosen, rows)  # after each, so that a run cut short leaves what it measured
     console.print(table(rows))
     console.print(f"written: {chosen.out}")
+    if chosen.publish:
+        write_block(README, f"speed-{chosen.device.partition(':')[0]}", markdown(chosen, rows))
     return rows
 
 
 def write(chosen: argparse.Namespace, rows: Sequence[Row]) -> None:
     """The JSON of what has been measured so far."""
-    cuda = chosen.device.startswith("cuda")
     report = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "device": device_name(chosen),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "arguments": {k: str(v) for k, v in vars(chosen).items()},

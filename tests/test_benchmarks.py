@@ -108,8 +108,10 @@ def test_a_sweep_that_shares_less_than_it_should_would_show(sampler, requests):
     assert row.met in (True, False) and set(row.seconds) == {"cached", "cold"}
 
 
-def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
-    out = tmp_path / "speed.json"
+def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys, monkeypatch):
+    out, readme = tmp_path / "speed.json", tmp_path / "README.md"
+    readme.write_text("above\n<!-- speed-cpu:begin -->\nold\n<!-- speed-cpu:end -->\nbelow\n")
+    monkeypatch.setattr(speed, "README", readme)
     words = [
         "--model",
         "tiny",
@@ -121,12 +123,19 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
         "attention",
         "--out",
         str(out),
+        "--publish",
     ]
     rows = speed.main(words)
     report = json.loads(out.read_text())
     assert [r["name"] for r in report["rows"]] == [r.name for r in rows] and len(rows) == 4
     assert {"median", "quartiles", "expected"} <= set(capsys.readouterr().out.split())
     assert report["threads"] == torch.get_num_threads() and report["rows"][0]["met"] in (True, False)
+
+    text = readme.read_text()
+    lines = [line for line in text.splitlines() if line.startswith(f"| {rows[0].name} |")]
+    assert len(lines) == 1 and f"| {rows[0].value[0]:.4g} | " in lines[0] and "| >= 4.0 m" in lines[0]
+    assert "old" not in text and text.startswith("above") and text.endswith("below\n")
+    assert "model tiny, float32, CPU" in text and "latent 16" in text
 
 
 def test_the_accelerator_needs_no_other_command():
