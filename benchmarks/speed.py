@@ -53,16 +53,16 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="write the table into README.md, between the marks of speed-DEVICE",
     )
     chosen = parser.parse_args(words)
-    cuda = chosen.device.startswith("cuda")
+    cuda = kind(chosen) == "cuda"
     chosen.model = chosen.model or ("sd21_base" if cuda else "people")
     chosen.dtype = chosen.dtype or ("bfloat16" if cuda else "float32")
-    chosen.out = chosen.out or Path("outputs/benchmarks") / f"speed-{'cuda' if cuda else 'cpu'}.json"
+    chosen.out = chosen.out or Path("outputs/benchmarks") / f"speed-{kind(chosen)}.json"
     return chosen
 
 
 def measurements(chosen: argparse.Namespace) -> dict[str, Callable[[], Row | list[Row]]]:
     """What can be measured, by name; nothing is built before it is asked for."""
-    cuda = chosen.device.startswith("cuda")
+    cuda = kind(chosen) == "cuda"
     made: list[Any] = []
 
     def sampler() -> Any:
@@ -93,45 +93,55 @@ def table(rows: Sequence[Row]) -> Table:
     for name in ("", "median", "quartiles", "expected", "met", "peak MiB", "work"):
         out.add_column(name)
     for r in rows:
+        name, median, quartiles, aim, peak, work = cells(r)
         met = {True: "yes", False: "NO", None: ""}[r.met]
-        peak = ", ".join(f"{n} {m:.0f}" for n, m in r.peak_mib.items())
-        out.add_row(r.name, *numbers(r), aim(r) or "report", met, peak, r.work)
+        out.add_row(name, median, quartiles, aim or "report", met, peak, work)
     return out
-
-
-def numbers(r: Row) -> tuple[str, str]:
-    """Median and quartiles in words; a fourth digit, so that a value beside its aim is not rounded onto it."""
-    return f"{r.value[0]:.4g} {r.unit}".strip(), f"{r.value[1]:.4g} to {r.value[2]:.4g} {r.unit}".strip()
-
-
-def aim(r: Row) -> str:
-    """What the row is held to; empty where it is only reported."""
-    if r.at_most is not None:
-        return f"<= {r.at_most}"
-    return f">= {r.at_least}" if r.at_least is not None else ""
 
 
 def markdown(chosen: argparse.Namespace, rows: Sequence[Row]) -> str:
     """The rows for README.md, and what they were measured on."""
-    words = [
-        name for name in ("threads", "latent", "batch", "rounds", "long_rounds") if getattr(chosen, name)
-    ]
-    measured_on = ", ".join(f"{name.replace('_', ' ')} {getattr(chosen, name)}" for name in words)
     lines = [
         "| ratio | median | quartiles | aim | peak MiB | work |",
         "| --- | ---: | ---: | --- | --- | --- |",
     ]
     for r in rows:
+        name, median, quartiles, aim, peak, work = cells(r)
         met = {True: " met", False: " missed", None: ""}[r.met]
-        peak = ", ".join(f"{n} {m:.0f}" for n, m in r.peak_mib.items())
-        lines.append(f"| {r.name} | {' | '.join(numbers(r))} | {aim(r)}{met} | {peak} | {r.work} |")
-    on = f"Here: model {chosen.model}, {chosen.dtype}, {device_name(chosen)}, torch {torch.__version__}, {measured_on}."
+        lines.append(f"| {name} | {median} | {quartiles} | {aim}{met} | {peak} | {work} |")
+    on = (
+        f"Here: model {chosen.model}, {chosen.dtype}, {device_name(chosen)}, torch {torch.__version__}, "
+        f"threads {torch.get_num_threads()}, latent {chosen.latent}, batch {chosen.batch}, "
+        f"rounds {chosen.rounds}, long rounds {chosen.long_rounds}."
+    )
     return "\n".join([*lines, "", on])
+
+
+def cells(r: Row) -> tuple[str, str, str, str, str, str]:
+    """Name, median, quartiles, aim (empty where the row is only reported), peak memory and work, in words.
+
+    Numbers have a fourth digit, so that a value beside its aim is not rounded onto it.
+    """
+    median, low, high = r.value
+    aim = f"<= {r.at_most}" if r.at_most is not None else f">= {r.at_least}" if r.at_least is not None else ""
+    return (
+        r.name,
+        f"{median:.4g} {r.unit}".strip(),
+        f"{low:.4g} to {high:.4g} {r.unit}".strip(),
+        aim,
+        ", ".join(f"{n} {m:.0f}" for n, m in r.peak_mib.items()),
+        r.work,
+    )
+
+
+def kind(chosen: argparse.Namespace) -> str:
+    """The device without its index: cpu or cuda."""
+    return chosen.device.partition(":")[0]
 
 
 def device_name(chosen: argparse.Namespace) -> str:
     """The card, or the processor."""
-    if chosen.device.startswith("cuda"):
+    if kind(chosen) == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU {platform.processor() or platform.machine()}"
 
@@ -154,7 +164,7 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
     console.print(table(rows))
     console.print(f"written: {chosen.out}")
     if chosen.publish:
-        write_block(README, f"speed-{chosen.device.partition(':')[0]}", markdown(chosen, rows))
+        write_block(README, f"speed-{kind(chosen)}", markdown(chosen, rows))
     return rows
 
 
