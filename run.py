@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.job import run_composed
-from sow.composition import compose_jobs_once
-from sow.config import CONF, explain
+from experiments.core.job import run_composed
+from sow.config.compose import CONF, explain
+from sow.config.composition import compose_jobs_once
 from sow.errors import UserError
 
 # Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sow import compose, noise
+from sow import compose
 from sow.attention.gate import AlwaysOpen
 from sow.attention.processor import Modulator
 from sow.attention.regions import SampleRegions
+from sow.method import noise
 
 LAYERS = {4096: (5, 5), 1024: (10, 5), 256: (20, 5), 64: (20, 1)}  # tokens -> heads of 64, layers
 DIM = 64

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sow import build, compose, noise
-from sow.backbone import Backbone, make_canvas
-from sow.tiny import SCHEDULER, byte_tokenizer
+from sow import build, compose
+from sow.method import noise
+from sow.models.backbone import Backbone, make_canvas
+from sow.models.tiny import SCHEDULER, byte_tokenizer
 from sow.types import Request, VisualCondition
 
 WORDS = ["planner=fixed", "intensify=none", "metrics=none", "tracker=none", "cache.memory_mb=0"]

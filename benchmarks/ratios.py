@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.timing import interleaved, quartiles, synchronize
 from benchmarks.work import Modulated, Row, counted, forget_prompts, recorded, row, same_work
-from sow.cache import Cache
+from sow.store.cache import Cache
 from sow.types import Request
 
 CACHE_BYTES = 1 << 28

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from benchmarks import models, ratios
 from benchmarks.work import Row
-from sow.files import whole
 from sow.report.blocks import README, write_block
+from sow.store.files import whole
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import run  # noqa: E402
 from benchmarks.timing import quartiles  # noqa: E402
-from sow.offline import OfflineRun, runs_below  # noqa: E402
+from sow.runs.wandb_offline import OfflineRun, runs_below  # noqa: E402
 
 SMALL = ("model=tiny", "metrics=none", "planner=fixed")
 OURS = ("tracker", "write", "load")  # phases of a manifest that are neither generation nor metrics

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmark import Benchmark
-from sow.bounds import need_at_least
+from experiments.benchmark.benchmark import Benchmark
+from sow.config.bounds import need_at_least
 from sow.data import SETTINGS
 from sow.errors import UserError
 from sow.metrics import columns
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
     from sow.report.statistics import Comparison, Estimate
 
 STEP = {"key", "values", "setting"}
@@ -97,7 +97,7 @@ class Calibrate:
         self, context: StudyContext, number: int, step: Mapping[str, Any], chosen: Mapping[str, Any]
     ) -> list[Candidate]:
         """The candidates of a step, measured."""
-        from experiments.benchmark_work import Work
+        from experiments.benchmark.work import Work
         from sow.report.statistics import Resampling, compare, estimate
 
         words = [f"calibration.{key}={word(value)}" for key, value in chosen.items()]
@@ -218,7 +218,7 @@ def markdown(told: Sequence[Mapping[str, Any]]) -> str:
 def _plain(candidate: Candidate) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from sow.records import jsonable
+    from sow.runs.records import jsonable
 
     return jsonable(asdict(candidate))
 

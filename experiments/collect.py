@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow import report
-from sow.bounds import need_at_least
+from sow.config.bounds import need_at_least
 from sow.errors import UserError
-from sow.records import MANIFEST, NOT_THE_RUN
+from sow.runs.records import MANIFEST, NOT_THE_RUN
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
 
 log = logging.getLogger(__name__)
 NOT_A_METRIC = {"row", "group", "setting", "seed", "sha256", "key"}

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sow import figures
+from sow.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sow.records import RunFolder
+    from sow.runs.records import RunFolder
 
 MOST_LABELS = 8  # of an axis with words
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.finding import Finding, bracket, markdown_table
-from sow import figures, report
-from sow.bounds import need_at_least, need_within
+from experiments.core.finding import Finding, bracket, markdown_table
+from sow import report
+from sow.config.bounds import need_at_least, need_within
+from sow.report import figures
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
     from sow.types import Sample
 
 NAME = "cycle_progress"
@@ -67,7 +68,7 @@ class CycleProgress:
 
     def measured(self, context: StudyContext, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """A row a seed and cycle (counted from 1): the metrics of the snapshot, and how much of the image changed."""
-        from sow.phases.samples import change, inside_boxes
+        from sow.dynamics.samples import change, inside_boxes
 
         flat = [replace(sample, image=image) for sample in samples for image in sample.snapshots]
         metrics = iter(context.metrics.measure(flat))
@@ -94,8 +95,8 @@ class CycleProgress:
         """First and last cycle, and rank correlation with the cycle, of every curve."""
         import numpy as np
 
-        from sow.phases.curves import mean_interval, mean_over_units, spearman, spearman_each
-        from sow.phases.samples import by_unit, present
+        from sow.dynamics.curves import mean_interval, mean_over_units, spearman, spearman_each
+        from sow.dynamics.samples import by_unit, present
 
         out: dict[str, Any] = {"seeds": self.seeds, "eta": self.eta}
         for measure in present(rows, ["change_inside", "change_outside", "to_last_outside", *self.measures]):
@@ -114,8 +115,8 @@ class CycleProgress:
 
     def short(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """A line a cycle, means over the seeds."""
-        from sow.phases.curves import mean_over_units
-        from sow.phases.samples import by_unit, present
+        from sow.dynamics.curves import mean_over_units
+        from sow.dynamics.samples import by_unit, present
 
         cycles = by_unit(rows, "seed", "cycle", "change_outside")[1]
         columns = {
@@ -126,9 +127,9 @@ class CycleProgress:
 
     def figure(self, seed: int, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Any:
         """Snapshots of the first seeds from left to right, and the curves below."""
-        from sow.phases.curves import band
-        from sow.phases.plots import curve, montage
-        from sow.phases.samples import by_unit, present
+        from sow.dynamics.curves import band
+        from sow.dynamics.plots import curve, montage
+        from sow.dynamics.samples import by_unit, present
 
         chosen = samples[: self.shown]
         cycles = len(chosen[0].snapshots)

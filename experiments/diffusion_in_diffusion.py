@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.core.finding import Finding
 from experiments.diffusion_in_diffusion_numbers import ALONE, NAME, headline, markdown, short
-from experiments.finding import Finding
-from sow import figures
-from sow.bounds import need_at_least
+from sow.config.bounds import need_at_least
 from sow.errors import UserError
+from sow.report import figures
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
     from sow.types import Canvas
 
 ROWS = {  # the rows of Fig. 4
@@ -66,7 +66,7 @@ class DiffusionInDiffusion:
         """One source at the canvas's size; a picture is cropped to its shape from the middle."""
         from PIL import Image, ImageOps
 
-        from sow.images import read_image
+        from sow.data.images import read_image
 
         size = (canvas.width, canvas.height)
         if isinstance(which, str):
@@ -78,9 +78,9 @@ class DiffusionInDiffusion:
         import numpy as np
         import torch
 
-        from sow.phases import merging
-        from sow.phases.trajectory import Trajectory
-        from sow.seed_init import to_tensor
+        from sow.dynamics import merging
+        from sow.dynamics.trajectory import Trajectory
+        from sow.method.seed_init import to_tensor
 
         sampler = context.sampler()
         canvas = sampler.canvas
@@ -125,7 +125,7 @@ class DiffusionInDiffusion:
         self, pictures: Mapping[str, Mapping[int, NDArray[np.float64]]], sources: NDArray[np.float64]
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The two tidy tables: a row a picture, a row a quadrant of a picture."""
-        from sow.phases.merging import measure
+        from sow.dynamics.merging import measure
 
         rows, quadrants = [], []
         for row, by_k in pictures.items():
@@ -169,8 +169,8 @@ class DiffusionInDiffusion:
         import numpy as np
         from PIL import Image
 
-        from sow.phases.halves import first_half, mean_color
-        from sow.phases.plots import montage
+        from sow.dynamics.halves import first_half, mean_color
+        from sow.dynamics.plots import montage
 
         ks = sorted(pictures["unprocessed"])
         shown = sorted({ks[round(i)] for i in np.linspace(0, len(ks) - 1, min(SHOWN, len(ks)))})
@@ -194,8 +194,8 @@ class DiffusionInDiffusion:
 
     def curves(self, axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         """Mixing, and where the upper right quarter's colour goes."""
-        from sow.phases.merging import mean_by_k
-        from sow.phases.plots import curve
+        from sow.dynamics.merging import mean_by_k
+        from sow.dynamics.plots import curve
 
         panels = (
             ("mixing", "mixing (1 - contrast / original)", (ALONE, "unprocessed")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.finding import markdown_table
+from experiments.core.finding import markdown_table
 
 NAME = "diffusion_in_diffusion"
 ALONE = "alone"  # each source denoised on its own, the finished pictures merged
@@ -17,7 +17,7 @@ def headline(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
     k = 1 .. K/3 is the earliest third of the merges, k > 2K/3 the latest. `of_decoded` is the contrast against a merge
     at k = 0, which only the decoder has seen: what the denoising itself mixed.
     """
-    from sow.phases.merging import mean_by_k
+    from sow.dynamics.merging import mean_by_k
 
     def values(row: str, column: str) -> dict[int, float]:
         return dict(zip(*mean_by_k(rows, row, column), strict=True))
@@ -69,7 +69,7 @@ def ends(kept: Mapping[int, float], of_decoded: Mapping[int, float], ks: Sequenc
 
 def short(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line a merge step, means over the layouts."""
-    from sow.phases.merging import mean_by_k
+    from sow.dynamics.merging import mean_by_k
 
     columns = {
         "contrast_kept": ("unprocessed", "contrast_kept"),

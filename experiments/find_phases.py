@@ -1,6 +1,6 @@
 """`study=find_phases`: where chaos, semantic formation and refinement lie on a model, and the cycle that follows from it.
 
-Three curves over the noise level (Fig. 4; App. B, Fig. 1 and 2) share two change points a < b (`sow/flow/regimes.py`). The
+Three curves over the noise level (Fig. 4; App. B, Fig. 1 and 2) share two change points a < b (`sow/dynamics/regimes.py`). The
 suggested cycle runs between them with as many UNet calls as the default's; both are then held against each other on
 groups of the data's validation split.
 """
@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from experiments.core.finding import Finding, markdown_table, number
 from experiments.find_phases_figure import TITLES, paint
-from experiments.finding import Finding, markdown_table, number
 from experiments.recompose import with_words
-from sow import figures
-from sow.bounds import need_at_least, need_between
+from sow.config.bounds import need_at_least, need_between
 from sow.errors import UserError
+from sow.report import figures
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
-    from sow.config import Config
+    from experiments.core.study import StudyContext
+    from sow.config.compose import Config
     from sow.data import Group
-    from sow.flow.regimes import Curve, Regimes, Suggestion
+    from sow.dynamics.regimes import Curve, Regimes, Suggestion
     from sow.types import Sample
 
 NAME = "find_phases"
@@ -60,7 +60,7 @@ class FindPhases:
 
     def run(self, context: StudyContext) -> None:
         """Curves, regimes, suggestion, comparison."""
-        from sow.flow.regimes import regimes, suggest
+        from sow.dynamics.regimes import regimes, suggest
 
         config = context.config
         if self.groups:
@@ -109,9 +109,9 @@ class FindPhases:
         from PIL import Image
 
         from experiments.semantic_formation import on_gray, pixel_sizes
-        from sow.flow import measured
-        from sow.phases.trajectory import Trajectory
-        from sow.phases.windows import window_starts
+        from sow.dynamics import measured
+        from sow.dynamics.trajectory import Trajectory
+        from sow.dynamics.windows import window_starts
 
         config = context.config
         known = measured.read(self.runs)
@@ -215,7 +215,7 @@ class FindPhases:
 
 def generate(config: Config, groups: Sequence[Group], words: Sequence[str]) -> list[Sample]:
     """Samples of the groups in their order, each setting by a sampler composed for it."""
-    from sow.config import build
+    from sow.config.compose import build
 
     found: dict[str, Sample] = {}
     for setting in dict.fromkeys(g.setting for g in groups):

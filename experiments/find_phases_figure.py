@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sow import figures
-from sow.figures import COLORS
+from sow.report import figures
+from sow.report.figures import COLORS
 
 if TYPE_CHECKING:
-    from sow.config import Config
-    from sow.flow.regimes import Curve, Regimes, Suggestion
+    from sow.config.compose import Config
+    from sow.dynamics.regimes import Curve, Regimes, Suggestion
     from sow.types import Sample
 
 TITLES = {
@@ -28,9 +28,9 @@ def paint(
     samples: Mapping[str, Sequence[Sample]],
 ) -> Any:
     """The curves over the noise level with the regimes behind them, cycles as bars; below, the first groups of both."""
-    from sow.flow.regimes import ramp
-    from sow.phases.plots import curve as line
-    from sow.phases.plots import montage
+    from sow.dynamics.plots import curve as line
+    from sow.dynamics.plots import montage
+    from sow.dynamics.regimes import ramp
 
     def fill(figure: Any) -> None:
         parts = figure.subplots(

@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.finding import Finding, markdown_table
-from sow import figures
-from sow.bounds import need_at_least
+from experiments.core.finding import Finding, markdown_table
+from sow.config.bounds import need_at_least
 from sow.errors import UserError
+from sow.report import figures
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from experiments.study import StudyContext
-    from sow.config import Config
+    from experiments.core.study import StudyContext
+    from sow.config.compose import Config
     from sow.types import Request
 
 NAME = "gate_landscape"
@@ -62,7 +62,7 @@ class GateLandscape:
         """Watch the runs, one table of every R_c, its summary, the figure."""
         import pandas as pd
 
-        from sow.flow.record import gate_readings
+        from sow.dynamics.record import gate_readings
 
         config = context.config
         readings = [name for name in self.readings if self.only is None or name in self.only]
@@ -204,7 +204,7 @@ def short_name(layer: str) -> str:
 def paint(table: pd.DataFrame, readings: Sequence[str], tau: float, paper_tau: float) -> Figure:
     """A panel a reading: the middle 90 % (thin), the middle half (thick) and median of R_c in every layer, in the order of
     the UNet, against tau and against what uniform attention would read."""
-    from sow.figures import COLORS
+    from sow.report.figures import COLORS
 
     layers = list(dict.fromkeys(table.layer))
     sizes = table.groupby("layer").tokens.first()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sow import report
-from sow.bounds import need_at_least
+from sow.config.bounds import need_at_least
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from experiments.study import StudyContext
-    from sow.records import RunFolder
+    from experiments.core.study import StudyContext
+    from sow.runs.records import RunFolder
     from sow.types import Sample
 
 

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.benchmark_rows import NAME, Row, compose_row, parse_rows, quote
-from experiments.gallery_pictures import about_model, on_gray, slug
-from sow.bounds import need_above, need_at_least
+from experiments.benchmark.rows import NAME, Row, compose_row, parse_rows, quote
+from experiments.gallery.pictures import about_model, on_gray, slug
+from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.types import Request
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
-    from sow.config import Config
+    from experiments.core.study import StudyContext
+    from sow.config.compose import Config
     from sow.types import Sample
 
 ASKED = {"prompt": str, "task": str, "seed": int, "photo": int, "condition": list}
@@ -107,7 +107,7 @@ class Grid:
     def run(self, context: StudyContext) -> None:
         """Generate row after row, draw, write."""
         from experiments.grid_figure import figure_of
-        from sow import figures
+        from sow.report import figures
 
         config, rows = context.config, parse_rows(self.rows)
         context.metrics.check()
@@ -193,7 +193,7 @@ class Grid:
         self, context: StudyContext, configs: Sequence[Config], requests: Sequence[Request]
     ) -> list[Sample]:
         """The samples of one row in the order of the requests; a task has a sampler of its own."""
-        from sow.config import build
+        from sow.config.compose import build
 
         made: dict[str, Sample] = {}
         for config in configs:

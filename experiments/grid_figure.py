@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.gallery_pictures import on_gray
-from sow import figures
+from experiments.gallery.pictures import on_gray
+from sow.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from experiments.benchmark_rows import Row
+    from experiments.benchmark.rows import Row
     from experiments.grid import Grid
     from sow.types import Request, Sample
 

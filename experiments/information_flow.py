@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments import information_flow_figure as pictures
-from experiments.finding import Finding, markdown_table
+from experiments.core.finding import Finding, markdown_table
 from experiments.recompose import with_words
-from sow import figures
-from sow.bounds import need_above, need_at_least
+from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
+from sow.report import figures
 from sow.types import Request
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from experiments.study import StudyContext
-    from sow.config import Config
-    from sow.methods.sow import Sampler
+    from experiments.core.study import StudyContext
+    from sow.config.compose import Config
+    from sow.pipeline.pipeline import Sampler
     from sow.types import Plan
 
 NAME = "information_flow"
@@ -78,7 +78,7 @@ class InformationFlow:
         """Observe and perturb every method on the same requests and plans; tables, figure, numbers."""
         import pandas as pd
 
-        from sow.flow.summary import history
+        from sow.dynamics.summary import history
 
         config = context.config
         requests = context.requests_by_seed(self.seeds)
@@ -137,7 +137,7 @@ class InformationFlow:
         name: str,
     ) -> dict[str, list[dict[str, Any]]]:
         """The three tables of one method; the maps of |change| of the first request go to `maps[name]`."""
-        from sow.flow.record import Probe, flow_rows, layout, response_rows
+        from sow.dynamics.record import Probe, flow_rows, layout, response_rows
 
         attention, gates, _ = flow_rows(
             sampler, requests, plans, self.region, shadow(sampler, context.config)
@@ -153,8 +153,8 @@ class InformationFlow:
 
 def sampler_of(config: Config, base: Sampler, words: Any) -> Sampler:
     """The run's sampler with `words` on top of its own overrides, or without any of the method for `plain`."""
-    from sow.config import build
-    from sow.flow.plain import plain
+    from sow.config.compose import build
+    from sow.dynamics.plain import plain
 
     if words == PLAIN:
         return plain(base)
@@ -186,7 +186,7 @@ def headline(frames: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> dict
 
     Means over requests. One-wayness is also told for the cycles and the preservation alone, None where a stage is absent.
     """
-    from sow.flow.summary import attention_ratios, flows, gate_numbers
+    from sow.dynamics.summary import attention_ratios, flows, gate_numbers
 
     out: dict[str, dict[str, Any]] = {}
     for name in methods:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sow import figures
-from sow.figures import COLORS
+from sow.report import figures
+from sow.report.figures import COLORS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ def change(axis: Axes, found: Any, kind: str, limit: float) -> Any:
 
 def curves(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:
     """Responses over the step at which the perturbation was made, mean and each run."""
-    from sow.flow.summary import energies
+    from sow.dynamics.summary import energies
 
     part = frames["responses"]
     table = energies(part[part.method == method])
@@ -132,7 +132,7 @@ def curves(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: flo
 
 def attention(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:
     """Attention over uniform, mean over layers; band: the middle half of layers and runs."""
-    from sow.flow.summary import ratios
+    from sow.dynamics.summary import ratios
 
     part = frames["attention"]
     for name, table in ratios(part[part.method == method]).items():

@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sow import report
-from sow.bounds import need_at_least
+from sow.config.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
     from sow.types import Canvas, Plan, Request
 
 SPLITS = ("validation", "test", "all", "request")
@@ -69,7 +69,7 @@ class MakePlans:
     def _canvas(self, context: StudyContext) -> Canvas:
         if self.canvas is None:
             return context.sampler().canvas
-        from sow.backbone import make_canvas
+        from sow.models.backbone import make_canvas
 
         width, height = self.canvas
         return make_canvas(width, height, self.factor, context.config.calibration.condition_size)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.benchmark_rows import merge_ablations, outside_hydra
+from experiments.benchmark.rows import merge_ablations, outside_hydra
 
 if TYPE_CHECKING:
-    from sow.config import Config
+    from sow.config.compose import Config
 
 
 def with_words(config: Config, words: Sequence[str]) -> Config:
@@ -16,7 +16,7 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
 
     Raises UserError for words that do not compose.
     """
-    from sow.config import compose
+    from sow.config.compose import compose
 
     new = [str(word) for word in words]
     changed = {key_of(word) for word in new} - {"ablation"}

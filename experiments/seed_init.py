@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from experiments.core.finding import Finding, bracket, markdown_table, number
 from experiments.cycle_progress import shown
-from experiments.finding import Finding, bracket, markdown_table, number
-from sow import figures, report
-from sow.bounds import need_at_least, need_one_of
-from sow.schema import instantiate
+from sow import report
+from sow.config.bounds import need_at_least, need_one_of
+from sow.config.schema import instantiate
+from sow.report import figures
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
     from sow.types import Sample
 
 NAME = "seed_init"
@@ -82,8 +83,8 @@ class SeedInit:
 
     def headline(self, seed: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Means of every arm, and what they differ from the reference over the seeds that have both."""
-        from sow.phases.curves import mean_interval
-        from sow.phases.samples import by_unit, present
+        from sow.dynamics.curves import mean_interval
+        from sow.dynamics.samples import by_unit, present
 
         measures = present(rows, self.measures)
         arms: dict[str, dict[str, Any]] = {arm: {} for arm in self.arms}
@@ -107,9 +108,9 @@ class SeedInit:
         self, seed: int, samples: Mapping[str, Sequence[Sample]], rows: Sequence[Mapping[str, Any]]
     ) -> Any:
         """Fig. 6: a row a seed, a column a background; below, the measures with intervals."""
-        from sow.phases.curves import band
-        from sow.phases.plots import MARKERS, montage
-        from sow.phases.samples import by_unit, present
+        from sow.dynamics.curves import band
+        from sow.dynamics.plots import MARKERS, montage
+        from sow.dynamics.samples import by_unit, present
 
         first = next(iter(samples.values()))
         count = min(self.shown, len(first))

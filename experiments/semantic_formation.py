@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.finding import Finding, bracket, markdown_table
+from experiments.core.finding import Finding, bracket, markdown_table
 from experiments.semantic_formation_figure import by_seed, paint, spread
-from sow import figures
-from sow.bounds import need_at_least, need_between
+from sow.config.bounds import need_at_least, need_between
 from sow.errors import UserError
+from sow.report import figures
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from experiments.study import StudyContext
-    from sow.phases.trajectory import Trajectory
+    from experiments.core.study import StudyContext
+    from sow.dynamics.trajectory import Trajectory
     from sow.types import Canvas
 
 NAME = "semantic_formation"
@@ -49,9 +49,9 @@ class SemanticFormation:
 
     def run(self, context: StudyContext) -> None:
         """Invert, disturb at every start, measure against the original, show."""
-        from sow.phases.likeness import embedding
-        from sow.phases.trajectory import Trajectory
-        from sow.phases.windows import window_starts
+        from sow.dynamics.likeness import embedding
+        from sow.dynamics.trajectory import Trajectory
+        from sow.dynamics.windows import window_starts
 
         starts = window_starts(self.steps, self.length, self.every)
         embed = embedding(self.similarity, context.metrics)
@@ -94,8 +94,8 @@ class SemanticFormation:
         """Pictures inverted and denoised undisturbed, and the disturbed ones by start."""
         import torch
 
-        from sow.phases.formation import disturbed
-        from sow.seed_init import to_tensor
+        from sow.dynamics.formation import disturbed
+        from sow.method.seed_init import to_tensor
 
         backbone = trajectory.backbone
         states = trajectory.invert(backbone.encode(torch.stack([to_tensor(image) for image in originals])))
@@ -114,7 +114,7 @@ class SemanticFormation:
         embed: Any,
     ) -> list[dict[str, Any]]:
         """The tidy table's rows of one size; losses are against the picture that was inverted."""
-        from sow.phases.likeness import cosines, mse
+        from sow.dynamics.likeness import cosines, mse
 
         wanted = embed(originals)
         base = cosines(wanted, embed(plain))
@@ -146,7 +146,7 @@ class SemanticFormation:
         """Settle steps by size and their difference, and how loss and cosine order with the time of the disturbance."""
         import numpy as np
 
-        from sow.phases.curves import interval, mean_over_units, settle, spearman, spearman_each
+        from sow.dynamics.curves import interval, mean_over_units, settle, spearman, spearman_each
 
         place = [1 - start / self.steps for start in starts]
         excess = {side: by_seed(rows, side, "excess", starts) for side in sides}
@@ -197,7 +197,7 @@ class SemanticFormation:
         self, rows: Sequence[Mapping[str, Any]], sides: Sequence[int], starts: Sequence[int]
     ) -> list[dict[str, Any]]:
         """A line a start, means over the seeds."""
-        from sow.phases.curves import mean_over_units
+        from sow.dynamics.curves import mean_over_units
 
         columns = {
             f"{name}_{side}": mean_over_units(by_seed(rows, side, name, starts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sow import figures
+from sow.report import figures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,8 +24,8 @@ def paint(
     shown: Mapping[int, Sequence[Image.Image]],
 ) -> Any:
     """Loss and cosine over the start of the disturbance with bands, and one picture of each size."""
-    from sow.phases.curves import band, mean_over_units
-    from sow.phases.plots import curve, montage
+    from sow.dynamics.curves import band, mean_over_units
+    from sow.dynamics.plots import curve, montage
 
     panels = (
         ("mse", "mse_undisturbed", "mean squared error, pixels in [0, 1]"),

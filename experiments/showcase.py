@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.generate import mean, numbers, write_sample
-from sow import figures, report
-from sow.bounds import need_at_least
+from sow import report
+from sow.config.bounds import need_at_least
+from sow.report import figures
 from sow.report.blocks import README, write_block
 
 if TYPE_CHECKING:
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
     from sow.types import Sample
 
 COUNTED = {  # what is counted: its column, its name, the value that counts

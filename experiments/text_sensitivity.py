@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.finding import Finding, bracket, markdown_table
-from sow import figures
-from sow.bounds import need_at_least
+from experiments.core.finding import Finding, bracket, markdown_table
+from sow.config.bounds import need_at_least
 from sow.errors import UserError
+from sow.report import figures
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from experiments.study import StudyContext
+    from experiments.core.study import StudyContext
     from sow.types import Canvas, Sample
 
 NAME = "text_sensitivity"
@@ -47,8 +47,8 @@ class TextSensitivity:
         """Sample with and without the window, measure, show."""
         import numpy as np
 
-        from sow.phases.trajectory import Trajectory
-        from sow.phases.windows import text_windows, window_starts
+        from sow.dynamics.trajectory import Trajectory
+        from sow.dynamics.windows import text_windows, window_starts
 
         starts = window_starts(self.steps, self.length, self.every)
         context.metrics.check()
@@ -150,7 +150,7 @@ class TextSensitivity:
         self, seed: int, starts: Sequence[int], texts: Any, effects: Any, plain: Any
     ) -> dict[str, Any]:
         """Spearman of the mean curves with the window's place (0: the first steps, 1: the last), and their ends."""
-        from sow.phases.curves import band, mean_interval, mean_over_units, spearman, spearman_each
+        from sow.dynamics.curves import band, mean_interval, mean_over_units, spearman, spearman_each
 
         place = [1 - start / self.steps for start in starts]
         by_text = spearman(place, texts, seed, self.resamples)
@@ -178,7 +178,7 @@ class TextSensitivity:
 
     def short(self, starts: Sequence[int], texts: Any, effects: Any) -> list[dict[str, Any]]:
         """A line a window, means over the images."""
-        from sow.phases.curves import mean_over_units
+        from sow.dynamics.curves import mean_over_units
 
         text, effect = mean_over_units(texts), mean_over_units(effects)
         return [
@@ -199,8 +199,8 @@ class TextSensitivity:
         column: str,
     ) -> Any:
         """Curves with bands beside the images of some prompts, a column a window."""
-        from sow.phases.curves import band, mean_over_units
-        from sow.phases.plots import curve, montage
+        from sow.dynamics.curves import band, mean_over_units
+        from sow.dynamics.plots import curve, montage
 
         chosen = [i * self.seeds for i in range(min(SHOWN, len(self.prompts)))]
 

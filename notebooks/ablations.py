@@ -18,9 +18,10 @@
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from sow import figures, runs
+from sow.report import figures
 from sow.report.tables import from_folder
 from sow.report.writers import markdown
+from sow.runs import reading as runs
 
 # %% tags=["parameters"]
 outputs = "outputs"

@@ -18,8 +18,9 @@
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from sow import figures, runs
-from sow.flow.summary import energies, ratios
+from sow.dynamics.summary import energies, ratios
+from sow.report import figures
+from sow.runs import reading as runs
 
 # %% tags=["parameters"]
 outputs = "outputs"

@@ -18,10 +18,11 @@
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from sow import figures, runs
-from sow.flow.measured import TABLES, curve_of
-from sow.flow.regimes import ramp
-from sow.phases.curves import band
+from sow.dynamics.curves import band
+from sow.dynamics.measured import TABLES, curve_of
+from sow.dynamics.regimes import ramp
+from sow.report import figures
+from sow.runs import reading as runs
 
 # %% tags=["parameters"]
 outputs = "outputs"

@@ -19,7 +19,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from sow import figures, runs
+from sow.report import figures
+from sow.runs import reading as runs
 
 # %% tags=["parameters"]
 outputs = "outputs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sow.config import Config, build, compose
+    from sow.config.compose import Config, build, compose
     from sow.errors import UserError
 
 __all__ = ["Config", "UserError", "build", "compose"]
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return UserError
     if name in __all__:
-        from sow import config
+        from sow.config import compose as config
 
         return getattr(config, name)
     raise AttributeError(f"module 'sow' has no attribute {name!r}")

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from sow import noise
 from sow.attention import block
 from sow.attention.decay import DistanceDecay, NoDistanceDecay, TimeDecay, gamma
 from sow.attention.gate import AlwaysOpen, RegionGate, nearest_count, r_c
@@ -14,6 +13,7 @@ from sow.attention.modulation import Modulation, Strength, modulated_attention
 from sow.attention.processor import Modulator
 from sow.attention.regions import SampleRegions, buckets, layer_sizes, nearest
 from sow.attention.split import attention_with_lse, merge
+from sow.method import noise
 
 HEIGHT, WIDTH, HEADS, DIM = 8, 6, 3, 5
 FAR = DistanceDecay(10, 0.3, "box")

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sow import build, compose, noise
+from sow import build, compose
 from sow.errors import UserError
-from sow.tiny import SCHEDULER, Tiny
+from sow.method import noise
+from sow.models.tiny import SCHEDULER, Tiny
 
 OFFLINE = ["metrics=none", "tracker=none", "planner=fixed", "intensify=none"]
 
@@ -142,8 +143,8 @@ def test_modulated_attention_runs_in_a_fused_model(folder):
 
 def test_autocast_keeps_weights_results_and_gates_in_float32(folder, monkeypatch):
     from sow.attention.processor import Modulator, modulated
-    from sow.cache import identity
-    from sow.seed_init import place
+    from sow.method.seed_init import place
+    from sow.store.cache import identity
     from sow.types import Request, VisualCondition
 
     plain, cast = local(folder), local(folder, "model.autocast=true")

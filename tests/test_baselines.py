@@ -16,24 +16,19 @@ from diffusers import (
 from PIL import Image
 from test_sampler import moved, picture
 
-from sow import build, compose, noise
-from sow.config import Config
-from sow.diffusion import replace as put
+from sow import build, compose
+from sow.baselines import dense
+from sow.baselines.dense import DenseModulator, densely_modulated, modulate, subject_words, word_tokens
+from sow.baselines.inpaint import InpaintSampler
+from sow.baselines.lanpaint import oscillator
+from sow.baselines.repaint import jumps
+from sow.config.compose import Config
 from sow.errors import UserError
-from sow.methods import arguments
-from sow.methods.baselines import dense
-from sow.methods.baselines.dense import (
-    DenseModulator,
-    densely_modulated,
-    modulate,
-    subject_words,
-    word_tokens,
-)
-from sow.methods.baselines.inpaint import InpaintSampler
-from sow.methods.baselines.lanpaint import oscillator
-from sow.methods.baselines.repaint import jumps
-from sow.seed_init import place
-from sow.tiny import SCHEDULER
+from sow.method import noise
+from sow.method.diffusion import replace as put
+from sow.method.seed_init import place
+from sow.models.tiny import SCHEDULER
+from sow.pipeline.factory import arguments
 from sow.types import Box, Plan, Request, VisualCondition
 
 WORDS = [

@@ -23,14 +23,15 @@ from test_baselines import NEGATIVE, WORDS, pasted, plan, request
 from test_sampler import moved
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from sow import build, compose, noise
+from sow import build, compose
+from sow.baselines.controlnet import edges
+from sow.baselines.inversion import MARK, encode_with_word, place_word
+from sow.baselines.personal import denoising_loss, name_concept
 from sow.errors import UserError
-from sow.methods.baselines.controlnet import edges
-from sow.methods.baselines.inversion import MARK, encode_with_word, place_word
-from sow.methods.baselines.personal import denoising_loss, name_concept
-from sow.records import files_of
-from sow.seed_init import to_tensor
-from sow.tiny import SCHEDULER
+from sow.method import noise
+from sow.method.seed_init import to_tensor
+from sow.models.tiny import SCHEDULER
+from sow.runs.records import files_of
 from sow.types import Request
 
 FEW = ["method.num_inference_steps=3"]
@@ -429,7 +430,7 @@ def test_the_word_is_never_cut_off(tiny):
 
 
 def test_the_loss_is_that_of_the_concept_and_lambda_times_that_of_the_class(tmp_path, monkeypatch):
-    from sow.methods.baselines import dreambooth
+    from sow.baselines import dreambooth
 
     made = trained("dreambooth", tmp_path, "method.steps=1", "method.prior_weight=0.7")
     calls = []

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sow import build, compose, noise
+from sow import build, compose
 from sow.errors import UserError
-from sow.methods import batches
+from sow.method import noise
+from sow.pipeline import batches
 from sow.types import Box, Plan, Request, VisualCondition
 
 WORDS = [

@@ -18,18 +18,20 @@ import pandas
 import pytest
 from PIL import Image
 
-from experiments import benchmark_store, benchmark_table, benchmark_work
-from experiments.benchmark import Benchmark
-from experiments.benchmark_rows import compose_row, merge_ablations, parse_rows
-from experiments.benchmark_store import Store, request_digest
-from experiments.benchmark_work import Work, first_of_each
-from experiments.study import StudyContext, run_job
-from sow.config import CONF, Config, Paths, compose
+from experiments.benchmark import store as benchmark_store
+from experiments.benchmark import table as benchmark_table
+from experiments.benchmark import work as benchmark_work
+from experiments.benchmark.benchmark import Benchmark
+from experiments.benchmark.rows import compose_row, merge_ablations, parse_rows
+from experiments.benchmark.store import Store, request_digest
+from experiments.benchmark.work import Work, first_of_each
+from experiments.core.study import StudyContext, run_job
+from sow.config.compose import CONF, Config, Paths, compose
 from sow.data import Group
 from sow.data.people import PeopleBenchmark
 from sow.errors import UserError
-from sow.records import RunFolder
 from sow.report.tables import from_folder
+from sow.runs.records import RunFolder
 from sow.types import Request, VisualCondition
 
 TABLES = sorted(p.stem for p in (CONF / "experiment").glob("table*.yaml"))
@@ -276,8 +278,8 @@ def test_only_what_is_lost_is_done_again(
 
 def test_the_code_that_counts_makes_or_measures_images() -> None:
     names = set(benchmark_store.code_files())
-    assert {"sow/algorithm.py", "sow/metrics/people.py", "sow/planner/offline.py"} <= names
-    assert not {"sow/tracking.py", "sow/report/tables.py", "experiments/benchmark.py"} & names
+    assert {"sow/method/algorithm.py", "sow/metrics/people.py", "sow/planner/offline.py"} <= names
+    assert not {"sow/runs/tracking.py", "sow/report/tables.py", "experiments/benchmark/benchmark.py"} & names
     assert not [name for name in names if name.startswith("sow/people/controlnet")]
     assert compose(["method=controlnet_canny"]).method.files()[0].endswith("sow/people/controlnet")
     assert compose(["method=controlnet_canny", "method.path=nobody/has-this-net"]).method.files() == []

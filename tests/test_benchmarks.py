@@ -12,7 +12,7 @@ from benchmarks import models, ratios, speed, work
 from benchmarks.attention import calls
 from benchmarks.timing import Timed, interleaved, quartiles, ratio
 from sow.attention.processor import SelfAttentionProcessor, self_attention
-from sow.backbone import Backbone
+from sow.models.backbone import Backbone
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sow.bounds import need_above, need_at_least, need_between, need_one_of, need_within
+from sow.config.bounds import need_above, need_at_least, need_between, need_one_of, need_within
 from sow.errors import UserError
 
 

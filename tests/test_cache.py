@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sow import build, compose, noise
-from sow.cache import Cache, Chain
-from sow.digest import digest
+from sow import build, compose
+from sow.method import noise
+from sow.store.cache import Cache, Chain
+from sow.store.digest import digest
 from sow.types import Box, Plan, Request, VisualCondition
 
 WORDS = [
@@ -200,7 +201,7 @@ def test_hooks_see_every_call_and_new_weights_forget_the_old():
 
 
 def test_subclasses_with_moves_of_their_own_are_not_cached():
-    from sow.flow.perturb import Perturbation, denoising_contexts, perturbed
+    from sow.dynamics.perturb import Perturbation, denoising_contexts, perturbed
 
     made = sampler(cold=True)
     plain, _ = run(made)

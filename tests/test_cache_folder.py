@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sow import build, compose
-from sow.cache_folder import ABANDONED, LOCK, CacheFolder
 from sow.errors import UserError
+from sow.store.cache_folder import ABANDONED, LOCK, CacheFolder
 
 KIB = 1 << 10
 
@@ -104,7 +104,7 @@ def test_a_file_removed_by_another_process_is_a_miss_without_a_word(
 
 def _work(place: Path, first: int, failures: multiprocessing.Queue[str]) -> None:  # type: ignore[type-arg]
     torch.set_num_threads(1)
-    logging.getLogger("sow.cache_folder").addFilter(lambda r: failures.put(r.getMessage()))  # type: ignore[func-returns-value]
+    logging.getLogger("sow.store.cache_folder").addFilter(lambda r: failures.put(r.getMessage()))  # type: ignore[func-returns-value]
     folder = CacheFolder(place, 60 * KIB)
     for turn in range(60):
         i = (first + turn) % 40

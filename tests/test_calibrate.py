@@ -9,14 +9,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from experiments import benchmark_store, benchmark_work
+from experiments.benchmark import store as benchmark_store
+from experiments.benchmark import work as benchmark_work
 from experiments.calibrate import choose, suggestion
-from experiments.study import StudyContext
-from sow.config import CONF, compose
+from experiments.core.study import StudyContext
+from sow.config.compose import CONF, compose
 from sow.data import Group
 from sow.data.people import PeopleBenchmark
 from sow.errors import UserError
-from sow.records import RunFolder
+from sow.runs.records import RunFolder
 from sow.types import Request, VisualCondition
 
 WORDS = ["experiment=debug", "study=calibrate", "cycle.cycles=1", "study.limit=4", "study.resamples=100"]

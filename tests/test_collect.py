@@ -16,7 +16,7 @@ from PIL import Image
 from experiments.collect import Collect, tidy
 from experiments.collect_importance import epsilon_squared, importances
 from sow.errors import UserError
-from sow.records import RunFolder
+from sow.runs.records import RunFolder
 
 COLLECT = ("study=collect", "model=tiny", "metrics=none", "tracker=none")
 

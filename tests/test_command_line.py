@@ -99,7 +99,8 @@ def test_an_incomplete_run_is_done_again(command_line: Call, run_folders: Folder
 def test_a_multirun_loads_one_model_and_goes_on_after_a_failure(
     command_line: Call, run_folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sow import config, tiny
+    from sow.config import compose as config
+    from sow.models import tiny
 
     loads: list[int] = []
     load = tiny.Tiny.load

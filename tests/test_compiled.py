@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from sow import noise
 from sow.attention import block
 from sow.attention.decay import DistanceDecay
 from sow.attention.gate import RegionGate
 from sow.attention.modulation import Modulation
 from sow.attention.processor import Modulator, modulated
 from sow.attention.regions import SampleRegions
-from sow.tiny import Tiny
+from sow.method import noise
+from sow.models.tiny import Tiny
 
 CPU = torch.device("cpu")
 SIDE = 8

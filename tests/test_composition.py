@@ -11,8 +11,8 @@ import pytest
 from conftest import Result
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from sow import composition
-from sow.config import compose
+from sow.config import composition
+from sow.config.compose import compose
 
 WORDS = ["model=tiny", "metrics=none", "planner=fixed", "tracker=none", "study=plan"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sow.conditions import Person, Photo
+from sow.data.conditions import Person, Photo
 from sow.errors import UserError
 from sow.types import Box, VisualCondition
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from sow.config import COMPONENTS, CONF, Config, compose
+from sow.config.compose import COMPONENTS, CONF, Config, compose
+from sow.config.schema import ROOMS, check, instantiate
 from sow.errors import UserError
-from sow.schema import ROOMS, check, instantiate
 
 WEIGHTS = CONF.parent / "sow" / "people" / "weights"
 TINY = "model=tiny"  # needs no weights
@@ -214,7 +214,7 @@ def test_targets_stay_in_this_project() -> None:
         (["model=local", "condition.image=a.png", "model.path=/nowhere"], ["/nowhere", "model.path"]),
         (["model.dtype=float8"], ["float8", "float16, bfloat16, float32, float64"]),
         (["cycle._target_=os.system"], ["os.system", "outside this project"]),
-        (["cycle._target_=sow.cycle.Bicycle"], ["sow.cycle.Bicycle", "does not exist"]),
+        (["cycle._target_=sow.method.cycle.Bicycle"], ["sow.method.cycle.Bicycle", "does not exist"]),
         (["prompt=rain, wind"], ["prompt=rain, wind has a comma", "quote the value"]),
         (["prompt=${weather}"], ["weather", "not found"]),
         (["gate.tau"], ["gate.tau has no value: give gate.tau=..."]),

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from sow import build, compose, noise
-from sow.seed_init import pixel_mask, place, to_tensor
+from sow import build, compose
+from sow.method import noise
+from sow.method.seed_init import pixel_mask, place, to_tensor
 from sow.types import Box, Plan, Request, VisualCondition
 
 COW = ["method=cow", "model=tiny", "model.dtype=float64", "model.device=cpu", "metrics=none"]

@@ -12,12 +12,12 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from sow.offline import OfflineRun
+from sow.runs.wandb_offline import OfflineRun
 
 
 @pytest.fixture(scope="module")
 def dashboard() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dashboard", ROOT / "docs" / "dashboard.py")
+    spec = importlib.util.spec_from_file_location("dashboard", ROOT / "tools" / "dashboard.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["dashboard"] = module

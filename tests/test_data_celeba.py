@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sow.config import compose
+from sow.config.compose import compose
 from sow.data import SETTINGS, Data
 from sow.data.celeba_tv2i import CelebaTV2I, cropped, entries, prompts, union
 from sow.errors import UserError
-from sow.people.render import render
+from sow.people.drawing.render import render
 
 FACE = ["skin", "nose", "l_eye"]
 MANIFEST = "b0b5385841a37fc8"  # changes with any prompt, pairing or split: then numbers cannot be compared

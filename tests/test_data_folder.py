@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sow.config import compose
+from sow.config.compose import compose
 from sow.data import Data
 from sow.data.folder import ImageFolder
 from sow.errors import UserError

@@ -4,11 +4,11 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-from sow import noise
-from sow.cycle import Cycle, on_grid
-from sow.diffusion import Schedule, ddim_step, inject_noise, invert_step, replace
 from sow.errors import UserError
-from sow.tiny import SCHEDULER
+from sow.method import noise
+from sow.method.cycle import Cycle, on_grid
+from sow.method.diffusion import Schedule, ddim_step, inject_noise, invert_step, replace
+from sow.models.tiny import SCHEDULER
 
 
 def draw(seed: int, dtype=torch.float64) -> torch.Tensor:

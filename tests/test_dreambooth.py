@@ -12,8 +12,8 @@ from test_baselines import WORDS, plan, request
 from test_baselines_learned import concept_loss, one_line, trained
 
 from sow import compose
+from sow.baselines import personal
 from sow.errors import UserError
-from sow.methods.baselines import personal
 
 NO_PRIOR = ["method.prior_weight=0"]
 LORA = ["method.lora_rank=2", *NO_PRIOR, "method.learning_rate=0.01"]

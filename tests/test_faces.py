@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sow.conditions import Person, Photo
+from sow.data.conditions import Person, Photo
 from sow.errors import UserError
 from sow.metrics import Metrics
 from sow.metrics.clip import ClipText

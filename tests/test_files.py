@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.judge_check import CARD
-from sow import figures
+from experiments.training.judge_check import CARD
 from sow.errors import UserError
-from sow.files import whole, whole_folder
+from sow.report import figures
 from sow.report.blocks import README, REPOSITORY, write_block
+from sow.store.files import whole, whole_folder
 
 MARKED = "head\n<!-- a:begin -->\nold\n<!-- a:end -->\nbetween <!-- b:begin --><!-- b:end -->\ntail\n"
 
@@ -116,7 +116,7 @@ def test_what_studies_publish_has_its_marks(tmp_path: Path, file: Path, names: l
 
 
 def test_neither_torch_nor_matplotlib_is_needed() -> None:
-    code = "import sys, sow.report.blocks, sow.files; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    code = "import sys, sow.report.blocks, sow.store.files; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )

@@ -8,9 +8,9 @@ import torch
 
 from sow import build, compose
 from sow.attention.regions import SampleRegions
-from sow.flow import perturb, record, summary
-from sow.flow.observe import REGIONS, AttentionMass, observed, three_regions
-from sow.flow.plain import plain
+from sow.dynamics import perturb, record, summary
+from sow.dynamics.observe import REGIONS, AttentionMass, observed, three_regions
+from sow.dynamics.plain import plain
 from sow.types import Request, StepContext
 
 SMALL = ["model=tiny", "model.dtype=float64", "tracker=none", "cycle.cycles=2", "batch_size=8"]

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from sow import compose
+from sow.dynamics import measured
+from sow.dynamics.regimes import Curve, candidates, change_points, left_over, ramp, regimes, suggest
 from sow.errors import UserError
-from sow.flow import measured
-from sow.flow.regimes import Curve, candidates, change_points, left_over, ramp, regimes, suggest
 
 NOISE = np.linspace(0, 1, 41)
 PAIRS = candidates(40, 0.1)

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browsing import benchmark, browser, opened
 
-from experiments.gallery_pictures import slug
-from experiments.gallery_reading import read_pictures
+from experiments.gallery.pictures import slug
+from experiments.gallery.reading import read_pictures
 from sow.errors import UserError
 
 ROWS = [
@@ -118,7 +118,7 @@ def test_prompts_and_conditions_come_from_the_data_where_the_run_has_none(tmp_pa
 
 
 def test_plain_run_folders_become_rows_and_groups(tmp_path: Path) -> None:
-    from sow.config import compose
+    from sow.config.compose import compose
 
     for i, words in enumerate((["seed=1"], ["seed=2"], ["seed=1", "seed_init=noise"])):
         config = compose(["experiment=debug", "condition.size=32", *words])
@@ -234,10 +234,10 @@ def test_the_page_in_a_browser(
 
 
 def test_the_folder_is_self_contained_and_follows_its_images(table: Path, tmp_path: Path) -> None:
-    from experiments.gallery import page_data
-    from sow.config import compose
-    from sow.pages import write_page
-    from sow.records import RunFolder, input_files
+    from experiments.gallery.gallery import page_data
+    from sow.config.compose import compose
+    from sow.report.pages import write_page
+    from sow.runs.records import RunFolder, input_files
 
     made = RunFolder(tmp_path / "made")
     data = page_data(read_pictures(str(table), "study.runs"), made, "t", "failure")

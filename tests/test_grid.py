@@ -14,10 +14,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from experiments.benchmark_rows import Row, compose_row, parse_rows
-from experiments.gallery_reading import read_pictures
+from experiments.benchmark.rows import Row, compose_row, parse_rows
+from experiments.gallery.reading import read_pictures
 from experiments.grid_figure import _stressed, _wrapped, panels
-from sow.config import CONF, compose
+from sow.config.compose import CONF, compose
 from sow.errors import UserError
 from sow.types import Plan, Request, Sample
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sow.errors import UserError
-from sow.people.attributes import VOCABULARY
+from sow.people.captions.attributes import VOCABULARY
 from sow.people.judge import Calibration, Judge, load_judge
 from sow.people.judge.composites import disturbed, truncated
 from sow.people.judge.crops import CLOSE, FIGURE, crop, iou, letterbox, to_tensor

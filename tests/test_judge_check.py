@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import judge_check, judge_samples
-from experiments.judge_check import JudgeCheck, markdown, words
+from experiments.training import judge_check, judge_samples
+from experiments.training.judge_check import JudgeCheck, markdown, words
 from sow.errors import UserError
 from sow.people.judge import Reading
 from sow.people.judge.reader import load_judge

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sow import noise
 from sow.attention import limits, split
+from sow.method import noise
 
 # bfloat16 is left out: the interpreter multiplies its bits as whole numbers.
 INTERPRETED = """
 import torch
-from sow import noise
+from sow.method import noise
 from sow.attention import kernels, split
 cases = [(1, 1, 5, torch.float32), (17, 33, 40, torch.float16), (70, 130, 64, torch.float16),
          (65, 64, 80, torch.float32), (16, 19, 160, torch.float16)]

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sow.conditions import Photo
-from sow.config import compose
+from sow.config.compose import compose
+from sow.data.conditions import Photo
 from sow.errors import UserError
 from sow.metrics import Metrics, columns, mean
 from sow.metrics import faces as faces_module

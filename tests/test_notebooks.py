@@ -197,8 +197,8 @@ def test_notebooks_hold_no_logic() -> None:
 
 
 def test_runs_are_found_and_missing_ones_say_how(outputs: Path, tmp_path: Path) -> None:
-    from sow import runs
     from sow.errors import UserError
+    from sow.runs import reading as runs
 
     assert runs.latest("find_phases", outputs).name == "find_phases"
     generated = runs.latest("generate", outputs, model="tiny")

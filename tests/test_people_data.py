@@ -11,8 +11,8 @@ import pytest
 from sow.data import SETTINGS, Data
 from sow.data.people import FIRST_IDENTITY, FIRST_SEED, Entry, PeopleBenchmark, entries, manifest_hash
 from sow.errors import UserError
-from sow.people.attributes import VOCABULARY, Attributes, sample_attributes, sample_identity
-from sow.people.parse import parse
+from sow.people.captions.attributes import VOCABULARY, Attributes, sample_attributes, sample_identity
+from sow.people.captions.parse import parse
 
 MANIFEST = "3cdc4244b9e3212ba567bfb27c9e1a6472ed53117ac247f793ba0b12519351d6"
 

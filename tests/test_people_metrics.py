@@ -10,17 +10,11 @@ import torch
 from PIL import Image
 
 from sow.metrics import Metrics
-from sow.metrics.people import (
-    PeopleMetrics,
-    boundary_jump,
-    condition_psnr,
-    distance,
-    text_agreement,
-)
-from sow.people.attributes import Attributes, with_identity
-from sow.people.captions import caption
+from sow.metrics.people import PeopleMetrics, boundary_jump, condition_psnr, distance, text_agreement
+from sow.people.captions.attributes import Attributes, with_identity
+from sow.people.captions.captions import caption
+from sow.people.drawing.render import Render, render
 from sow.people.judge import Reading
-from sow.people.render import Render, render
 from sow.types import Box, Canvas, Plan, Request, Sample, VisualCondition
 
 CANVAS = Canvas(128, 128, 4, 45, 64)

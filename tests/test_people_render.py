@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from sow.people.attributes import (
+from sow.people.captions.attributes import (
     VOCABULARY,
     Attributes,
     identity_categories,
     sample_attributes,
     sample_identity,
 )
-from sow.people.captions import caption, describe, parse
-from sow.people.render import FRAMINGS, Render, face_condition, head_square, render
+from sow.people.captions.captions import caption, describe, parse
+from sow.people.drawing.render import FRAMINGS, Render, face_condition, head_square, render
 
 SEEDS = range(60)
 GOLDEN = {

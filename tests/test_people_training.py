@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderKL
 from omegaconf import OmegaConf
 
-from experiments import train_people
+from experiments.training import train_people
+from sow.config.schema import instantiate
 from sow.errors import UserError
-from sow.people.attributes import sample_attributes
-from sow.people.captions import caption
+from sow.people.captions.attributes import sample_attributes
+from sow.people.captions.captions import caption
 from sow.people.training import evaluate, export, figures, grids, pace, text
 from sow.people.training.autoencoder import (
     build_autoencoder,
@@ -29,7 +30,6 @@ from sow.people.training.denoiser import build_denoiser, denoising_loss, noise_s
 from sow.people.training.latents import Batch, LatentStream, encode_shard, head_weights
 from sow.people.training.muon import Muon, orthogonalized
 from sow.people.training.recipes import FigureRecipe
-from sow.schema import instantiate
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "sow" / "people" / "weights"

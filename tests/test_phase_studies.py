@@ -14,8 +14,10 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from experiments import finding
-from sow import diffusion, figures, tracking
+from experiments.core import finding
+from sow.method import diffusion
+from sow.report import figures
+from sow.runs import tracking
 
 Call = Callable[..., Result]
 Folders = Callable[[], list[Path]]

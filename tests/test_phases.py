@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sow.diffusion import Schedule
+from sow.dynamics import curves, formation, halves, likeness, merging, samples, windows
+from sow.dynamics.steering import Steering
+from sow.dynamics.trajectory import Trajectory
 from sow.errors import UserError
-from sow.phases import curves, formation, halves, likeness, merging, samples, windows
-from sow.phases.steering import Steering
-from sow.phases.trajectory import Trajectory
-from sow.tiny import SCHEDULER, Tiny
+from sow.method.diffusion import Schedule
+from sow.models.tiny import SCHEDULER, Tiny
 from sow.types import Box
 
 STEPS = 6
@@ -376,7 +376,7 @@ def test_likeness_of_equal_opposite_and_unrelated_pictures() -> None:
 
 
 def test_the_judges_embedding_tells_a_face_from_another() -> None:
-    from sow.conditions import Person
+    from sow.data.conditions import Person
 
     people = [
         Person(None, i, 64, 1, {"style": "photo", "weather": "clear"}, None).load(0)[0].image for i in (1, 2)

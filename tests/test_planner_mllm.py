@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from stub_models import Act, Call, Stub, sensible, serve
 
-from sow.config import compose
+from sow.config.compose import compose
+from sow.config.schema import instantiate
 from sow.errors import UserError
 from sow.planner import make_plans
 from sow.planner.base import touches
@@ -31,7 +32,6 @@ from sow.planner.intensify import Planned as PlannedPrompt
 from sow.planner.mllm import MLLM
 from sow.planner.position import Planned, Random
 from sow.planner.replay import Replay
-from sow.schema import instantiate
 from sow.types import Box, Canvas, Plan, Request, VisualCondition
 
 CANVAS = Canvas(512, 512, 8, 184, 256)

@@ -11,13 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from sow.conditions import Person, Photo
+from sow.data.conditions import Person, Photo
 from sow.data.people import PeopleBenchmark, entries
 from sow.errors import UserError
-from sow.people.attributes import Attributes
-from sow.people.captions import parse
+from sow.people.captions.attributes import Attributes
+from sow.people.captions.captions import parse
+from sow.people.drawing.render import render
 from sow.people.judge.reader import WEIGHTS, Reading
-from sow.people.render import render
 from sow.planner.base import mask_bounds, moved, subject_box, touches
 from sow.planner.fusing import fuse, token_count
 from sow.planner.heuristic import Heuristic

@@ -295,7 +295,7 @@ def test_the_rate_limit_spaces_all_calls(tmp_path: Path) -> None:
 def test_keys_follow_what_decides_a_plan(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from sow.config import compose
+    from sow.config.compose import compose
 
     planner = compose(["planner=gemini", "tracker=none"]).planner
 

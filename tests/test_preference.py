@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browsing import benchmark, browser, opened
 
-from experiments.preference import deal
-from experiments.preference_statistics import Vote, alpha_interval, fleiss_kappa, krippendorff_alpha, share
-from experiments.preference_tally import read_ballots, read_key
-from experiments.study import StudyContext
-from sow.config import compose
+from experiments.core.study import StudyContext
+from experiments.preference.preference import deal
+from experiments.preference.statistics import Vote, alpha_interval, fleiss_kappa, krippendorff_alpha, share
+from experiments.preference.tally import read_ballots, read_key
+from sow.config.compose import compose
 from sow.errors import UserError
-from sow.records import RunFolder
 from sow.report.statistics import Resampling, wilson
+from sow.runs.records import RunFolder
 
 METHODS = ("sow", "cow", "dreambooth")
 GROUPS = {f"g{i}": f"prompt {i}" for i in range(4)}

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from experiments.generate import mean, open_gates
-from sow import records
-from sow.config import Config, compose
+from sow.config.compose import Config, compose
 from sow.errors import UserError
-from sow.records import HashCache, RunFolder
 from sow.report import strip, text
+from sow.runs import records
+from sow.runs.records import HashCache, RunFolder
 
 NAN = float("nan")
 
@@ -53,7 +53,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_sigkill_leaves_no_half_file(tmp_path: Path) -> None:
     """A process that rewrites a file without end is killed; what is there is one of its versions, whole."""
     code = (
-        "import sys; from pathlib import Path; from sow.records import RunFolder\n"
+        "import sys; from pathlib import Path; from sow.runs.records import RunFolder\n"
         "folder, n = RunFolder(Path(sys.argv[1])), 0\n"
         "while True:\n"
         "    n += 1; folder.save_json('a.json', [n] * 200_000)\n"
@@ -154,7 +154,7 @@ def test_hashes_of_large_files_are_remembered(tmp_path: Path, monkeypatch: pytes
 
 def test_the_key_reads_the_code_and_the_shipped_weights() -> None:
     names = {str(p.relative_to(records.REPOSITORY)) for p in records.code_files()}
-    assert {"sow/algorithm.py", "experiments/generate.py"} <= names
+    assert {"sow/method/algorithm.py", "experiments/generate.py"} <= names
     assert not any("__pycache__" in name for name in names)
 
 

@@ -13,16 +13,7 @@ from scipy import stats
 
 from sow.errors import UserError
 from sow.report import tables, writers
-from sow.report.statistics import (
-    Resampling,
-    bca,
-    compare,
-    estimate,
-    holm,
-    mcnemar,
-    sign_flips,
-    wilson,
-)
+from sow.report.statistics import Resampling, bca, compare, estimate, holm, mcnemar, sign_flips, wilson
 
 HOW = Resampling(0.95, 1000, 0)
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sow import build, compose, noise
+from sow import build, compose
 from sow.attention.modulation import NoModulation
-from sow.config import CONF
+from sow.config.compose import CONF
 from sow.errors import UserError
+from sow.method import noise
 from sow.types import Box, Plan, Request, VisualCondition
 
 TINY = [
@@ -182,7 +183,7 @@ def test_steps_show_the_whole_run(full):
 
 
 def test_replacement_is_exact_inside_the_mask_and_touches_nothing_outside(full):
-    from sow.seed_init import canvas_mask, place
+    from sow.method.seed_init import canvas_mask, place
 
     inverted, before = {}, None
     _, seeds = place(full.seed_init, request(0), plan(0), full.canvas, 0, noise.generator(0))

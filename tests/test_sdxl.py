@@ -23,12 +23,13 @@ from test_baselines_learned import adapter_words, save_adapter
 from test_sampler import moved
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sow import build, compose, noise
-from sow.backbone_xl import XLBackbone
+from sow import build, compose
+from sow.baselines.sampler import BaselineSampler
 from sow.errors import UserError
-from sow.methods import arguments
-from sow.methods.baselines.sampler import BaselineSampler
-from sow.tiny import SCHEDULER, byte_tokenizer
+from sow.method import noise
+from sow.models.backbone_xl import XLBackbone
+from sow.models.tiny import SCHEDULER, byte_tokenizer
+from sow.pipeline.factory import arguments
 
 WORDS = ["metrics=none", "tracker=none", "planner=fixed", "intensify=none", "model=local", "model.device=cpu"]
 SIDE = 64

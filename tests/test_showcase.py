@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments import showcase
-from sow import figures
+from sow.report import figures
 
 
 def test_every_seed_is_shown_and_published(

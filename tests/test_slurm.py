@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import slurm
 from conftest import ROOT, Result
+
+from tools import slurm
 
 SEEDS = (0, 1, 2)
 WORDS = ("-m", "experiment=debug", "cycle.cycles=2", f"seed={','.join(map(str, SEEDS))}")

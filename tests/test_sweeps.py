@@ -19,9 +19,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from sow.config import CONF, compose
+from sow.config.compose import CONF, compose
+from sow.config.sweeping import numbers, objective, overrides, terms
 from sow.errors import UserError
-from sow.sweeping import numbers, objective, overrides, terms
 
 Call = Callable[..., Result]
 Folders = Callable[[], list[Path]]
@@ -174,7 +174,7 @@ def test_objective_is_a_sum_of_a_runs_numbers(tmp_path: Path) -> None:
 
 
 def test_numbers_of_a_benchmark_and_of_a_skipped_run(tmp_path: Path) -> None:
-    from sow.records import RunFolder, link_earlier
+    from sow.runs.records import RunFolder, link_earlier
 
     rows = [
         {"row": "run", "group": "a", "failure": True, "id": 0.5},
@@ -260,7 +260,7 @@ SHARE = """
 import json, sys, types
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from sow import records
+from sow.runs import records
 outputs, me = Path(sys.argv[1]), sys.argv[2]
 large = outputs / "weights.bin"
 for i in range(40):
@@ -276,7 +276,7 @@ for i in range(40):
 
 
 def test_processes_share_records_without_corrupting_them(outputs: Path) -> None:
-    from sow import records
+    from sow.runs import records
 
     outputs.mkdir()
     (outputs / "weights.bin").write_bytes(b"x" * (records.HashCache.LARGE + 1))

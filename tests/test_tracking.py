@@ -14,10 +14,10 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from sow import tracking
-from sow.config import Config, compose
-from sow.offline import messages, read_run
-from sow.tracking import Job, NoTracker, Wandb
+from sow.config.compose import Config, compose
+from sow.runs import tracking
+from sow.runs.tracking import Job, NoTracker, Wandb
+from sow.runs.wandb_offline import messages, read_run
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 OFFLINE = Wandb(project="sow-test", entity=None, mode="offline", upload_seconds=20, pause_seconds=60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tracking
-from sow.offline import runs_below
+from sow.runs.wandb_offline import runs_below
 
 
 def test_jobs_are_timed_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

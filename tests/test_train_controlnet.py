@@ -12,13 +12,13 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
-from experiments.study import StudyContext
-from experiments.train_controlnet import LEVELS, Lesson, spread_out
+from experiments.core.study import StudyContext
+from experiments.training.train_controlnet import LEVELS, Lesson, spread_out
 from sow import build, compose
+from sow.baselines.config import PEOPLE
 from sow.errors import UserError
-from sow.methods.baselines.config import PEOPLE
 from sow.people.training.figures import HELD_OUT_SEEDS, TRAINING_SEEDS
-from sow.records import RunFolder
+from sow.runs.records import RunFolder
 
 WORDS = [
     "model=tiny",

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from sow.config import compose
-from sow.tracking import Job, Wandb
-from sow.upload import PAUSED, Uploads, answers, yield_to_others
+from sow.config.compose import compose
+from sow.runs.tracking import Job, Wandb
+from sow.runs.wandb_sync import PAUSED, Uploads, answers, yield_to_others
 
 # Stands in for `wandb sync`: marks the runs it is given as uploaded, but none whose name ends in "bad".
 SYNC = (

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sow.bounds import need_above, need_at_least, need_one_of
+from sow.config.bounds import need_above, need_at_least, need_one_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sow.bounds import need_above, need_at_least, need_one_of, need_within
+from sow.config.bounds import need_above, need_at_least, need_one_of, need_within
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sow import noise
 from sow.attention import split
+from sow.method import noise
 
 log = logging.getLogger(__name__)
 

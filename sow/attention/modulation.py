@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sow.bounds import need_one_of
+from sow.config.bounds import need_one_of
 from sow.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sow.bounds import need_at_least, need_within
-from sow.conditions import Photo
+from sow.config.bounds import need_at_least, need_within
 from sow.data import SETTINGS, Group, Split
+from sow.data.conditions import Photo
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
 from sow.types import Request

@@ -10,7 +10,7 @@ from typing import Any
 
 from sow.errors import UserError
 from sow.metrics import kept
-from sow.records import RunFolder
+from sow.runs.records import RunFolder
 
 
 def digest(path: Path) -> str:

@@ -24,7 +24,7 @@ from sow.errors import UserError
 from sow.types import Request, VisualCondition
 
 if TYPE_CHECKING:
-    from sow.people.attributes import Attributes
+    from sow.people.captions.attributes import Attributes
 
 FIRST_SEED = 2_000_000_000
 FIRST_IDENTITY = 20_000_000
@@ -81,8 +81,8 @@ class PeopleBenchmark:
         ]
 
     def _request(self, number: int, entry: Entry) -> Request:
-        from sow.people.attributes import Attributes
-        from sow.people.render import face_condition
+        from sow.people.captions.attributes import Attributes
+        from sow.people.drawing.render import face_condition
 
         image, mask = face_condition(entry.seed, entry.identity, Attributes(**entry.attributes), self.size)
         condition = VisualCondition(
@@ -101,7 +101,7 @@ class PeopleBenchmark:
 
 def entries() -> list[Entry]:
     """All 600 entries in order of id; a face contradicts its prompt in the attribute setting, and only there."""
-    from sow.people.attributes import with_identity
+    from sow.people.captions.attributes import with_identity
 
     out = []
     for k, setting in enumerate(SETTINGS):
@@ -131,7 +131,7 @@ def manifest_hash() -> str:
 
 def _prompts(setting: str, k: int) -> Iterator[tuple[str, dict[str, str]]]:
     """The prompts of a setting, no two alike, each with the attribute values it names."""
-    from sow.people.captions import caption, parse
+    from sow.people.captions.captions import caption, parse
 
     seen: set[str] = set()
     seeds = iter(
@@ -153,7 +153,7 @@ def _prompts(setting: str, k: int) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _asked(rng: np.random.Generator, setting: str, number: int) -> tuple[Attributes, set[str]]:
     """The attributes behind a prompt, and the names of those that it mentions."""
-    from sow.people.attributes import VOCABULARY, sample_attributes
+    from sow.people.captions.attributes import VOCABULARY, sample_attributes
 
     a = replace(sample_attributes(rng), presence="person", style="photo")
     keep = {"presence", "scene", "wall_color"} | {n for n, p in _FREE.items() if rng.random() < p}
@@ -185,7 +185,7 @@ def _asked(rng: np.random.Generator, setting: str, number: int) -> tuple[Attribu
 
 def _face(seed: int, setting: str, wanted: dict[str, str]) -> Attributes:
     """A face's attributes: a photo without sunglasses or hat; in the attribute setting none that the prompt names."""
-    from sow.people.attributes import VOCABULARY, sample_attributes
+    from sow.people.captions.attributes import VOCABULARY, sample_attributes
 
     rng = np.random.default_rng(seed)
     a = replace(sample_attributes(rng), presence="person", style="photo", weather="clear", hat="none")

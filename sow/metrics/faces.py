@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sow.errors import UserError
-from sow.files import whole
 from sow.metrics import Value, mean
 from sow.metrics.kept import Store, image_key, version_of
+from sow.store.files import whole
 from sow.types import Box, Sample
 
 if TYPE_CHECKING:

@@ -119,7 +119,7 @@ def distance(a: Reading, b: Reading) -> float:
 
 def text_agreement(prompt: str, reading: Reading) -> tuple[float | None, list[str]]:
     """Share of the prompt's attribute values that the reading agrees with (None without any), and those it misses."""
-    from sow.people.captions import parse
+    from sow.people.captions.captions import parse
 
     asked = parse(prompt)
     if asked.get("presence") == "person":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def readings(images: Sequence[Image.Image], boxes: Sequence[Box | None] | None = None) -> list[Reading]:
     """What the shipped judge reads in each image, `boxes` as for `Judge.read`; raises UserError without its weights."""
-    from sow.people import attributes
+    from sow.people.captions import attributes
     from sow.people.judge import crops, load_judge, network, reader
 
     judge = load_judge()

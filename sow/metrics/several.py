@@ -22,7 +22,7 @@ class Several:
     parts: dict[str, Any]
 
     def __post_init__(self) -> None:
-        from sow.schema import instantiate
+        from sow.config.schema import instantiate
 
         built = {
             name: instantiate(part, f"metrics.parts.{name}") if isinstance(part, Mapping) else part

@@ -31,7 +31,7 @@ def fuse(
     names stay as the user wrote them. c' has at most `max_tokens` tokens (of `tokenizer`, see `token_count`); it is the prompt
     itself when nothing fits.
     """
-    from sow.people.captions import parse
+    from sow.people.captions.captions import parse
 
     named = parse(prompt)
     wanted = [_uncontradicted(p, named, prompt) for p in people]
@@ -112,8 +112,8 @@ def _phrase(person: Mapping[str, str]) -> str:
 
 def _parts(person: Mapping[str, str], noun: str) -> tuple[list[str], str, list[str]]:
     """Adjectives before the noun, the noun, and features after it."""
-    from sow.people.attributes import Attributes
-    from sow.people.captions import describe
+    from sow.people.captions.attributes import Attributes
+    from sow.people.captions.captions import describe
 
     attributes = Attributes(**person)
     adjectives = []

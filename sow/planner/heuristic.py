@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sow.planner.base import (
-    check_relative,
-    legal,
-    legal_related,
-    moved,
-    or_surround,
-    relative,
-    subject_box,
-)
+from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative, subject_box
 from sow.planner.words import check_placing, propose
 from sow.types import Box, Canvas, Plan, Request
 

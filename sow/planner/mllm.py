@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from sow.bounds import need_above, need_at_least
+from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.planner.base import legal_related, or_surround
 from sow.planner.calling import Caller, Client, redact

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from sow.bounds import need_at_least
+from sow.config.bounds import need_at_least
 from sow.errors import UserError
 from sow.planner.base import (
     Planner,
@@ -57,7 +57,7 @@ class Random:
         return replace(plan, boxes=boxes, related=planner.relate(request, boxes, canvas), details=details)
 
     def _draw(self, request: Request, canvas: Canvas) -> tuple[Box, ...]:
-        from sow import noise
+        from sow.method import noise
 
         # A seed of its own, so that the box is independent of the image's noise.
         digest = hashlib.sha256(f"position {request.seed}".encode()).digest()

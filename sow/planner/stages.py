@@ -170,7 +170,7 @@ class Conversation:
 
     def _objection(self, text: str) -> str:
         """What is wrong with c': its length, or that it contradicts the user's own words."""
-        from sow.people.captions import parse as attributes
+        from sow.people.captions.captions import parse as attributes
 
         count = token_count(text, self.tokenizer)
         if count > self.max_tokens:
@@ -185,7 +185,7 @@ class Conversation:
         return ""
 
     def _mended(self, described: Sequence[dict[str, Any]]) -> str:
-        from sow.people.captions import parse as attributes
+        from sow.people.captions.captions import parse as attributes
 
         text = self.request.prompt.rstrip()
         said = attributes(text)

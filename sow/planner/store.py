@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sow.errors import UserError
-from sow.files import whole
+from sow.store.files import whole
 
 
 @dataclass(frozen=True)

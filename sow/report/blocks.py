@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sow.errors import UserError
-from sow.files import whole
+from sow.store.files import whole
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"

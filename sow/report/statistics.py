@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from sow.bounds import need_at_least, need_between
+from sow.config.bounds import need_at_least, need_between
 
 Values = Sequence[tuple[Hashable, float | bool | None]]  # (group, value of one image)
 _NORMAL = NormalDist()

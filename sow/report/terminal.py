@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sow.methods.sow import Sampler
+    from sow.pipeline.pipeline import Sampler
     from sow.types import Plan, Step
 
 PHASES = {

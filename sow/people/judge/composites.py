@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sow.people.attributes import Attributes
+from sow.people.captions.attributes import Attributes
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sow.people.attributes import PERSON_FIELDS, VOCABULARY
+from sow.people.captions.attributes import PERSON_FIELDS, VOCABULARY
 from sow.people.judge.composites import Figure, disturbed, truncated
 from sow.people.judge.composites import degraded as degrade
 from sow.people.judge.crops import iou

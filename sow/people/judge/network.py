@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sow.people.attributes import VOCABULARY
+from sow.people.captions.attributes import VOCABULARY
 
 SIDE = 128  # pixels a side of the picture that is read
 CROP = 64  # pixels a side of both crops

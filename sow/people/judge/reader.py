@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sow.errors import UserError
-from sow.people.attributes import PERSON_FIELDS, VOCABULARY
+from sow.people.captions.attributes import PERSON_FIELDS, VOCABULARY
 from sow.people.judge.crops import CLOSE, FIGURE, crop, letterbox, to_tensor
 from sow.people.judge.network import SIDE, JudgeNetwork, strongest_face
 from sow.types import Box

@@ -15,18 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sow.people.attributes import VOCABULARY, sample_attributes, with_identity
-from sow.people.identity import geometry
+from sow.people.captions.attributes import VOCABULARY, sample_attributes, with_identity
+from sow.people.drawing.identity import geometry
+from sow.people.drawing.render import render
 from sow.people.judge.composites import Figure, degraded, disturbed, truncated
 from sow.people.judge.crops import CLOSE, FIGURE, crop, to_tensor
-from sow.people.judge.network import (
-    CLOSE_HEADS,
-    FIGURE_HEADS,
-    GRID_STRIDE,
-    SCENE_HEADS,
-    SIDE,
-)
-from sow.people.render import render
+from sow.people.judge.network import CLOSE_HEADS, FIGURE_HEADS, GRID_STRIDE, SCENE_HEADS, SIDE
 
 TRAINING_SEED, CALIBRATION_SEED, EVALUATION_SEED = (
     3_000_000_000,

@@ -13,14 +13,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sow.people.training.checkpoint import (
-    LossFile,
-    Tracker,
-    no_tracker,
-    pack,
-    save_state,
-    unpack,
-)
+from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
 from sow.people.training.figures import read_shard
 from sow.people.training.muon import Muon
 from sow.people.training.pace import Average, Pace

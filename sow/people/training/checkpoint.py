@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from sow.files import whole
 from sow.people.training.pace import Average, Pace
+from sow.store.files import whole
 
 
 class Tracker(Protocol):

@@ -11,10 +11,10 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from sow.diffusion import Schedule, ddim_step, invert_step
-from sow.people.attributes import Attributes
-from sow.people.captions import caption, parse
-from sow.people.render import render
+from sow.method.diffusion import Schedule, ddim_step, invert_step
+from sow.people.captions.attributes import Attributes
+from sow.people.captions.captions import caption, parse
+from sow.people.drawing.render import render
 from sow.people.training.autoencoder import psnr, reconstruct, to_images, to_tensor
 from sow.people.training.figures import HELD_OUT_SEEDS, held_out_images
 from sow.people.training.grids import held_out_captions, sample

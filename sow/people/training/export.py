@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sow.files import whole_folder
 from sow.people.training.denoiser import noise_schedule
+from sow.store.files import whole_folder
 
 SHARD = "15MB"  # of one weight file, at most
 KEPT = ("README.md",)  # lives in the folder, but is not written by the export

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sow.files import whole
-from sow.people.attributes import VOCABULARY, Attributes
-from sow.people.render import render
+from sow.people.captions.attributes import VOCABULARY, Attributes
+from sow.people.drawing.render import render
 from sow.people.training.recipes import FigureRecipe
+from sow.store.files import whole
 
 TRAINING_SEEDS = 1_000_000_000  # training figures are rendered from this seed on; held-out ones from below it
 HELD_OUT_SEEDS = 900_000_000

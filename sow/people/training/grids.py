@@ -10,10 +10,10 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from sow import noise
-from sow.people.attributes import Attributes
-from sow.people.captions import caption
-from sow.people.render import render
+from sow.method import noise
+from sow.people.captions.attributes import Attributes
+from sow.people.captions.captions import caption
+from sow.people.drawing.render import render
 from sow.people.training.autoencoder import to_images
 from sow.people.training.figures import HELD_OUT_SEEDS
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sow.people.render import head_square
+from sow.people.drawing.render import head_square
 from sow.people.training.autoencoder import to_tensor
 from sow.people.training.figures import attributes_of, read_shard, write_arrays
 from sow.people.training.text import prompt_of, tokenize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sow.bounds import need_one_of
+from sow.config.bounds import need_one_of
 from sow.errors import UserError
 
 

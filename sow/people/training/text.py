@@ -17,16 +17,9 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sow.people.attributes import VOCABULARY, Attributes, sample_attributes
-from sow.people.captions import caption, describe, parse
-from sow.people.training.checkpoint import (
-    LossFile,
-    Tracker,
-    no_tracker,
-    pack,
-    save_state,
-    unpack,
-)
+from sow.people.captions.attributes import VOCABULARY, Attributes, sample_attributes
+from sow.people.captions.captions import caption, describe, parse
+from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
 from sow.people.training.pace import Average, Pace
 from sow.people.training.recipes import TextRecipe
 

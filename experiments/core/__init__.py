@@ -1,0 +1,1 @@
+"""What every study shares: the job around it, its base class, and its findings."""

@@ -1,0 +1,150 @@
+"""What every study shares: its context, and the job around it that is skipped when it is already done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+
+from sow.runs import records
+from sow.runs.records import RunFolder
+from sow.runs.tracking import Job, Tracked
+from sow.types import Request
+
+if TYPE_CHECKING:
+    from sow.config.compose import Config
+    from sow.pipeline.pipeline import Sampler
+    from sow.types import Sample
+
+
+class Study(Protocol):
+    """One question asked of a method; its numbers and pictures end in the run folder."""
+
+    def run(self, context: StudyContext) -> None:
+        """Do it; raises UserError for what the user can cure."""
+        ...
+
+
+@dataclass
+class StudyContext:
+    """What a study works with: `folder` takes its files, `console` its words, `seconds` its times for the manifest."""
+
+    config: Config
+    folder: RunFolder
+    group: str | None = None
+    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def sampler(self) -> Sampler:
+        """The sampler of the configuration; the model is loaded once a process."""
+        from sow.config.compose import build
+
+        with self.timed("load"):
+            return build(self.config)
+
+    def requests(self, count: int = 1) -> list[Request]:
+        """`count` requests: the configuration's conditions and prompt, seeds counted up from `seed`."""
+        config = self.config
+        conditions = config.condition.load(config.seed)
+        return [
+            Request(conditions, config.prompt, config.task.name, config.seed + i, str(i))
+            for i in range(count)
+        ]
+
+    def requests_by_seed(self, count: int) -> list[Request]:
+        """One request for each of the seeds `seed` .. `seed` + count - 1, with the visual condition of its own seed."""
+        config = self.config
+        return [
+            Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
+            for seed in range(config.seed, config.seed + count)
+        ]
+
+    def count_seconds(self, samples: Sequence[Sample]) -> None:
+        """Add the samples' seconds by phase to `seconds`, once a batch: its samples share them."""
+        for shared in {id(s.seconds): s.seconds for s in samples}.values():
+            for phase, seconds in shared.items():
+                self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    @property
+    def metrics(self) -> Any:
+        """The configured metrics."""
+        return self.config.metrics
+
+    @cached_property
+    def git(self) -> dict[str, Any] | None:
+        """Revision of this checkout."""
+        return records.git_revision()
+
+    @cached_property
+    def tracked(self) -> Tracked:
+        """The tracked run, opened at first use: touch it once the input is known to be good."""
+        with self.timed("tracker"):
+            commit = self.git["commit"] if self.git else None
+            return self.config.tracker.start(Job(self.folder.path, self.config, self.group, commit))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the block's time to `seconds[phase]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
+    """One job: nothing when the same run is complete and `force` is off, else the study and, last, the manifest.
+
+    Returns whether the study ran. Raises UserError; a folder left by that has no manifest and counts for nothing.
+    """
+    context = StudyContext(config, RunFolder(folder), group)
+    key, outputs = records.run_key(config), config.paths.outputs
+    earlier = records.find(outputs, key)
+    if earlier is not None and not config.force:
+        records.link_earlier(folder, earlier)
+        context.console.print(f"done before: {earlier} (force=true runs it again)")
+        return False
+    started, exit_code = time.time(), 1
+    try:
+        config.study.run(context)
+        records.complete(context.folder, outputs, key, manifest(context, started))
+        exit_code = 0
+    finally:
+        if "tracked" in vars(context):
+            context.tracked.finish(exit_code)
+    return True
+
+
+def manifest(context: StudyContext, started: float) -> dict[str, Any]:
+    """Everything needed to know what a run was and to run it again."""
+    config, folder = context.config, context.folder.path
+    return {
+        "config": config.resolved,
+        "config_hash": records.config_hash(config),
+        "choices": config.choices,
+        "overrides": config.overrides,
+        "seed": config.seed,
+        "device": device(),
+        "seconds": {phase: round(value, 3) for phase, value in context.seconds.items()},
+        "total_seconds": round(time.time() - started, 3),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".log"),
+        "git": context.git,
+        **records.surroundings(),
+    }
+
+
+def device() -> str:
+    """The accelerator of this process in words, "cpu" without one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"

@@ -1,0 +1,1 @@
+"""Every image of a table side by side, as a static page."""

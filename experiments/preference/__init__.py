@@ -1,0 +1,1 @@
+"""The blinded survey of the human study, and its tally."""

@@ -1,0 +1,242 @@
+"""`study=preference study.runs=PATH`: the paper's human study (Sec. V-A) as a blinded page, and its key.
+
+The run folder holds `survey/`, which is sent out, and `key.json`, which stays: only the key tells which image is whose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.gallery.pictures import Picture, Pictures
+from experiments.gallery.reading import paths_of, read_pictures
+from sow.config.bounds import need_at_least
+from sow.errors import UserError
+from sow.report.pages import write_page
+from sow.report.tables import parse_columns
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from experiments.core.study import StudyContext
+    from sow.runs.records import RunFolder
+
+PLACE, KEY = "survey", "key.json"
+MOST = 5  # images a question
+FIELDS = {"name": str, "label": str, "question": str, "help": str, "conditions": bool}
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A survey: `raters` people choose among the images of a group; `votes` of them see each group and criterion.
+
+    `runs`      where the images are; `rows` which of the table's rows, null = all; `groups` how many, null = all
+    `criteria`  in the order they are asked: name, label, question, help, and whether the conditions are shown
+    `objective` columns of numbers that the tally shows beside the votes: metric, label, better, format
+    """
+
+    runs: Any
+    rows: list[str] | None
+    groups: int | None
+    raters: int
+    votes: int
+    seed: int
+    title: str
+    introduction: str
+    objective: list[Any]
+    criteria: list[Any]
+
+    def __post_init__(self) -> None:
+        need_at_least(self, "study", groups=1, raters=1, votes=1)
+        if self.votes > self.raters:
+            raise UserError(
+                f"study.votes={self.votes} of {self.raters} people: nobody votes twice on a question, raise study.raters "
+                "(study.votes)"
+            )
+        if not self.criteria:
+            raise UserError("a survey needs at least one criterion (study.criteria)")
+        if self.objective:
+            try:
+                parse_columns(self.objective)
+            except UserError as error:
+                raise UserError(str(error).replace("study.columns", "study.objective")) from error
+        for value in self.criteria:
+            good = isinstance(value, Mapping) and set(value) == set(FIELDS)
+            if not good or not all(isinstance(value[k], kind) for k, kind in FIELDS.items()):
+                raise UserError(f"a criterion has {', '.join(FIELDS)}, got {value!r} (study.criteria)")
+
+    def files(self) -> list[str]:
+        """What the survey is made of, for the run key."""
+        return paths_of(self.runs)
+
+    def run(self, context: StudyContext) -> None:
+        """Draw the survey, write the page and the key."""
+        with context.timed("read"):
+            pictures = read_pictures(self.runs, "study.runs", context.config.data)
+            rows = self._chosen(pictures)
+            rng = np.random.default_rng(self.seed)
+            items = self._items(pictures, rows, rng)
+            left_out = len({p.group for p in pictures.pictures}) - len(items)
+        survey = rng.bytes(6).hex()
+        if len(items) * self.votes < self.raters:
+            raise UserError(
+                f"{len(items)} groups x {self.votes} votes leave nothing to do for some of {self.raters} people: "
+                f"study.raters={len(items) * self.votes} at most (study.raters)"
+            )
+        assignments: dict[str, list[list[Any]]] = {str(r + 1): [] for r in range(self.raters)}
+        for number in range(len(self.criteria)):
+            for rater, names in enumerate(deal(list(items), self.raters, self.votes, rng)):
+                for name in names:
+                    order = [str(b) for b in rng.permutation(list(items[name]["images"]))]
+                    assignments[str(rater + 1)].append([number, name, order])
+        with context.timed("write"):
+            data = self._page(pictures, items, assignments, survey, context.folder)
+            page = write_page(context.folder, "survey", data, PLACE)
+            context.folder.save_json(KEY, self._key(pictures, rows, items, assignments, survey))
+        questions = [len(a) for a in assignments.values()]
+        context.folder.save_json(
+            "metrics.json",
+            {
+                "survey": survey,
+                "groups": len(items),
+                "rows": len(rows),
+                "raters": self.raters,
+                "left_out": left_out,
+            },
+        )
+        context.console.print(
+            f"{len(items)} groups x {len(rows)} images, {len(self.criteria)} criteria, {self.votes} votes each: "
+            f"{min(questions)} to {max(questions)} questions a person"
+            + (f"; {left_out} groups left out" if left_out else "")
+        )
+        context.console.print(f"send the folder: {page.parent}")
+        context.console.print(f"keep the key: {context.folder.path / KEY}")
+
+    def _chosen(self, pictures: Pictures) -> list[str]:
+        known = [r.name for r in pictures.rows]
+        rows = known if self.rows is None else list(dict.fromkeys(self.rows))
+        for name in rows:
+            if name not in known:
+                raise UserError(f"{name} is no row with images: choose among {', '.join(known)} (study.rows)")
+        if not 2 <= len(rows) <= MOST:
+            raise UserError(
+                f"need two to {MOST} rows to choose among, got {len(rows)}: {', '.join(rows)} (study.rows)"
+            )
+        return rows
+
+    def _items(self, pictures: Pictures, rows: Sequence[str], rng: Generator) -> dict[str, dict[str, Any]]:
+        """Questions by blind name: a group of which every row has an image, of its first such seed."""
+        whole: dict[str, dict[str, Picture]] = {}
+        for (group, _), cells in pictures.by_place().items():
+            if group not in whole and all(row in cells for row in rows):
+                whole[group] = cells
+        if not whole:
+            raise UserError(
+                f"no group has an image of every row ({', '.join(rows)}): choose fewer (study.rows)"
+            )
+        names = list(whole)
+        if self.groups is not None:
+            if self.groups > len(names):
+                raise UserError(
+                    f"study.groups={self.groups} but {len(names)} groups have all images (study.groups)"
+                )
+            names = [names[i] for i in np.sort(rng.permutation(len(names))[: self.groups])]
+        items = {}
+        for group in (names[i] for i in rng.permutation(len(names))):
+            cells = whole[group]
+            shuffled = [rows[i] for i in rng.permutation(len(rows))]
+            items[f"q{rng.bytes(4).hex()}"] = {
+                "group": group,
+                "seed": cells[rows[0]].seed,
+                "setting": pictures.groups[group].setting,
+                "images": {rng.bytes(8).hex(): cells[row] for row in shuffled},
+            }
+        return items
+
+    def _page(
+        self,
+        pictures: Pictures,
+        items: Mapping[str, Mapping[str, Any]],
+        assignments: Mapping[str, Any],
+        survey: str,
+        folder: RunFolder,
+    ) -> dict[str, Any]:
+        """What is sent out; the images are written by blind name in the order of these names, their metadata left behind."""
+        from PIL import Image
+
+        blind = {b: p for item in items.values() for b, p in item["images"].items()}
+        for name in sorted(blind):
+            with Image.open(blind[name].path) as opened:
+                clean = Image.fromarray(np.asarray(opened.convert("RGB")))
+            folder.save_image(f"{PLACE}/images/{name}.png", clean)
+        shown = {}
+        for name in sorted(items):
+            group = pictures.groups[items[name]["group"]]
+            picture = group.condition() if group.condition else None
+            needed = any(c["conditions"] for c in self.criteria)
+            if needed and (picture is None or not group.prompt):
+                raise UserError(
+                    f"group {group.id} has no {'visual condition' if group.prompt else 'prompt'} to show: give the data it "
+                    "comes from (study.runs, data)"
+                )
+            if needed and picture is not None:
+                folder.save_image(f"{PLACE}/images/{name}.png", picture)
+            shown[name] = {
+                "condition": f"images/{name}.png" if needed else None,
+                "prompt": group.prompt if needed else "",
+            }
+        return {
+            "survey": survey,
+            "title": self.title,
+            "introduction": self.introduction,
+            "criteria": self.criteria,
+            "items": shown,
+            "assignments": assignments,
+        }
+
+    def _key(
+        self,
+        pictures: Pictures,
+        rows: Sequence[str],
+        items: Mapping[str, Mapping[str, Any]],
+        assignments: Mapping[str, Any],
+        survey: str,
+    ) -> dict[str, Any]:
+        labels = {r.name: r for r in pictures.rows}
+        return {
+            "survey": survey,
+            "seed": self.seed,
+            "raters": self.raters,
+            "votes": self.votes,
+            "about": pictures.about,
+            "title": pictures.title,
+            "objective": self.objective,
+            "criteria": self.criteria,
+            "rows": [{"name": n, "label": labels[n].label, "paper": dict(labels[n].paper)} for n in rows],
+            "items": {
+                name: {
+                    **{k: v for k, v in item.items() if k != "images"},
+                    "images": {blind: p.row for blind, p in item["images"].items()},
+                    "metrics": {
+                        p.row: {c["metric"]: p.metrics.get(c["metric"]) for c in self.objective}
+                        for p in item["images"].values()
+                    },
+                }
+                for name, item in items.items()
+            },
+            "assignments": assignments,
+        }
+
+
+def deal(items: Sequence[str], raters: int, votes: int, rng: Generator) -> list[list[str]]:
+    """Items of each rater in a random order: each item goes to `votes` different raters, loads differ by one at most."""
+    hands: list[list[str]] = [[] for _ in range(raters)]
+    for i in rng.permutation(len(items)):
+        # The least busy raters, ties by lot: loads never differ by more than one.
+        order = rng.permutation(raters)
+        for r in sorted(order, key=lambda r: len(hands[r]))[:votes]:
+            hands[r].append(items[i])
+    return [[hand[i] for i in rng.permutation(len(hand))] for hand in hands]

@@ -1,0 +1,215 @@
+"""DreamBooth (Ruiz et al., CVPR 2023): the UNet is fine-tuned on the condition, its class kept by its own pictures.
+
+    loss = E |e - e_theta(z_t, "a photo of sks person")|^2 + lambda E |e' - e_theta(z'_t, "a photo of person")|^2  (Eq. 2)
+
+The class is the noun that the prompt names. z' are latents that the frozen model draws for it; they are kept as latents,
+never decoded.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sow.baselines.personal import (
+    PersonalSampler,
+    Training,
+    captions,
+    denoising_loss,
+    first_named,
+    load,
+    name_concept,
+    save,
+    trainable_copy,
+)
+from sow.method import diffusion, noise
+from sow.method.diffusion import Schedule
+from sow.models.backbone import Backbone
+from sow.store.files import whole
+from sow.types import Plan, Request
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention's projections carry the low-rank updates
+
+
+@dataclass(frozen=True, eq=False)
+class DreamBoothSampler(PersonalSampler):
+    """Sampling with the rare token before the prompt's noun, by the fine-tuned UNet."""
+
+    memory_cure: ClassVar[str] = (
+        "try method.lora_rank=4, whose few weights alone train, method.train_batch=1 or a smaller canvas (method.lora_rank, "
+        "method.train_batch, width, height)"
+    )
+
+    def noun(self, request: Request) -> str:
+        """The class: the first of `class_words` that the request's prompt names, `class_words[0]` where it names none."""
+        found = first_named(request.prompt, self.options.class_words)
+        return found[1] if found else self.options.class_words[0]
+
+    def prompts(self, requests: Sequence[Request], plans: Sequence[Plan]) -> list[str]:
+        def named(plain: str, noun: str) -> str:
+            return name_concept(plain, [noun], lambda _: f"{self.options.token} {noun}")  # as it was trained
+
+        own = super().prompts(requests, plans)
+        return [named(p, self.noun(r)) for p, r in zip(own, requests, strict=True)]
+
+    def trained_options(self, request: Request) -> dict[str, Any]:
+        options = super().trained_options(request) | {"noun": self.noun(request)}
+        if self.options.prior_weight:
+            options["guidance"] = dataclasses.asdict(self.guidance)
+        unused = {"learning_rates"} | (
+            set() if self.options.prior_weight else {"class_images", "class_steps"}
+        )
+        return {name: value for name, value in options.items() if name not in unused}
+
+    def equip(self, concept: Training) -> Backbone:
+        own = copy.copy(self.backbone)
+        own.unet = copy.deepcopy(self.backbone.unet)
+        if self.options.lora_rank:
+            add_lora(own.unet, self.options.lora_rank, self.options.seed)
+        # Of a LoRA training only the updates were kept.
+        own.unet.load_state_dict(concept.tensors, strict=not self.options.lora_rank)
+        torch.nn.Module.to(own.unet, device=own.device, dtype=own.dtype)
+        own.unet.eval().requires_grad_(False)
+        return own
+
+    def train(self, request: Request) -> tuple[dict[str, Tensor], float]:
+        generator = noise.generator(self.options.seed)
+        model = trainable_copy(self.backbone, "unet")
+        z = self.latents_of(request, generator).to(model.dtype)
+        kind = self.noun(request)
+        texts = captions(self.options, f"{self.options.token} {kind}")
+        prior = self.class_latents(kind).to(z) if self.options.prior_weight else None
+        if self.options.lora_rank:
+            add_lora(model.unet, self.options.lora_rank, self.options.seed)
+        else:
+            model.unet.requires_grad_(True)
+        weights = [p for p in model.unet.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=self.options.rate, weight_decay=1e-2)
+        schedule, loss = self.schedule, torch.zeros(())
+        for _ in self.steps_of_training():
+            parts = [(1.0, z, texts)]
+            if prior is not None:
+                parts.append((self.options.prior_weight, prior, captions(self.options, kind)))
+            with torch.enable_grad():
+                loss = torch.zeros((), device=model.device)
+                for weight, latents, own_texts in parts:
+                    own, t, e = self.draw_training_batch(latents, generator)
+                    chosen = [own_texts[noise.integers(0, len(own_texts) - 1, generator)] for _ in own]
+                    c = model.embed(chosen)
+                    loss = loss + weight * denoising_loss(
+                        model, schedule.alphas_cumprod, schedule.prediction_type, own, t, e, c
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+        kept = model.unet.state_dict()
+        if self.options.lora_rank:
+            kept = {name: value for name, value in kept.items() if "lora_" in name}
+        return {name: value.to(self.backbone.dtype) for name, value in kept.items()}, float(loss.detach())
+
+    def prepare_training(self, request: Request) -> None:
+        if self.options.prior_weight:
+            self.class_latents(self.noun(request))
+
+    def shared_seconds(self, request: Request) -> float:
+        """The class pictures' seconds for the first training that used them, 0 for the others.
+
+        That training's key stands beside the pictures. It is written before the training is, so where no finished training
+        has that key, the one that wrote it never came to count them.
+        """
+        if not self.options.prior_weight:
+            return 0.0
+        place, key = self.class_folder(self.noun(request)), self.key(request)
+        note = place / "counted_by.txt"
+        counted = note.read_text() if note.exists() else key
+        if counted != key and (self.folder / counted / "training.json").exists():
+            return 0.0
+        with whole(note) as part:
+            part.write_text(key)
+        return float(json.loads((place / "training.json").read_text())["seconds"])
+
+    def class_folder(self, noun: str) -> Path:
+        """Where the pictures of a class are kept: a hash of all that decides them."""
+        options = self.options
+        parts = {
+            **self.model_facts,
+            "options": [options.class_images, options.class_steps, options.templates, options.seed],
+            "noun": noun,
+            "size": self.canvas.latent_size,
+            "guidance": dataclasses.asdict(self.guidance),
+        }
+        words = json.dumps(parts, sort_keys=True, default=str)
+        return self.folder / f"class-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
+
+    def class_latents(self, noun: str) -> Tensor:
+        """Latents of the class's pictures, (class_images, C, h, w), drawn once for a model and kept beside the trainings.
+
+        Each picture is kept as soon as it is drawn, with its seconds, so that a run that was killed goes on.
+        """
+        from tqdm import tqdm
+
+        place, count = self.class_folder(noun), self.options.class_images
+        found = load(place, self.backbone.device)
+        if found is not None:
+            return found.tensors["latents"]
+        texts = captions(self.options, noun)
+        drawn = {i: d for i in range(count) if (d := load(place / f"{i:05d}", self.backbone.device))}
+        left = [i for i in range(count) if i not in drawn]
+        with tqdm(
+            desc=f"pictures of the class {noun}", total=count, initial=len(drawn), disable=None, leave=False
+        ) as bar:
+            for start in range(0, len(left), self.options.train_batch):
+                numbers = left[start : start + self.options.train_batch]
+                started = time.perf_counter()
+                latents = self._draw_class([texts[i % len(texts)] for i in numbers], numbers)
+                seconds = (time.perf_counter() - started) / len(numbers)
+                for i, own in zip(numbers, latents.split(1), strict=True):
+                    drawn[i] = Training({"latents": own}, seconds, 0.0)
+                    save(place / f"{i:05d}", drawn[i], {"class": noun})
+                bar.update(len(numbers))
+        made = torch.cat([drawn[i].tensors["latents"] for i in range(count)])
+        save(place, Training({"latents": made}, sum(d.seconds for d in drawn.values()), 0.0), {"class": noun})
+        for i in range(count):
+            shutil.rmtree(place / f"{i:05d}", ignore_errors=True)
+        return made
+
+    def _draw_class(self, texts: Sequence[str], numbers: Sequence[int]) -> Tensor:
+        """The frozen model's pictures for captions, as latents: deterministic DDIM with the run's guidance."""
+        schedule = Schedule.from_config(self.backbone.scheduler_config, self.options.class_steps)
+        rule = self.guidance.in_preservation()
+        generators = [noise.generator(self.options.seed + 1 + i) for i in numbers]
+        x = self._draw((1, self.backbone.channels, *self.canvas.latent_size), generators)
+        nowhere = torch.zeros((len(x), 1, 1, 1), dtype=torch.bool, device=x.device)
+        plain = replace(self, num_inference_steps=self.options.class_steps)
+        embeds = self._embeds(rule, texts)
+        for k in range(schedule.steps - 1, -1, -1):
+            e = plain._epsilon(rule, x, k, embeds, nowhere)
+            x, _ = diffusion.ddim_step(x, e, schedule.level(k + 1), schedule.level(k))
+        return x
+
+
+def add_lora(unet: Any, rank: int, seed: int) -> None:
+    """Low-rank updates on the attention's projections, the only weights that train then; needs the package peft.
+
+    Their first values are drawn by the package from the global generators, here seeded with `seed` and put back.
+    """
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    device = next(unet.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        unet.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS)
+        )

@@ -1,0 +1,93 @@
+"""IP-Adapter (Ye et al., 2023), the face variant: the condition enters through extra cross-attention, loaded by diffusers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sow.baselines.config import IPAdapter, local_folder
+from sow.baselines.sampler import BaselineSampler, Batch
+from sow.errors import UserError
+from sow.models.backbone import Backbone
+
+
+def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
+    """A copy of the model with the adapter in its UNet, and the pipeline that embeds pictures for it.
+
+    Raises UserError where no adapter is known for the model or its files cannot be had.
+    """
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    width = str(backbone.unet.config.cross_attention_dim)
+    weight_name = options.weight_name or options.hub.get(width)
+    if weight_name is None:
+        raise UserError(
+            f"no IP-Adapter is known for a UNet of {width} text channels: Stable Diffusion 1.5 and XL have one (model=sd15, "
+            "model=sdxl); for another give method.path, method.weight_name and method.image_encoder (method.weight_name)"
+        )
+    own = copy.copy(backbone)
+    own.unet = copy.deepcopy(backbone.unet)  # the shared model stays without the adapter
+    parts = {"vae": backbone.vae, "unet": own.unet, "scheduler": None, "feature_extractor": None}
+    if len(backbone.encoders) == 2:
+        (one, first), (two, second) = backbone.encoders
+        parts |= {"tokenizer": one, "text_encoder": first, "tokenizer_2": two, "text_encoder_2": second}
+        pipe = StableDiffusionXLPipeline(**parts, image_encoder=None)
+    else:
+        parts |= {"tokenizer": backbone.tokenizer, "text_encoder": backbone.text_encoder}
+        pipe = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
+    folder, _, name = weight_name.rpartition("/")
+    try:
+        pipe.load_ip_adapter(
+            local_folder(options.path) or options.path,
+            subfolder=folder,
+            weight_name=name,
+            image_encoder_folder=options.image_encoder,
+        )
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"cannot load the IP-Adapter {weight_name} of {options.path}: {words}; download it or give a folder (method.path, "
+            "method.weight_name, method.image_encoder)"
+        ) from error
+    pipe.set_ip_adapter_scale(options.scale)
+    for module in (own.unet, pipe.image_encoder):
+        torch.nn.Module.to(module, device=backbone.device, dtype=backbone.dtype).eval().requires_grad_(False)
+    return own, pipe
+
+
+@dataclass(frozen=True, eq=False)
+class IPAdapterSampler(BaselineSampler):
+    """Plain sampling with the adapter; the condition's place is the model's own choice."""
+
+    pipe: Any = None
+
+    @property
+    def needs_latents(self) -> bool:
+        return False
+
+    def extras(self, batch: Batch, rows: Tensor, k: int) -> dict[str, Any]:
+        if "images" not in batch.kept:
+            batch.kept["images"] = self._embed(batch)
+        return {"added_cond_kwargs": {"image_embeds": [batch.kept["images"]]}}
+
+    def _embed(self, batch: Batch) -> Tensor:
+        """What the adapter's image projection reads, negative branch first: (branches x B, conditions, channels) of a plain
+        adapter, with zeros in the negative branch; (branches x B, conditions, tokens, channels) of a plus adapter, whose
+        negative branch is the encoder's states of a picture of zeros. Each layout as it was trained."""
+        branches = len(batch.embeds) // len(batch.requests)
+        own = []
+        for request in batch.requests:
+            pictures = [c.on_gray() for c in request.conditions]
+            (both,) = self.pipe.prepare_ip_adapter_image_embeds(
+                [pictures], None, self.backbone.device, 1, branches > 1
+            )
+            own.append(both.chunk(2) if branches > 1 else (both,))
+        if len({e[0].shape for e in own}) > 1:
+            raise UserError(
+                "requests of one batch need the same number of conditions: take batch_size=1 (batch_size)"
+            )
+        return torch.cat([torch.cat([e[branch] for e in own]) for branch in range(branches)])

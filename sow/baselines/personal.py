@@ -1,0 +1,298 @@
+"""Methods that train on the condition before they generate: what they share, and the folder of finished trainings.
+
+Notation
+    z_0, z_t   latents of the condition's picture, and noised to timestep t
+    e          the noise that was added
+    c          embedding of a caption that names the concept
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sow.baselines.config import Baseline, Personal
+from sow.baselines.sampler import BaselineSampler
+from sow.errors import UserError
+from sow.method import noise
+from sow.method.seed_init import to_tensor
+from sow.models.backbone import Backbone
+from sow.pipeline.batches import out_of_memory, release
+from sow.store.files import whole
+from sow.types import Plan, Request, Sample, Step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A finished training: its tensors by name, the seconds it took when it was done, and the loss it ended at."""
+
+    tensors: Mapping[str, Tensor]
+    seconds: float
+    loss: float
+
+
+def name_concept(prompt: str, words: Sequence[str], concept: Callable[[str], str]) -> str:
+    """The prompt with the first of `words` that it names replaced by `concept(word)`; put in front where none is."""
+    found = first_named(prompt, words)
+    if found is None:
+        return f"{concept(words[0])}, {prompt}"
+    noun, _ = found
+    return prompt[: noun.start()] + concept(noun.group()) + prompt[noun.end() :]
+
+
+def first_named(prompt: str, words: Sequence[str]) -> tuple[re.Match[str], str] | None:
+    """Where a prompt first names one of `words`, whole and in any case, and which; None where it names none."""
+    named = ((re.search(rf"\b{re.escape(w)}\b", prompt, re.IGNORECASE), w) for w in words)
+    return min(((m, w) for m, w in named if m), key=lambda found: found[0].start(), default=None)
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """A hash of a model's weights by their sums, so that a training is never used with other weights."""
+    state = hashlib.sha256()
+    for name, p in module.named_parameters():
+        wide = p.detach().double()
+        state.update(f"{name}:{wide.sum().item():.12e}:{wide.square().sum().item():.12e};".encode())
+    return state.hexdigest()
+
+
+def trainable_copy(backbone: Backbone, *parts: str) -> Backbone:
+    """The model with its own copies of `parts` in float32; all that meets them is float32 too."""
+    own = copy.copy(backbone)
+    own.dtype = torch.promote_types(backbone.dtype, torch.float32)
+    own._embeds = {}
+    for part in ("unet", "text_encoder"):
+        module = getattr(backbone, part)
+        if part in parts or own.dtype != backbone.dtype:
+            module = torch.nn.Module.to(copy.deepcopy(module), dtype=own.dtype)
+        setattr(own, part, module)
+    return own
+
+
+def denoising_loss(
+    backbone: Backbone, alphas: Tensor, prediction: str, z: Tensor, t: Tensor, e: Tensor, c: Tensor
+) -> Tensor:
+    """|target - model(z_t, t, c)|^2, the loss the model was trained with; `z`, `e` (B, C, h, w), `t` (B,)."""
+    a = alphas.to(z)[t].view(-1, 1, 1, 1)
+    noisy = a**0.5 * z + (1 - a) ** 0.5 * e
+    target = e if prediction == "epsilon" else a**0.5 * e - (1 - a) ** 0.5 * z
+    inputs = backbone.unet_inputs(noisy, c)
+    output = backbone.unet(noisy, t.to(z.device), return_dict=False, **inputs)[0]
+    return torch.nn.functional.mse_loss(output.float(), target.float())
+
+
+@dataclass(frozen=True, eq=False)
+class PersonalSampler(BaselineSampler):
+    """Learn the condition, or find it learnt, then sample; one request a batch, since each has weights of its own.
+
+    `folder` holds finished trainings; `concept` is the training that this sampler uses, None until a request is known.
+    """
+
+    folder: Path = field(default_factory=Path)
+    concept: Training | None = None
+    memory_cure: ClassVar[str] = (
+        "try method.train_batch=1 or a smaller canvas (method.train_batch, width, height)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "batch_size", 1)
+
+    @property
+    def needs_latents(self) -> bool:
+        return False
+
+    def train(self, request: Request) -> tuple[dict[str, Tensor], float]:
+        """The training itself: its tensors and last loss."""
+        raise NotImplementedError
+
+    def equip(self, concept: Training) -> Backbone:
+        """The model with the concept in it."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        plans: Sequence[Plan] | None = None,
+        snapshots: bool = False,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> list[Sample]:
+        """One sample a request; `seconds["train"]` is what its training took when it was done, now or in an earlier run."""
+        requests = list(requests)
+        self.check(requests)
+        started = time.perf_counter()
+        plans = list(plans) if plans is not None else self.plan(requests)
+        planning = time.perf_counter() - started
+        samples = []
+        for request, plan in zip(requests, plans, strict=True):
+            own = self.with_concept(request)
+            (sample,) = super(PersonalSampler, own).generate([request], plans=[plan], on_step=on_step)
+            assert own.concept is not None
+            seconds = {"train": own.concept.seconds, **sample.seconds, "plan": planning}
+            samples.append(replace(sample, seconds=seconds))
+        return samples
+
+    def check(self, requests: Sequence[Request]) -> None:
+        super().check(requests)
+        for request in requests:
+            if len(request.conditions) != 1:
+                raise UserError(
+                    f"request {request.id} has {len(request.conditions)} visual conditions; a method that learns the "
+                    "condition takes one (condition, method)"
+                )
+
+    def _run(self, requests: Sequence[Request], plans: Sequence[Plan]) -> Iterator[Step]:
+        own = self.with_concept(requests[0])
+        yield from own.denoise(own.prepare(requests, plans))
+
+    def with_concept(self, request: Request) -> PersonalSampler:
+        """This sampler on the model that knows the request's condition, itself where it is; UserError out of memory."""
+        if self.concept is not None:
+            return self
+        try:
+            concept = self.learn(request)
+            return replace(self, backbone=self.equip(concept), concept=concept)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Out here the error and the tensors that its traceback held are gone.
+        release(self.backbone)
+        raise UserError(
+            f"out of memory in training on a condition with method.train_batch={self.options.train_batch}: "
+            f"{self.memory_cure}"
+        )
+
+    def learn(self, request: Request) -> Training:
+        """The training for the request's condition, from the folder where it is finished there."""
+        key = self.key(request)
+        place = self.folder / key
+        found = load(place, self.backbone.device)
+        if found is not None:
+            return found
+        self.prepare_training(request)
+        started = time.perf_counter()
+        tensors, loss = self.train(request)
+        seconds = time.perf_counter() - started
+        if not all(t.isfinite().all() for t in tensors.values()):
+            raise UserError(
+                f"the training's weights are not finite: lower method.learning_rate={self.options.rate} or take "
+                "model.dtype=float32 (method.learning_rate)"
+            )
+        training = Training(tensors, seconds + self.shared_seconds(request), loss)
+        facts = {"condition": request.conditions[0].name, "options": self.trained_options(request)}
+        save(place, training, facts)
+        return training
+
+    def prepare_training(self, request: Request) -> None:
+        """What several trainings share, made by the first that needs it; nothing here."""
+
+    def shared_seconds(self, request: Request) -> float:
+        """The seconds that `prepare_training` took, for the one training that answers for them; none here."""
+        return 0.0
+
+    def trained_options(self, request: Request) -> dict[str, Any]:
+        """What the training depends on besides condition and model: all options but those of the generation, of the place
+        on disk, and of which word of a prompt the concept takes."""
+        later = {f.name for f in dataclasses.fields(Baseline)} - {"vae", "_target_"} | {
+            "cache",
+            "class_words",
+        }
+        values = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
+        return {n: v for n, v in values.items() if n not in later} | {"learning_rate": self.options.rate}
+
+    @cached_property
+    def model_facts(self) -> dict[str, Any]:
+        """What of the model decides a training: weights, precision and noise schedule."""
+        return {
+            "vae": fingerprint(self.backbone.vae),
+            "unet": fingerprint(self.backbone.unet),
+            "text_encoder": fingerprint(self.backbone.text_encoder),
+            "dtype": str(self.backbone.dtype),
+            "scheduler": self.backbone.scheduler_config,
+        }
+
+    def key(self, request: Request) -> str:
+        """Name of the training's folder: a hash of the condition, the model's weights and the options."""
+        picture = self.picture(request)
+        parts = {
+            "options": self.trained_options(request),
+            **self.model_facts,
+            "size": picture.size,
+        }
+        state = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+        state.update(picture.tobytes())
+        return state.hexdigest()[:24]
+
+    def picture(self, request: Request) -> Image.Image:
+        """The condition as large as the canvas, gray outside its mask."""
+        size = self.canvas.width, self.canvas.height
+        return request.conditions[0].on_gray().resize(size, Image.Resampling.BICUBIC)
+
+    def latents_of(self, request: Request, generator: torch.Generator) -> Tensor:
+        """z_0 of the picture and, with `flip`, of its mirror image: (1 or 2, C, h, w)."""
+        picture = to_tensor(self.picture(request))[None]
+        views = [picture, picture.flip(-1)] if self.options.flip else [picture]
+        return torch.cat([self.encode(view, [generator]) for view in views])
+
+    def steps_of_training(self) -> Iterator[int]:
+        """Step numbers with a progress bar on a terminal."""
+        from tqdm import tqdm
+
+        words = type(self.options).__name__
+        yield from tqdm(range(self.options.steps), desc=f"training {words}", disable=None, leave=False)
+
+    def draw_training_batch(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(z, t, e) of one training step, drawn image by image."""
+        count, total = self.options.train_batch, len(self.schedule.alphas_cumprod)
+        rows = [noise.integers(0, len(z) - 1, generator) for _ in range(count)]
+        t = torch.tensor([noise.integers(0, total - 1, generator) for _ in range(count)])
+        shape = (1, *z.shape[1:])
+        e = torch.cat([noise.randn(shape, generator, z.device, z.dtype) for _ in range(count)])
+        return z[rows], t, e
+
+
+def save(place: Path, training: Training, facts: Mapping[str, Any]) -> None:
+    """Write a training; its small file comes last and makes it complete."""
+    from safetensors.torch import save_file
+
+    with whole(place / "weights.safetensors") as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in training.tensors.items()}, part)
+    words = {"seconds": training.seconds, "loss": training.loss, **facts}
+    with whole(place / "training.json") as part:
+        part.write_text(json.dumps(words, indent=1, default=str))
+
+
+def load(place: Path, device: torch.device) -> Training | None:
+    """The complete training in a folder, None where there is none or it cannot be read."""
+    from safetensors.torch import load_file
+
+    try:
+        facts = json.loads((place / "training.json").read_text())
+        tensors = load_file(place / "weights.safetensors", device=str(device))
+        return Training(tensors, float(facts["seconds"]), float(facts["loss"]))
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        log.warning("the training in %s cannot be read and is done again: %s", place, error)
+        return None
+
+
+def captions(options: Personal, concept: str) -> list[str]:
+    """The captions of the training pictures."""
+    return [template.replace("{}", concept) for template in options.templates]

@@ -1,0 +1,295 @@
+"""From a command line to a typed configuration to a sampler. Nothing here imports torch before `build`."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sow.config.bounds import need_at_least, need_within
+from sow.config.schema import MISSING, check, instantiate, unknown
+from sow.errors import UserError
+
+if TYPE_CHECKING:
+    from sow.pipeline.pipeline import Sampler
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+COMPONENTS = (
+    "study condition planner position intensify seed_init inversion cycle preservation guidance modulation p_plus "
+    "p_minus decay_time decay_distance gate data metrics tracker method model"
+).split()
+SCALARS = {
+    "seed": int,
+    "prompt": str,
+    "num_inference_steps": int,
+    "height": int | None,
+    "width": int | None,
+    "batch_size": int | None,
+    "force": bool,
+}
+PLAIN = {
+    "calibration": "sow.config.compose.Calibration",
+    "task": "sow.config.compose.Task",
+    "paths": "sow.config.compose.Paths",
+    "cache": "sow.config.compose.Caching",
+}
+
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Numbers tuned for one model; the components read them by interpolation."""
+
+    omega_plus: float
+    omega_minus: float
+    tau: float
+    t1: float
+    t2: float
+    cycles: int
+    guidance_scale: float
+    preservation: Mapping[str, Any]
+    condition_size: list[int]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A setting of the benchmark (Sec. V): its name, and the prompt used when none is given."""
+
+    name: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where runs are written; no part of what a run is."""
+
+    outputs: Path
+
+
+@dataclass(frozen=True)
+class Caching:
+    """Where results that runs share are kept (`sow.store.cache`): in memory, up to `memory_mb`, and in `folder`, up to
+    `folder_mb` (MiB; 0 = no bound); no part of what a run is, because a result found is the result that was computed."""
+
+    memory_mb: int
+    folder: Path | None
+    folder_mb: int
+
+    def __post_init__(self) -> None:
+        need_at_least(self, "cache", memory_mb=0, folder_mb=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Config:
+    """A validated configuration: one component a group, the scalars, and where they came from.
+
+    `resolved` is the plain container of every value; `choices` maps a group to its option; `overrides` are the words of
+    the command line.
+    """
+
+    seed: int
+    prompt: str
+    num_inference_steps: int
+    height: int | None
+    width: int | None
+    batch_size: int | None
+    force: bool
+    calibration: Calibration
+    task: Task
+    paths: Paths
+    cache: Caching
+    study: Any
+    condition: Any
+    planner: Any
+    position: Any
+    intensify: Any
+    seed_init: Any
+    inversion: Any
+    cycle: Any
+    preservation: Any
+    guidance: Any
+    modulation: Any
+    p_plus: Any
+    p_minus: Any
+    decay_time: Any
+    decay_distance: Any
+    gate: Any
+    data: Any
+    metrics: Any
+    tracker: Any
+    method: Any
+    model: Any
+    resolved: Mapping[str, Any]
+    choices: Mapping[str, str]
+    overrides: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        need_at_least(self, "", seed=0, batch_size=1, height=1, width=1)
+        need_within(self, "", 1, 1000, "num_inference_steps")
+        self.cycle.resolve(self.num_inference_steps)
+        self.preservation.resolve(self.cycle, self.num_inference_steps)
+        if hasattr(self.method, "check"):  # what the other groups must be for it
+            self.method.check(self)
+
+    @property
+    def ablations(self) -> tuple[str, ...]:
+        """Names of the ablations on the command line, in order."""
+        words = (o.lstrip("+").partition("=") for o in self.overrides)
+        return tuple(
+            n.strip() for key, _, value in words if key == "ablation" for n in value.strip("[]").split(",")
+        )
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one."""
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            config = hydra_compose("config", overrides, return_hydra_config=True)
+        choices = dict(config.hydra.runtime.choices)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, overrides)) from error
+    return typed(config, choices, overrides)
+
+
+@dataclass(frozen=True)
+class Ungiven:
+    """A visual condition whose `key` has no value: it can be composed, not loaded.
+
+    Whoever brings conditions of their own, a caller or a study's data, needs none.
+    """
+
+    key: str
+
+    def load(self, seed: int) -> Any:
+        """Raises UserError."""
+        raise UserError(f"{self.key} has no value: give {self.key}=... ({self.key})")
+
+
+def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
+    """Check a composed configuration against the components' types and instantiate them; raises UserError."""
+    resolved = plain(config)
+    known = {*COMPONENTS, *SCALARS, *PLAIN}
+    for name in resolved:
+        if name not in known:
+            raise unknown(str(name), known)
+    for name in sorted(known):
+        if name not in resolved:
+            raise UserError(f"{name} is missing from the configuration: do not delete it ({name})")
+    built: dict[str, Any] = {}
+    for key in _missing(resolved):
+        if not key.startswith("condition."):
+            raise UserError(f"{key} has no value: give {key}=... ({key})")
+        built["condition"] = Ungiven(key)
+    built |= {name: instantiate(resolved[name], name) for name in COMPONENTS if name not in built}
+    return Config(
+        **{name: check(resolved[name], hint, name) for name, hint in SCALARS.items()},
+        **built,
+        **{name: instantiate({**resolved[name], "_target_": target}, name) for name, target in PLAIN.items()},
+        resolved=resolved,
+        choices={
+            str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None
+        },
+        overrides=tuple(overrides),
+    )
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as resolved plain containers, without Hydra's own; raises UserError where it cannot resolve."""
+    names = [name for name in config if name not in ("hydra", "experiment")]
+    try:
+        masked = OmegaConf.masked_copy(config, names)  # type: ignore[arg-type]
+        values = OmegaConf.to_container(masked, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, [])) from error
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}
+
+
+def _missing(node: Any, key: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _missing(value, f"{key}.{name}" if key else str(name))
+    elif node == MISSING:
+        yield key
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line for an error of Hydra or OmegaConf: the value, the key and the choices."""
+    text = str(error)
+    option = re.search(r"Could not find '(.+)/([^/']+)'", text)
+    if option:
+        group, value = option.groups()
+        listed = text.partition("Available options")[2].partition("Config search path")[0].partition(":")[2]
+        names = ", ".join(listed.split())
+        return f"{group}={value} is no option: choose one of {names} ({group})"
+    key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
+    if key:
+        name = key.group(1).partition("=")[0]
+        return str(unknown(name, _siblings(name, overrides)))
+    several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
+    if several:
+        name, value = several.groups()
+        return (
+            f"{name}={value} has a comma: quote the value for the shell and for Hydra, \"{name}='...'\", give a list as "
+            f"{name}=[...], or sweep with -m ({name})"
+        )
+    word = re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text)
+    if word:
+        return f"{word.group(1)} has no value: give {word.group(1)}=... ({word.group(1)})"
+    return " ".join(re.sub(r"(See https|full_key:|object_type=).*", "", text).split())
+
+
+def _siblings(name: str, overrides: Sequence[str]) -> list[str]:
+    """Keys beside `name` in the configuration that the other overrides compose, [] where they compose none."""
+    others = [o for o in overrides if o.lstrip("+~").partition("=")[0].partition("@")[0] != name]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            node: Any = hydra_compose("config", others)
+    except (HydraException, OmegaConfBaseException):
+        return []
+    parent = ""
+    for part in name.split(".")[:-1]:
+        if not OmegaConf.is_dict(node) or part not in node:
+            break
+        node, parent = node[part], f"{parent}{part}."
+    names = list(node) if OmegaConf.is_dict(node) else []
+    return [f"{parent}{n}" for n in names if n not in ("_target_", "hydra", "experiment")]
+
+
+_backbones: dict[str, Any] = {}
+
+
+def build(config: Config) -> Sampler:
+    """The sampler of a configuration; the model is loaded once a process. This imports torch."""
+    key = json.dumps(config.resolved["model"], sort_keys=True)
+    if key not in _backbones:
+        _quiet()
+        _backbones.clear()  # two models seldom fit one device
+        _backbones[key] = config.model.load()
+    cache = config.cache
+    _backbones[key].cache.configure(cache.memory_mb << 20, cache.folder, cache.folder_mb << 20)
+    return config.method.sampler(config, _backbones[key])
+
+
+def _quiet() -> None:
+    """No bars for reading weights from a disk; downloads keep theirs."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+
+
+assert {f.name for f in fields(Config)} >= {*COMPONENTS, *SCALARS}

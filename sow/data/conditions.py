@@ -1,0 +1,230 @@
+"""Visual conditions V_0: rendered people of the embedded world, and photographs with their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from sow.config.bounds import need_at_least, need_one_of
+from sow.data.images import SAMPLE, read_image
+from sow.errors import UserError
+from sow.types import Box, VisualCondition
+
+_SEED_STRIDE = 7919  # apart enough that runs over neighbouring seeds share no second person
+
+
+class Condition(Protocol):
+    """Where visual conditions come from."""
+
+    def load(self, seed: int) -> tuple[VisualCondition, ...]:
+        """The visual conditions of the request with this seed; raises UserError for unusable input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Person:
+    """Rendered faces of the embedded world, with their truth.
+
+    `seed` None follows the request's seed; `identity` None is drawn from the seed; `attributes` are laid over the
+    drawn ones; `count` people get one condition each; `size` is the side of a crop in pixels.
+    """
+
+    seed: int | None
+    identity: int | None
+    size: int
+    count: int
+    attributes: dict[str, str]
+    box: Any
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise UserError(f"condition.size={self.size} px is too small for a face: use at least 16")
+        need_at_least(self, "condition", count=1)
+        _check_attributes(self.attributes)
+        _boxes(self.box, self.count)
+
+    def load(self, seed: int) -> tuple[VisualCondition, ...]:
+        """One condition a person; `truth` holds attributes, identity and seed."""
+        first = seed if self.seed is None else self.seed
+        boxes = _boxes(self.box, self.count)
+        return tuple(self._one(first + i * _SEED_STRIDE, boxes[i], i) for i in range(self.count))
+
+    def _one(self, seed: int, box: Box | None, index: int) -> VisualCondition:
+        from sow.people.drawing.render import render
+
+        drawn = render(seed, 32, framing="closeup")
+        free = not {"skin", "eyes"} & self.attributes.keys()
+        identity = self.identity if self.identity is not None else drawn.identity if free else None
+        picture = render(
+            seed,
+            self.size,
+            attributes=replace(drawn.attributes, **self.attributes),
+            identity=identity,
+            framing="closeup",
+        )
+        truth = {
+            "attributes": {f.name: getattr(picture.attributes, f.name) for f in fields(picture.attributes)},
+            "identity": picture.identity,
+            "seed": seed,
+        }
+        return VisualCondition(
+            image=Image.fromarray(picture.image),
+            mask=Image.fromarray(picture.face_mask.astype(np.uint8) * 255),
+            box=box,
+            name=f"person {picture.identity}"
+            if index == 0 or self.count == 1
+            else f"person {picture.identity} #{index}",
+            truth=truth,
+        )
+
+
+@dataclass(frozen=True)
+class Photo:
+    """Photographs from disk, one condition each.
+
+    `image` is a path, `sample:grace_hopper.jpg` (a photograph that matplotlib ships) or a list of these. `mask` is a
+    path of an image whose `keep` (white or black) pixels belong to the condition, `none` or `face` (an ellipse in
+    MTCNN's box of the largest face), or a list with one entry an image. EXIF rotation is applied; gray, CMYK, palette,
+    alpha and 16-bit images become 8-bit RGB. An alpha channel becomes the mask when mask=none; with another mask it is
+    flattened on mid-gray. `crop`: `none`, `mask` (to a square around the mask) or `auto` (mask for mask=face only).
+    """
+
+    image: Any
+    mask: Any
+    keep: str
+    crop: str
+    box: Any
+
+    def __post_init__(self) -> None:
+        need_one_of(self, "condition", keep=("white", "black"), crop=("auto", "none", "mask"))
+        images = _paths(self.image, "condition.image")
+        _boxes(self.box, len(images))
+        self._masks(len(images))
+
+    def load(self, seed: int) -> tuple[VisualCondition, ...]:
+        """The photographs as conditions; `seed` changes nothing. Raises UserError for a file that cannot be used."""
+        images = _paths(self.image, "condition.image")
+        boxes = _boxes(self.box, len(images))
+        masks = self._masks(len(images))
+        return tuple(self._one(i, m, b) for i, m, b in zip(images, masks, boxes, strict=True))
+
+    def _masks(self, count: int) -> list[str]:
+        masks = ["none"] if self.mask is None else _paths(self.mask, "condition.mask")
+        if len(masks) == 1 and masks[0] in ("none", "face"):
+            masks = masks * count
+        if len(masks) != count:
+            raise UserError(
+                f"{len(masks)} masks for {count} images: give one mask an image, none or face (condition.mask)"
+            )
+        return masks
+
+    def _one(self, path: str, mask_name: str, box: Box | None) -> VisualCondition:
+        image, alpha = read_image(path)
+        if mask_name == "none":
+            mask = alpha
+            if mask is not None and _brightest(mask) < 128:
+                raise UserError(f"{path} is transparent everywhere: give an opaque image (condition.image)")
+        else:
+            image = (
+                image
+                if alpha is None
+                else Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
+            )
+            mask = (
+                face_ellipse(image, path) if mask_name == "face" else self._mask_file(mask_name, image.size)
+            )
+        if mask is not None and (self.crop == "mask" or (self.crop == "auto" and mask_name == "face")):
+            window = _square_around(mask)
+            image, mask = image.crop(window), mask.crop(window)
+        return VisualCondition(image=image, mask=mask, box=box, name=Path(path.removeprefix(SAMPLE)).stem)
+
+    def _mask_file(self, path: str, size: tuple[int, int]) -> Image.Image:
+        loaded, alpha = read_image(path, "condition.mask")
+        gray = loaded.convert("L")
+        if alpha is not None and gray.getextrema()[0] == gray.getextrema()[1]:
+            gray = alpha  # a cut-out saved as a mask: its alpha is the drawing
+        mask = ImageOps.invert(gray) if self.keep == "black" else gray
+        if mask.size != size:
+            raise UserError(
+                f"mask {path} is {mask.size[0]} x {mask.size[1]} but its image is {size[0]} x {size[1]}: "
+                "give a mask of the image's size (condition.mask)"
+            )
+        if _brightest(mask) < 128:
+            other = "black" if self.keep == "white" else "white"
+            raise UserError(
+                f"mask {path} is empty: no {self.keep} pixels to keep; try condition.keep={other} (condition.mask)"
+            )
+        return mask
+
+
+def face_ellipse(image: Image.Image, name: str = "the image") -> Image.Image:
+    """A mask "L" of the image's size: the ellipse inscribed in MTCNN's box of the largest face.
+
+    Raises UserError when no face is found.
+    """
+    from sow.metrics.faces import detect_faces
+
+    box = detect_faces([image])[0]
+    if box is None:
+        raise UserError(f"no face found in {name}: give a mask image or mask=none (condition.mask)")
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).ellipse((box.x, box.y, box.right - 1, box.bottom - 1), fill=255)
+    return mask
+
+
+def _brightest(mask: Image.Image) -> int:
+    return max(v for v, count in enumerate(mask.histogram()) if count)
+
+
+def _square_around(mask: Image.Image) -> tuple[int, int, int, int]:
+    """Crop window around the mask: a square where the image allows, an eighth of its side free on each side."""
+    found = mask.point([0] * 128 + [255] * 128).getbbox()
+    if found is None:
+        raise UserError("the mask is empty: mark the pixels to keep (condition.mask)")
+    left, top, right, bottom = found
+    side = round(1.25 * max(right - left, bottom - top))
+    width, height = min(side, mask.width), min(side, mask.height)
+    x = min(max((left + right - width) // 2, 0), mask.width - width)
+    y = min(max((top + bottom - height) // 2, 0), mask.height - height)
+    return x, y, x + width, y + height
+
+
+def _paths(value: Any, key: str) -> list[str]:
+    items = [value] if isinstance(value, str | Path) else list(value) if isinstance(value, Sequence) else []
+    if not items or not all(isinstance(v, str | Path) and str(v) for v in items):
+        raise UserError(f"need a path or a list of paths, got {value!r} ({key})")
+    return [str(v) for v in items]
+
+
+def _boxes(value: Any, count: int) -> list[Box | None]:
+    if value is None:
+        return [None] * count
+    try:
+        items = list(value)
+        if items and all(isinstance(v, int | float) for v in items):
+            items = [items]
+        boxes = [None if item is None else Box.of(item) for item in items]
+    except (TypeError, ValueError, UserError) as error:
+        raise UserError(
+            f"need [x, y, width, height] or a list of these, got {value!r} (condition.box)"
+        ) from error
+    if len(boxes) != count:
+        raise UserError(f"{len(boxes)} boxes for {count} conditions: give one each (condition.box)")
+    return boxes
+
+
+def _check_attributes(attributes: Mapping[str, str]) -> None:
+    from sow.people.captions.attributes import VOCABULARY
+
+    for name, value in attributes.items():
+        if name not in VOCABULARY:
+            raise UserError(f"condition.attributes has no {name}: choose from {', '.join(VOCABULARY)}")
+        if value not in VOCABULARY[name]:
+            raise UserError(
+                f"condition.attributes.{name}={value} is not one of {', '.join(VOCABULARY[name])}"
+            )

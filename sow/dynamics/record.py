@@ -1,0 +1,277 @@
+"""Runs observed: tidy rows of attention mass, of gate readings, and of responses to perturbations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from sow.attention.gate import nearest_count
+from sow.attention.processor import Modulator
+from sow.attention.regions import SampleRegions
+from sow.dynamics.observe import REGIONS, AttentionMass, ShadowGate, Watcher, observed, three_regions
+from sow.dynamics.perturb import (
+    HELD,
+    Perturbation,
+    denoising_contexts,
+    perturbed,
+    region_noise,
+    responses,
+    spread,
+)
+from sow.method import noise
+from sow.method.regions import regions_of
+from sow.method.seed_init import place
+from sow.pipeline.pipeline import Sampler
+from sow.types import Plan, Request, Sample, Step, StepContext
+
+Row = dict[str, Any]
+INSIDE = ("sample", "cycle", "preserve")  # phases in which the image is made
+
+
+def regions(
+    sampler: Sampler, requests: Sequence[Request], plans: Sequence[Plan], region: str
+) -> list[SampleRegions]:
+    """c (its "box" or latent "mask"), cr and centres of each request, where the sampler would place them."""
+    seeds = [
+        seed
+        for i, (r, p) in enumerate(zip(requests, plans, strict=True))
+        for seed in place(sampler.seed_init, r, p, sampler.canvas, i, noise.generator(r.seed))[1]
+    ]
+    return regions_of(plans, seeds, sampler.canvas, region)
+
+
+def batches(count: int, size: int) -> list[slice]:
+    """Slices of at most `size`."""
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+
+
+def watch(
+    sampler: Sampler,
+    requests: Sequence[Request],
+    plans: Sequence[Plan],
+    *watchers: Watcher,
+    phases: Sequence[str] = INSIDE,
+) -> tuple[list[Sample], list[StepContext]]:
+    """One batch made under observation: the samples, and the context of each UNet call that the watchers saw."""
+    contexts: list[StepContext] = []
+    phase: list[str] = [""]
+
+    def on_step(step: Step) -> None:
+        phase[0] = step.context.phase
+        if step.event == "denoise" and phase[0] in phases:
+            contexts.append(step.context)
+
+    with observed(sampler.backbone.unet, lambda: phase[0] in phases, *watchers):
+        watched = replace(perturbed(sampler, {}), batch_size=len(requests))
+        samples = watched.generate(requests, plans=plans, on_step=on_step)
+    return samples, contexts
+
+
+def flow_rows(
+    sampler: Sampler,
+    requests: Sequence[Request],
+    plans: Sequence[Plan],
+    region: str,
+    shadow: tuple[Any, Any, Any] | None = None,
+) -> tuple[list[Row], list[Row], list[Sample]]:
+    """Attention mass, what a gate would read, and the samples.
+
+    Attention: a row a request, step, layer and pair of regions, with the mass m[query, key] and what uniform attention
+    would give. Gates: a row a request, step and layer, for `shadow` = (modulation, gate, decay of distance). `step`
+    counts the denoising steps in which the image is made; `tokens` is the layer's size.
+    """
+    attention: list[Row] = []
+    gates: list[Row] = []
+    samples: list[Sample] = []
+    size, device = sampler.canvas.latent_size, sampler.backbone.device
+    branch = sampler.guidance.in_cycle().text_branch
+    for here in batches(len(requests), sampler.batch_size):
+        found = regions(sampler, requests[here], plans[here], region)
+        masses = AttentionMass(found, size, device)
+        shadows = []
+        if shadow is not None:
+            modulation, gate, decay = shadow
+            boxes = regions(sampler, requests[here], plans[here], modulation.region)
+            shadows = [ShadowGate(Modulator(modulation, gate, decay, boxes, size, device), branch)]
+        made, contexts = watch(sampler, requests[here], plans[here], masses, *shadows)
+        samples += made
+        for step, context in enumerate(contexts):
+            for layer, value in masses.calls[step].items():
+                own = value[min(branch, len(value) - 1)]
+                attention += mass_rows(requests[here], masses, context, step, layer, own)
+            for watcher in shadows:
+                gates += gate_rows(requests[here], boxes, watcher, context, step)
+    return attention, gates, samples
+
+
+def gate_readings(
+    sampler: Sampler,
+    requests: Sequence[Request],
+    plans: Sequence[Plan],
+    shadows: Mapping[str, tuple[Any, Any, Any]],
+) -> list[Row]:
+    """What every gate of `shadows`, name -> (modulation, gate, decay of distance), reads in the cycles of the same runs."""
+    rows: list[Row] = []
+    size, device = sampler.canvas.latent_size, sampler.backbone.device
+    branch = sampler.guidance.in_cycle().text_branch
+    for here in batches(len(requests), sampler.batch_size):
+        found = {
+            kind: regions(sampler, requests[here], plans[here], kind)
+            for kind in {modulation.region for modulation, _, _ in shadows.values()}
+        }
+        watchers = {
+            name: ShadowGate(Modulator(m, gate, decay, found[m.region], size, device), branch)
+            for name, (m, gate, decay) in shadows.items()
+        }
+        _, contexts = watch(sampler, requests[here], plans[here], *watchers.values(), phases=("cycle",))
+        for step, context in enumerate(contexts):
+            for name, watcher in watchers.items():
+                own = found[shadows[name][0].region]
+                rows += [
+                    {"reading": name, **row} for row in gate_rows(requests[here], own, watcher, context, step)
+                ]
+    return rows
+
+
+def mass_rows(
+    requests: Sequence[Request],
+    masses: AttentionMass,
+    context: StepContext,
+    step: int,
+    layer: str,
+    value: Tensor,
+) -> list[Row]:
+    """Rows of one layer of one step; `value` (B, R, R)."""
+    tokens = masses.tokens[layer]
+    share, values = masses.share(tokens).tolist(), value.tolist()
+    return [
+        {
+            "request": request.id,
+            "step": step,
+            **moment_columns(context),
+            "layer": layer,
+            "tokens": tokens,
+            "query": query,
+            "key": key,
+            "mass": values[b][x][y],
+            "uniform": share[b][y],
+        }
+        for b, request in enumerate(requests)
+        for x, query in enumerate(REGIONS)
+        for y, key in enumerate(REGIONS)
+    ]
+
+
+def gate_rows(
+    requests: Sequence[Request],
+    found: Sequence[SampleRegions],
+    watcher: ShadowGate,
+    context: StepContext,
+    step: int,
+) -> list[Row]:
+    """Rows of one step: R_c of every layer as its gate reads it, and whether the gate is open there.
+
+    `points` is m, the points of the related region in the layer, `uniform` = k / m what uniform attention reads, and `own`
+    whether the layer's own R_c decides: one with too few points borrows, and its factor is that of the borrowed value.
+    """
+    gate = watcher.modulator.gate
+    rows = []
+    for layer, (r, f) in watcher.calls[step].items():
+        tokens = watcher.tokens[layer]
+        size = watcher.modulator.sizes[tokens]
+        for b, request in enumerate(requests):
+            points = int(three_regions(found[b], size)[:, REGIONS.index("related")].sum())
+            for part, (value, factor) in enumerate(zip(r[b].tolist(), f[b].tolist(), strict=True)):
+                if value != value:  # nan: the layer has no such region
+                    continue
+                rows.append(
+                    {
+                        "request": request.id,
+                        "step": step,
+                        **moment_columns(context),
+                        "layer": layer,
+                        "tokens": tokens,
+                        "part": part,
+                        "points": points,
+                        "uniform": nearest_count(points, gate.fraction) / points,
+                        "own": gate.scope == "layer" and points >= gate.min_points,
+                        "r_c": value,
+                        "open": factor > 0,
+                    }
+                )
+    return rows
+
+
+def layout(sampler: Sampler, request: Request, plan: Plan, region: str) -> Tensor:
+    """(h, w, 3) indicators of condition, related region and rest on the latents."""
+    height, width = sampler.canvas.latent_size
+    (found,) = regions(sampler, [request], [plan], region)
+    return three_regions(found, (height, width)).unflatten(0, (height, width))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A causal measurement: `positions` steps of a run, one perturbation a step and source, of `strength` (latents have
+    a standard deviation of about one). `sources` are of condition, related, rest and held (see `Perturbation`)."""
+
+    sources: Sequence[str]
+    positions: int
+    strength: float
+    region: str
+    seed: int
+
+
+def response_rows(
+    sampler: Sampler, request: Request, plan: Plan, probe: Probe
+) -> tuple[list[Row], dict[tuple[str, int], Tensor], Sample]:
+    """One row a source, step and target region, with G and F; the changes |D| (h, w) by (source, step); the plain run.
+
+    Every row of a batch has the request's own seed, so a change comes from the perturbation and from rounding alone.
+    """
+    indicators = layout(sampler, request, plan, probe.region)
+    contexts = denoising_contexts(sampler)
+    wanted: dict[str, tuple[str, int]] = {}
+    perturbations: dict[str, Perturbation] = {}
+    for step in spread(contexts, probe.positions):
+        for source in probe.sources:
+            where = indicators[..., REGIONS.index("condition" if source == HELD else source)]
+            if not where.any():
+                continue
+            delta = region_noise(where, sampler.backbone.channels, probe.strength, probe.seed)
+            key = f"{request.id}:{source}:{step}"
+            wanted[key] = (source, step)
+            perturbations[key] = Perturbation(delta, contexts[step], source == HELD)
+    copies = [request, *(replace(request, id=key) for key in wanted)]
+    samples = perturbed(sampler, perturbations).generate(copies, plans=[plan] * len(copies))
+    base = samples[0].latents[0].float().cpu()
+    rows: list[Row] = []
+    maps: dict[tuple[str, int], Tensor] = {}
+    for sample, (source, step) in zip(samples[1:], wanted.values(), strict=True):
+        change = sample.latents[0].float().cpu() - base
+        maps[source, step] = change.pow(2).mean(0).sqrt()
+        for target, (response, energy) in responses(change, indicators, probe.strength).items():
+            rows.append(
+                {
+                    "request": request.id,
+                    "step": step,
+                    **moment_columns(contexts[step]),
+                    "source": source,
+                    "target": target,
+                    "response": response,
+                    "energy": energy,
+                }
+            )
+    return rows, maps, samples[0]
+
+
+def moment_columns(context: StepContext) -> Mapping[str, Any]:
+    """Where a step stands, as columns."""
+    return {
+        "phase": context.phase,
+        "cycle": context.cycle,
+        "index": context.index,
+        "timestep": context.timestep,
+    }

@@ -1,0 +1,142 @@
+"""Three regimes of denoising from its curves: refinement, semantic formation, chaos (Sec. III-B), and a cycle from them.
+
+Notation
+    u         noise level of a state, k / K in [0, 1]; 0 clean, 1 noise
+    f(u)      a curve that is low where nothing changes any more and high where all is open
+    a, b      change points: f is flat below a (refinement) and above b (chaos), and a straight line between them
+    ramp      r(u) = clip((u - a) / (b - a), 0, 1); the model of a curve is low + (high - low) r(u)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sow.dynamics.curves import mean_over_units
+from sow.errors import UserError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """`values` (units, p) at noise levels `noise` (p,), rising with noise; units are what a bootstrap resamples."""
+
+    name: str
+    noise: Array
+    values: Array
+
+    def mean(self, units: NDArray[np.int64] | None = None) -> Array:
+        """Mean curve of `units` (all), scaled so that its ends over the points lie at 0 and 1; nan where it is flat."""
+        curve = mean_over_units(self.values if units is None else self.values[units])
+        low, high = np.nanmin(curve), np.nanmax(curve)
+        return (curve - low) / (high - low) if high > low else np.full_like(curve, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Regimes:
+    """Change points `a` < `b` with the ends of their intervals, and how much of each curve's variance the ramp explains."""
+
+    a: float
+    b: float
+    a_interval: tuple[float, float]
+    b_interval: tuple[float, float]
+    explained: dict[str, float]
+
+
+def ramp(noise: Array, a: float, b: float) -> Array:
+    """r(u)."""
+    return np.clip((noise - a) / (b - a), 0, 1)
+
+
+def left_over(noise: Array, curve: Array, pairs: Array) -> Array:
+    """Share of the curve's variance, in [0, 1], that the ramp of each pair (a, b) leaves; `pairs` (n, 2) -> (n,).
+
+    Two levels fitted by least squares to a ramp are a linear regression, which explains the square of the correlation;
+    a curve that falls with noise has no such regimes, so a negative correlation explains nothing.
+    """
+    known = np.isfinite(curve)
+    y = curve[known] - curve[known].mean()
+    ramps = np.clip((noise[known] - pairs[:, :1]) / (pairs[:, 1:] - pairs[:, :1]), 0, 1)
+    ramps = ramps - ramps.mean(1, keepdims=True)
+    size = np.sqrt((ramps**2).sum(1) * (y**2).sum())
+    correlation = (ramps @ y) / np.where(size > 0, size, 1)
+    return 1 - np.clip(correlation, 0, 1) ** 2
+
+
+def candidates(grid: int, narrowest: float) -> Array:
+    """(n, 2) pairs a < b on 0, 1 / grid, ..., 1 that lie at least `narrowest` apart."""
+    levels = np.round(np.linspace(0, 1, grid + 1), 9)
+    a, b = np.meshgrid(levels, levels, indexing="ij")
+    wide = b - a >= max(narrowest, 1 / grid) - 1e-9
+    return np.stack([a[wide], b[wide]], axis=1)
+
+
+def change_points(curves: Sequence[tuple[Array, Array]], pairs: Array) -> tuple[float, float]:
+    """The pair (a, b) of `pairs` (n, 2) that all curves, each (noise, mean), share best.
+
+    Each curve counts alike, by the share of its own variance that is left. Raises UserError where no curve moves.
+    """
+    usable = [(noise, curve) for noise, curve in curves if np.isfinite(curve).sum() >= 3]
+    if not usable:
+        raise UserError("no curve changes with the noise level: there are no regimes to find (study)")
+    left = sum(left_over(noise, curve, pairs) for noise, curve in usable)
+    best = pairs[int(np.argmin(left))]
+    return float(best[0]), float(best[1])
+
+
+def regimes(
+    curves: Sequence[Curve], grid: int, narrowest: float, resamples: int, seed: int, confidence: float = 0.95
+) -> Regimes:
+    """Change points of all curves together, with bootstrap intervals over the units of each curve."""
+    pairs = candidates(grid, narrowest)
+    a, b = change_points([(c.noise, c.mean()) for c in curves], pairs)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(resamples):
+        sample = [(c.noise, c.mean(rng.integers(0, len(c.values), len(c.values)))) for c in curves]
+        drawn.append(change_points(sample, pairs))
+    tail = (1 - confidence) / 2
+    ends = np.quantile(np.array(drawn or [(a, b)]), [tail, 1 - tail], axis=0)
+    return Regimes(
+        a,
+        b,
+        (float(ends[0, 0]), float(ends[1, 0])),
+        (float(ends[0, 1]), float(ends[1, 1])),
+        {
+            c.name: float(1 - left_over(c.noise, c.mean(), np.array([[a, b]]))[0])
+            for c in curves
+            if np.isfinite(c.mean()).any()
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A cycle: t1, t2 on the K = 10 scale and the number of cycles that costs as many UNet calls as before."""
+
+    t1: int
+    t2: int
+    cycles: int
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a command line."""
+        return [f"cycle.t1={self.t1}", f"cycle.t2={self.t2}", f"cycle.cycles={self.cycles}"]
+
+    def yaml(self, comment: str) -> str:
+        """An option of the group cycle."""
+        return f"# {comment}\ndefaults:\n  - cyclic\nt1: {self.t1}\nt2: {self.t2}\ncycles: {self.cycles}\n"
+
+
+def suggest(a: float, b: float, t1: float, t2: float, cycles: int) -> Suggestion:
+    """The cycle over semantic formation: a and b on the K = 10 scale, one step apart at least, room left for t3 < t1.
+
+    `t1`, `t2`, `cycles` are the default's, whose number of UNet calls in the cycles is kept.
+    """
+    low = min(max(round(10 * a), 2), 9)
+    high = min(max(round(10 * b), low + 1), 10)
+    return Suggestion(low, high, max(1, round(cycles * (t2 - t1) / (high - low))))

@@ -1,0 +1,56 @@
+"""Visual condition preservation: the last stage of Algorithm 1, where t3 and eta trade fidelity to the two conditions."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from sow.config.bounds import need_one_of, need_within
+from sow.errors import UserError
+from sow.method.cycle import Cycle, on_grid
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preservation:
+    """Algorithm 1, lines 20-26, and the task settings of Sec. V.
+
+    `t3`             states x_{t3} that are replaced before their denoising, on the K = 10 scale; empty = none; None =
+                     `calibrated_t3`, moved with t1 when t1 is not `calibrated_t1` (A7)
+    `eta`            stochasticity of the sampler here, 0 .. 1
+    `prompt`         "user" = c (Algorithm 1, line 23), "intensified" = c' (A8)
+    """
+
+    t3: list[float] | None
+    calibrated_t3: list[float]
+    calibrated_t1: float
+    eta: float
+    prompt: str
+    _target_: str = "sow.method.preservation.Preservation"
+
+    def __post_init__(self) -> None:
+        need_within(self, "preservation", 0, 1, "eta")
+        need_one_of(self, "preservation", prompt=("user", "intensified"))
+
+    def resolve(self, cycle: Cycle, num_inference_steps: int) -> tuple[int, ...]:
+        """The t3 as steps of K, latest state first; raises UserError for an explicit t3 >= t1 or below 1."""
+        scale = self.t3
+        if scale is None:
+            scale = list(self.calibrated_t3)
+            if cycle.t1 != self.calibrated_t1:
+                moved = sorted({max(1, int(t * cycle.t1 / self.calibrated_t1)) for t in scale}, reverse=True)
+                log.info("t3 %s moved to %s with t1=%g", scale, moved, cycle.t1)
+                scale = [float(t) for t in moved]
+        for t in scale:
+            if t >= cycle.t1 or t < 0:
+                raise UserError(
+                    f"need 0 < t3 < t1, got t3={t:g}, t1={cycle.t1:g}: lower t3 or raise t1 (preservation.t3, cycle.t1)"
+                )
+        steps = sorted({on_grid(t, num_inference_steps) for t in scale}, reverse=True)
+        if steps and steps[-1] < 1:
+            raise UserError(
+                f"num_inference_steps={num_inference_steps} is too small: t3={scale} of 10 falls on step {steps[-1]}; "
+                "take more steps (num_inference_steps, preservation.t3)"
+            )
+        return tuple(steps)

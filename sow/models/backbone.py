@@ -1,0 +1,199 @@
+"""The frozen latent diffusion model: encode, decode, embed a prompt, predict noise (`pretrained.py` loads one)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sow.errors import UserError
+from sow.store.cache import Cache
+from sow.types import Canvas
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+GRAPHS = 64  # compiled at most; further shapes run as they are
+
+
+class Backbone:
+    """A Stable-Diffusion-format model and nothing that depends on which one.
+
+    `vae`, `text_encoder`, `tokenizer`, `unet` as diffusers and transformers load them; `scheduler_config` the contents of
+    scheduler_config.json. Weights are frozen. `evaluations` counts UNet sample-evaluations by latent size (h, w).
+    `autocast`: the UNet's products in bfloat16, over float32 weights; text and pictures keep their precision.
+    """
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler_config: dict,
+        device: str,
+        dtype: str,
+    ) -> None:
+        import torch
+
+        self.device = torch.device(device)
+        self.dtype = getattr(torch, dtype)
+        # nn.Module.to: diffusers' own `to` warns about every cast of a model that keeps nothing in float32.
+        self.vae, self.text_encoder, self.unet = (
+            torch.nn.Module.to(m, device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+            for m in (vae, text_encoder, unet)
+        )
+        self.tokenizer = tokenizer
+        self.scheduler_config = dict(scheduler_config)
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels = int(unet.config.out_channels)  # inpainting UNets take more than the latents
+        self.autocast = False
+        self.compiled = False
+        self.evaluations: Counter[tuple[int, int]] = Counter()
+        self.calls = 0
+        self.encodings = 0
+        self.cache = Cache()
+        self._embeds: dict[str, Tensor] = {}
+        self._warned: set[str] = set()
+        self._timesteps: dict[int, Tensor] = {}
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings (n, length, channels); each distinct prompt is encoded once in the life of the model."""
+        import torch
+
+        for prompt in prompts:
+            if prompt not in self._embeds:
+                self._embeds[prompt] = self._encode_prompt(prompt)
+        return torch.cat([self._embeds[p] for p in prompts])
+
+    @property
+    def encoders(self) -> list[tuple[Any, Any]]:
+        """(tokenizer, text encoder), one pair here."""
+        return [(self.tokenizer, self.text_encoder)]
+
+    def _encode_prompt(self, prompt: str) -> Tensor:
+        import torch
+
+        ids = [self.tokens(tokenizer, encoder, prompt) for tokenizer, encoder in self.encoders]
+        self.encodings += 1
+        with torch.no_grad():
+            return self.states(ids)
+
+    def states(self, ids: Sequence[Tensor]) -> Tensor:
+        """The embedding of token ids, one (1, length) for each encoder; gradients pass."""
+        return self.text_encoder(ids[0].to(self.device), attention_mask=None)[0].to(self.dtype)
+
+    def tokens(self, tokenizer: Any, text_encoder: Any, prompt: str) -> Tensor:
+        """Token ids (1, length) of a prompt, padded and cut to the length that tokenizer and encoder share."""
+        # A tokenizer saved without its length reports a huge one; the encoder's positions are the limit then.
+        positions = int(text_encoder.config.max_position_embeddings)
+        length = min(int(tokenizer.model_max_length), positions)
+        tokens = tokenizer(
+            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        self._warn_lost(prompt, length)
+        return tokens.input_ids
+
+    def _warn_lost(self, prompt: str, length: int) -> None:
+        """Say once which words of a prompt lie past the tokenizer's length and are lost."""
+        full = self.tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
+        if len(full) > length and prompt not in self._warned:
+            self._warned.add(prompt)
+            lost = self.tokenizer.decode(full[length - 1 : -1]).strip()
+            log.warning("the prompt is longer than %d tokens; these words are lost: %r", length, lost)
+
+    def encode(self, images: Tensor, noises: Tensor | None = None) -> Tensor:
+        """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mode, or mean + std * `noises`.
+
+        Encoded contiguous: PyTorch's channels-last GroupNorm on CPU errs by 1e-2 on a flat gray canvas.
+        """
+        import torch
+
+        with torch.no_grad():
+            images = images.to(device=self.device, dtype=self.vae.dtype).contiguous()
+            posterior = self.vae.encode(images).latent_dist
+            latents = posterior.mode() if noises is None else posterior.mean + posterior.std * noises
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        return (self.vae.config.scaling_factor * (latents - shift)).to(self.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], float32 on the CPU, of latents (B, C, h, w)."""
+        import torch
+
+        with torch.no_grad():
+            images = self.vae.decode(self.unscaled(latents), return_dict=False)[0]
+        return (images.float() / 2 + 0.5).clamp(0, 1).cpu()
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """The latents as the autoencoder has them, before scaling and shift."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        return latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
+
+    def predict(self, latents: Tensor, timestep: int, prompt_embeds: Tensor, **more: Any) -> Tensor:
+        """The UNet's output for `latents` (B, C, h, w) at `timestep`, one row of `prompt_embeds` a row of latents.
+
+        `more` goes to the UNet as it is: a ControlNet's residuals, an adapter's embeddings.
+        """
+        import torch
+
+        height, width = latents.shape[-2:]
+        self.evaluations[height, width] += len(latents)
+        self.calls += 1
+        with torch.no_grad():
+            own = self.unet_inputs(latents, prompt_embeds)
+            if "added_cond_kwargs" in more:
+                own["added_cond_kwargs"] = {
+                    **own.get("added_cond_kwargs", {}),
+                    **more.pop("added_cond_kwargs"),
+                }
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                output = self.unet(latents, self.on_device(timestep), return_dict=False, **own, **more)[0]
+        # A copy where it is compiled: a CUDA graph writes over what it handed out.
+        return output.to(latents.dtype, copy=self.compiled)
+
+    def compile(self, **how: Any) -> None:
+        """Compile the UNet; `how` goes to torch.compile. A graph for each batch size and latent size.
+
+        Hooks set on its layers afterwards are not called: to look for them before each call takes longer than the call.
+        """
+        self.unet.compile(dynamic=False, recompile_limit=GRAPHS, **how)
+        self.compiled = True
+
+    def on_device(self, timestep: int) -> Tensor:
+        """The timestep as a tensor, sent to the device once: a number would be copied there in each call, and a compiled
+        UNet would be compiled for each."""
+        import torch
+
+        if timestep not in self._timesteps:
+            self._timesteps[timestep] = torch.tensor(timestep, device=self.device)
+        return self._timesteps[timestep]
+
+    def unet_inputs(self, latents: Tensor, prompt_embeds: Tensor) -> dict[str, Any]:
+        """What the UNet takes of a prompt's embedding, by the names of its arguments."""
+        return {"encoder_hidden_states": prompt_embeds}
+
+
+def pick_device(device: str) -> str:
+    """ "auto" becomes CUDA where there is one; raises UserError for CUDA where there is none."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device} is not available here: use model.device=cpu (model.device)")
+    return device
+
+
+def make_canvas(width: int, height: int, factor: int, condition_size: Sequence[int]) -> Canvas:
+    """A canvas whose condition limits are scaled from 512 pixels to its shorter side and snapped to the VAE's factor."""
+    if width % factor or height % factor:
+        raise UserError(
+            f"the canvas must be a multiple of {factor} pixels, got {width} x {height} (width, height, model.canvas)"
+        )
+    low, high = (side * min(width, height) / 512 for side in condition_size)
+    smallest = max(factor, -(-int(low) // factor) * factor)
+    return Canvas(width, height, factor, smallest, max(smallest, int(high) // factor * factor))

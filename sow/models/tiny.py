@@ -1,0 +1,112 @@
+"""A Stable-Diffusion-format model with random weights, built in memory in a second: for tests, never for pictures."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sow.config.bounds import need_one_of
+from sow.models.backbone import DTYPES, make_canvas, pick_device
+from sow.types import Canvas
+
+if TYPE_CHECKING:
+    from sow.models.backbone import Backbone
+
+SCHEDULER = {  # that of Stable Diffusion 2.1-base
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Random weights in the classes of Stable Diffusion.
+
+    `canvas` [width, height]; `condition_size` for a canvas of 512; `seed` of the weights; `dtype`, `device` as in
+    `sow.models.pretrained.Pretrained`.
+    """
+
+    dtype: str
+    device: str
+    canvas: list[int]
+    condition_size: list[int]
+    seed: int
+    _target_: str = "sow.models.tiny.Tiny"
+
+    def __post_init__(self) -> None:
+        need_one_of(self, "model", dtype=DTYPES)
+
+    def load(self) -> Backbone:
+        """The model, the same for the same seed."""
+        import torch
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        from sow.models.backbone import Backbone
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            vae = AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                block_out_channels=(4, 8, 8, 8),
+                norm_num_groups=4,
+                latent_channels=4,
+                sample_size=self.canvas[0],
+            )
+            unet = UNet2DConditionModel(
+                sample_size=self.canvas[0] // 8,
+                block_out_channels=(16, 32),
+                layers_per_block=1,
+                down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+                attention_head_dim=2,
+                cross_attention_dim=16,
+                norm_num_groups=8,
+                use_linear_projection=True,
+            )
+            text_encoder = CLIPTextModel(
+                CLIPTextConfig(
+                    vocab_size=514,
+                    hidden_size=16,
+                    intermediate_size=32,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    max_position_embeddings=77,
+                    bos_token_id=512,
+                    eos_token_id=513,
+                )
+            )
+        return Backbone(
+            vae, text_encoder, byte_tokenizer(), unet, dict(SCHEDULER), pick_device(self.device), self.dtype
+        )
+
+    def canvas_of(self, backbone: Backbone, width: int | None, height: int | None) -> Canvas:
+        """The canvas of a run: what the user asked for, else the config's."""
+        return make_canvas(
+            width or self.canvas[0], height or self.canvas[1], backbone.factor, self.condition_size
+        )
+
+
+def byte_tokenizer():
+    """A CLIP tokenizer without merges: every text becomes its bytes."""
+    from transformers import CLIPTokenizer
+
+    # The printable stand-ins for bytes that byte-level BPE uses.
+    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    letters = [chr(b) for b in kept] + [chr(256 + i) for i in range(256 - len(kept))]
+    vocab = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(vocab)}))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=77, pad_token="<|endoftext|>")

@@ -1,0 +1,1 @@
+"""The renderer of drawn people and their scenes."""

@@ -1,0 +1,1 @@
+"""From requests to samples: plans, batches, memory, recording, decoding."""

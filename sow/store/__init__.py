@@ -1,0 +1,1 @@
+"""Results kept by their content, in memory and on disk, and files that appear whole."""
