@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks import models, ratios
 from benchmarks.work import Row
 from sow.report.blocks import README, write_block
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -178,7 +178,7 @@ def write(chosen: argparse.Namespace, rows: Sequence[Row]) -> None:
         "arguments": {k: str(v) for k, v in vars(chosen).items()},
         "rows": [{**asdict(r), "met": r.met} for r in rows],
     }
-    with whole(chosen.out) as part:
+    with atomic_write(chosen.out) as part:
         part.write_text(json.dumps(report, indent=2) + "\n")
 
 

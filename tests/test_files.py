@@ -13,14 +13,14 @@ from experiments.training.judge_check import CARD
 from sow.errors import UserError
 from sow.report import figures
 from sow.report.blocks import README, REPOSITORY, write_block
-from sow.store.files import whole, whole_folder
+from sow.store.files import atomic_folder, atomic_write
 
 MARKED = "head\n<!-- a:begin -->\nold\n<!-- a:end -->\nbetween <!-- b:begin --><!-- b:end -->\ntail\n"
 
 
 def test_a_file_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
     target = tmp_path / "made" / "for it" / "file"
-    with whole(target) as part:
+    with atomic_write(target) as part:
         part.write_text("new")
         assert not target.exists() and part.parent == target.parent
     assert target.read_text() == "new" and list(target.parent.iterdir()) == [target]
@@ -29,7 +29,7 @@ def test_a_file_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
 def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
-    with pytest.raises(ZeroDivisionError), whole(target) as part:
+    with pytest.raises(ZeroDivisionError), atomic_write(target) as part:
         part.write_text("half")
         1 / 0  # noqa: B018
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
@@ -60,14 +60,14 @@ def test_missing_marks_are_named_and_nothing_is_written(tmp_path: Path, text: st
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "to" / "net"
-    with whole_folder(target) as part:
+    with atomic_folder(target) as part:
         (part / "a").write_text("old")
         assert not target.exists()
-    with pytest.raises(ZeroDivisionError), whole_folder(target) as part:
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as part:
         (part / "a").write_text("half")
         raise ZeroDivisionError
     assert [(p.name, p.read_text()) for p in target.iterdir()] == [("a", "old")]
-    with whole_folder(target) as part:
+    with atomic_folder(target) as part:
         (part / "b").write_text("new")
     assert [(p.name, p.read_text()) for p in target.iterdir()] == [("b", "new")]
     assert [p.name for p in target.parent.iterdir()] == ["net"]
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old(
         rename(source, to)
 
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OSError, match="no"), whole_folder(target) as part:
+    with pytest.raises(OSError, match="no"), atomic_folder(target) as part:
         (part / "a").write_text("new")
     assert list(tmp_path.iterdir()) == [target] and not list(target.iterdir())
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sow.config.bounds import need_above, need_one_of, need_within
 from sow.errors import UserError
-from sow.store.files import whole_folder
+from sow.store.files import atomic_folder
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ class TrainControlNet:
         with context.timed("measure"):
             ratios = self.measure(lesson, net, held_out)
         place = Path(self.output).expanduser() if self.output else context.folder.path / "controlnet"
-        with whole_folder(place) as fresh:
+        with atomic_folder(place) as fresh:
             net.half().save_pretrained(fresh)
             forget_origin(fresh / "config.json")
             carry_over(place, fresh)

@@ -36,7 +36,7 @@ from sow.baselines.personal import (
 from sow.method import diffusion, noise
 from sow.method.diffusion import Schedule
 from sow.models.backbone import Backbone
-from sow.store.files import whole
+from sow.store.files import atomic_write
 from sow.types import Plan, Request
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention's projections carry the low-rank updates
@@ -135,7 +135,7 @@ class DreamBoothSampler(PersonalSampler):
         counted = note.read_text() if note.exists() else key
         if counted != key and (self.folder / counted / "training.json").exists():
             return 0.0
-        with whole(note) as part:
+        with atomic_write(note) as part:
             part.write_text(key)
         return float(json.loads((place / "training.json").read_text())["seconds"])
 

@@ -32,7 +32,7 @@ from sow.method import noise
 from sow.method.seed_init import to_tensor
 from sow.models.backbone import Backbone
 from sow.pipeline.batches import out_of_memory, release
-from sow.store.files import whole
+from sow.store.files import atomic_write
 from sow.types import Plan, Request, Sample, Step
 
 log = logging.getLogger(__name__)
@@ -271,10 +271,10 @@ def save(place: Path, training: Training, facts: Mapping[str, Any]) -> None:
     """Write a training; its small file comes last and makes it complete."""
     from safetensors.torch import save_file
 
-    with whole(place / "weights.safetensors") as part:
+    with atomic_write(place / "weights.safetensors") as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in training.tensors.items()}, part)
     words = {"seconds": training.seconds, "loss": training.loss, **facts}
-    with whole(place / "training.json") as part:
+    with atomic_write(place / "training.json") as part:
         part.write_text(json.dumps(words, indent=1, default=str))
 
 

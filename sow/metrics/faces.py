@@ -15,7 +15,7 @@ import numpy as np
 from sow.errors import UserError
 from sow.metrics import Value, mean
 from sow.metrics.kept import Store, image_key, version_of
-from sow.store.files import whole
+from sow.store.files import atomic_write
 from sow.types import Box, Sample
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _fetch(file: Path) -> None:
     import urllib.request
 
     try:
-        with urllib.request.urlopen(WEIGHTS_URL, timeout=15) as source, whole(file) as part:
+        with urllib.request.urlopen(WEIGHTS_URL, timeout=15) as source, atomic_write(file) as part:
             with part.open("wb") as target:
                 shutil.copyfileobj(source, target)
             if part.stat().st_size < int(source.headers.get("Content-Length") or 0):

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sow.errors import UserError
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -99,5 +99,5 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    with whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sow.errors import UserError
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = REPOSITORY / "README.md"
@@ -25,5 +25,5 @@ def write_block(file: Path, name: str, block: str) -> None:
             f"{file} has no {begin} ... {end} to write between: add these two lines, or leave out "
             "study.publish=true (study.publish)"
         )
-    with whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text(f"{head}{begin}\n{block.strip()}\n{end}{tail}", encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.report.blocks import REPOSITORY, write_block
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,5 +82,5 @@ def publish(study: str, block: str, png: Path, root: Path = REPOSITORY) -> None:
 
 def into_docs(name: str, png: Path, root: Path = REPOSITORY) -> None:
     """The figure as docs/name.png."""
-    with whole(root / "docs" / f"{name}.png") as part:
+    with atomic_write(root / "docs" / f"{name}.png") as part:
         shutil.copyfile(png, part)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +52,7 @@ class RunFolder:
     def save_bytes(self, name: str, data: bytes) -> Path:
         """Write `data` to a temporary name, then rename."""
         target = self.path / name
-        with whole(target) as part, open(part, "wb") as file:
+        with atomic_write(target) as part, open(part, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 LOCK, PAUSED = ".lock", ".pause"
 SYNC = (sys.executable, "-m", "wandb", "sync")
@@ -38,7 +38,7 @@ class Uploads:
 
     def add(self, run: Path) -> None:
         """Queue a finished run and see to it that a process works on the queue."""
-        with whole(self.folder / run.name) as part:
+        with atomic_write(self.folder / run.name) as part:
             part.write_text(f"{run.resolve()}\n")
         if not self.paused and not self.busy:
             self._spawn()

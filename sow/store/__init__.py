@@ -1,1 +1,1 @@
-"""Results kept by their content, in memory and on disk, and files that appear whole."""
+"""Results found again by what decides them: fingerprints, one store on disk and in memory, atomic writes."""

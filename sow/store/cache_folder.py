@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sow.store.digest import moved, tensors
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class CacheFolder:
             return
         device = next((str(t.device) for t in tensors(value)), "cpu")
         file = self._file(name)
-        with whole(file) as part:
+        with atomic_write(file) as part:
             torch.save({"value": moved(value, torch.device("cpu")), "device": device}, part)
             size = part.stat().st_size
         if self.limit:

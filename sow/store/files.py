@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file or folder is replaced in one step, or stays as it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; after the block it is `target`, after an exception nothing has changed.
 
     Folders on the way to `target` are made. Processes and threads that write the same file do not meet.
@@ -26,7 +26,7 @@ def whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A new folder beside `target` to write to; after the block it is `target`, after an exception nothing has changed.
 
     Killed between the two renames at the end, the new folder stays beside, whole, under its temporary name.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from sow.people.training.pace import Average, Pace
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 
 class Tracker(Protocol):
@@ -25,7 +25,7 @@ def no_tracker(values: dict[str, float], step: int) -> None:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """The state in place of the old one, or the old one still."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         torch.save(state, part)
 
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sow.people.training.denoiser import noise_schedule
-from sow.store.files import whole_folder
+from sow.store.files import atomic_folder
 
 SHARD = "15MB"  # of one weight file, at most
 KEPT = ("README.md",)  # lives in the folder, but is not written by the export
@@ -30,7 +30,7 @@ def export_weights(
     `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)` reads it. Files of
     the old folder that no export writes (the judge's weights, the model card) move along.
     """
-    with whole_folder(folder) as fresh:
+    with atomic_folder(folder) as fresh:
         parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
         for name, model in parts.items():
             kinds = {p: p.dtype for p in model.parameters()}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sow.people.captions.attributes import VOCABULARY, Attributes
 from sow.people.drawing.render import render
 from sow.people.training.recipes import FigureRecipe
-from sow.store.files import whole
+from sow.store.files import atomic_write
 
 TRAINING_SEEDS = 1_000_000_000  # training figures are rendered from this seed on; held-out ones from below it
 HELD_OUT_SEEDS = 900_000_000
@@ -39,7 +39,7 @@ def shard_path(folder: Path, recipe: FigureRecipe, index: int) -> Path:
 
 def write_arrays(path: Path, **arrays: NDArray) -> None:
     """Write an .npz of which a reader never meets half."""
-    with whole(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         np.savez(file, **cast(dict[str, Any], arrays))  # numpy takes every name for its own allow_pickle
 
 
