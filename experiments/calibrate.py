@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmark.benchmark import Benchmark
 from sow.config.bounds import need_at_least
 from sow.data import SETTINGS
 from sow.errors import UserError
 from sow.metrics import columns
 
+from .benchmark.benchmark import Benchmark
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.report.statistics import Comparison, Estimate
+
+    from .core.study import StudyContext
 
 STEP = {"key", "values", "setting"}
 COLUMN = {"metric": "score", "label": "Score", "better": "higher", "format": "number"}
@@ -97,8 +99,9 @@ class Calibrate:
         self, context: StudyContext, number: int, step: Mapping[str, Any], chosen: Mapping[str, Any]
     ) -> list[Candidate]:
         """The candidates of a step, measured."""
-        from experiments.benchmark.work import Work
         from sow.report.statistics import Resampling, compare, estimate
+
+        from .benchmark.work import Work
 
         words = [f"calibration.{key}={word(value)}" for key, value in chosen.items()]
         rows = {

@@ -16,7 +16,7 @@ from sow.errors import UserError
 from sow.runs.records import MANIFEST, NOT_THE_RUN
 
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
+    from .core.study import StudyContext
 
 log = logging.getLogger(__name__)
 NOT_A_METRIC = {"row", "group", "setting", "seed", "sha256", "key"}
@@ -51,7 +51,7 @@ class Collect:
 
     def run(self, context: StudyContext) -> None:
         """Read, tabulate, draw."""
-        from experiments.collect_figure import draw
+        from .collect_figure import draw
 
         if not self.manifests:
             raise UserError(f"there is no complete run below {self.folder} (study.folder)")
@@ -67,7 +67,7 @@ class Collect:
         numbers: dict[str, Any] = {"runs": len(self.manifests), "rows": len(rows), "keys": len(keys)}
         metric = self._metric(metrics)
         if metric is not None:
-            from experiments.collect_importance import importances
+            from .collect_importance import importances
 
             found = importances(rows, keys, metric, self.bins)
             numbers |= {f"importance/{key}": value for key, value in found.items()}

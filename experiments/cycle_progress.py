@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.core.finding import Finding, bracket, markdown_table
 from sow import report
 from sow.config.bounds import need_at_least, need_within
 from sow.report import figures
 
+from .core.finding import Finding, bracket, markdown_table
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.types import Sample
+
+    from .core.study import StudyContext
 
 NAME = "cycle_progress"
 COLUMNS = 10  # cycles in the figure

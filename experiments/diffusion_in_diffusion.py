@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.core.finding import Finding
-from experiments.diffusion_in_diffusion_numbers import ALONE, NAME, headline, markdown, short
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
 from sow.report import figures
+
+from .core.finding import Finding
+from .diffusion_in_diffusion_numbers import ALONE, NAME, headline, markdown, short
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-    from experiments.core.study import StudyContext
     from sow.types import Canvas
+
+    from .core.study import StudyContext
 
 ROWS = {  # the rows of Fig. 4
     "unprocessed": "(a) merged",

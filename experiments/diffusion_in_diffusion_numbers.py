@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.core.finding import markdown_table
+from .core.finding import markdown_table
 
 NAME = "diffusion_in_diffusion"
 ALONE = "alone"  # each source denoised on its own, the finished pictures merged

@@ -11,19 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.core.finding import Finding, markdown_table, number
-from experiments.find_phases_figure import TITLES, paint
-from experiments.recompose import with_words
 from sow.config.bounds import need_at_least, need_between
 from sow.errors import UserError
 from sow.report import figures
 
+from .core.finding import Finding, markdown_table, number
+from .find_phases_figure import TITLES, paint
+from .recompose import with_words
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.config.compose import Config
     from sow.data import Group
     from sow.dynamics.regimes import Curve, Regimes, Suggestion
     from sow.types import Sample
+
+    from .core.study import StudyContext
 
 NAME = "find_phases"
 Numbers = list[dict[str, Any]]
@@ -108,10 +110,11 @@ class FindPhases:
         """The three curves; those of `runs` are read, the others measured."""
         from PIL import Image
 
-        from experiments.semantic_formation import on_gray, pixel_sizes
         from sow.dynamics import measured
         from sow.dynamics.trajectory import Trajectory
         from sow.dynamics.windows import window_starts
+
+        from .semantic_formation import on_gray, pixel_sizes
 
         config = context.config
         known = measured.read(self.runs)

@@ -10,18 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.core.finding import Finding, markdown_table
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
 from sow.report import figures
+
+from .core.finding import Finding, markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from experiments.core.study import StudyContext
     from sow.config.compose import Config
     from sow.types import Request
+
+    from .core.study import StudyContext
 
 NAME = "gate_landscape"
 SHORT = ("reading", "mean", "uniform", "above_tau", "above_paper_tau", "open_gates", "straddles", "half_open")

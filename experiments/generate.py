@@ -12,9 +12,10 @@ from sow.config.bounds import need_at_least
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from experiments.core.study import StudyContext
     from sow.runs.records import RunFolder
     from sow.types import Sample
+
+    from .core.study import StudyContext
 
 
 @dataclass(frozen=True)

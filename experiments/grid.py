@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.benchmark.rows import NAME, Row, compose_row, parse_rows, quote
-from experiments.gallery.pictures import about_model, on_gray, slug
 from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.types import Request
 
+from .benchmark.rows import NAME, Row, compose_row, parse_rows, quote
+from .gallery.pictures import about_model, on_gray, slug
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.config.compose import Config
     from sow.types import Sample
+
+    from .core.study import StudyContext
 
 ASKED = {"prompt": str, "task": str, "seed": int, "photo": int, "condition": list}
 
@@ -106,8 +108,9 @@ class Grid:
 
     def run(self, context: StudyContext) -> None:
         """Generate row after row, draw, write."""
-        from experiments.grid_figure import figure_of
         from sow.report import figures
+
+        from .grid_figure import figure_of
 
         config, rows = context.config, parse_rows(self.rows)
         context.metrics.check()
@@ -214,7 +217,7 @@ class Grid:
         samples: Mapping[str, Sequence[Sample]],
         caption: str,
     ) -> None:
-        from experiments.generate import mean, numbers
+        from .generate import mean, numbers
 
         folder, records, means = context.folder, [], {}
         for row in rows:

@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.gallery.pictures import on_gray
 from sow.report import figures
+
+from .gallery.pictures import on_gray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from experiments.benchmark.rows import Row
-    from experiments.grid import Grid
     from sow.types import Request, Sample
+
+    from .benchmark.rows import Row
+    from .grid import Grid
 
 LABEL = 7  # points
 LETTER = 0.062  # inches that a letter of a label takes

@@ -11,21 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import information_flow_figure as pictures
-from experiments.core.finding import Finding, markdown_table
-from experiments.recompose import with_words
 from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.report import figures
 from sow.types import Request
 
+from . import information_flow_figure as pictures
+from .core.finding import Finding, markdown_table
+from .recompose import with_words
+
 if TYPE_CHECKING:
     import pandas as pd
 
-    from experiments.core.study import StudyContext
     from sow.config.compose import Config
     from sow.pipeline.pipeline import Sampler
     from sow.types import Plan
+
+    from .core.study import StudyContext
 
 NAME = "information_flow"
 PLAIN = "plain"

@@ -15,8 +15,9 @@ from sow.config.bounds import need_at_least
 from sow.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.types import Canvas, Plan, Request
+
+    from .core.study import StudyContext
 
 SPLITS = ("validation", "test", "all", "request")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.benchmark.rows import merge_ablations, outside_hydra
+from .benchmark.rows import merge_ablations, outside_hydra
 
 if TYPE_CHECKING:
     from sow.config.compose import Config

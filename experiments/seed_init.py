@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.core.finding import Finding, bracket, markdown_table, number
-from experiments.cycle_progress import shown
 from sow import report
 from sow.config.bounds import need_at_least, need_one_of
 from sow.config.schema import instantiate
 from sow.report import figures
 
+from .core.finding import Finding, bracket, markdown_table, number
+from .cycle_progress import shown
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.types import Sample
+
+    from .core.study import StudyContext
 
 NAME = "seed_init"
 PANELS = 4  # measures in the figure

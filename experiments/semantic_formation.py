@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.core.finding import Finding, bracket, markdown_table
-from experiments.semantic_formation_figure import by_seed, paint, spread
 from sow.config.bounds import need_at_least, need_between
 from sow.errors import UserError
 from sow.report import figures
 
+from .core.finding import Finding, bracket, markdown_table
+from .semantic_formation_figure import by_seed, paint, spread
+
 if TYPE_CHECKING:
     from PIL import Image
 
-    from experiments.core.study import StudyContext
     from sow.dynamics.trajectory import Trajectory
     from sow.types import Canvas
+
+    from .core.study import StudyContext
 
 NAME = "semantic_formation"
 

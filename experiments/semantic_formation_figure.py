@@ -10,7 +10,7 @@ from sow.report import figures
 if TYPE_CHECKING:
     from PIL import Image
 
-    from experiments.semantic_formation import SemanticFormation
+    from .semantic_formation import SemanticFormation
 
 SHOWN = 9  # columns of pictures
 

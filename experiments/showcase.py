@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.generate import mean, numbers, write_sample
 from sow import report
 from sow.config.bounds import need_at_least
 from sow.report import figures
 from sow.report.blocks import README, write_block
 
+from .generate import mean, numbers, write_sample
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.types import Sample
+
+    from .core.study import StudyContext
 
 COUNTED = {  # what is counted: its column, its name, the value that counts
     "head_is_condition": ("head is the condition (MTCNN, IoU >= 0.5)", True),

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.core.finding import Finding, bracket, markdown_table
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
 from sow.report import figures
 
+from .core.finding import Finding, bracket, markdown_table
+
 if TYPE_CHECKING:
     from PIL import Image
 
-    from experiments.core.study import StudyContext
     from sow.types import Canvas, Sample
+
+    from .core.study import StudyContext
 
 NAME = "text_sensitivity"
 SHOWN = 4  # rows of pictures in the figure

@@ -16,12 +16,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmark.rows import Row, parse_rows
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
 
+from ..benchmark.rows import Row, parse_rows
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
+    from ..core.study import StudyContext
 
 SPLITS = ("validation", "test", "all")
 
@@ -97,8 +98,8 @@ class Benchmark:
 
     def run(self, context: StudyContext) -> None:
         """Make what is missing of this shard; when nothing is missing anywhere, the table."""
-        from experiments.benchmark.table import collate
-        from experiments.benchmark.work import Work
+        from ..benchmark.table import collate
+        from ..benchmark.work import Work
 
         context.metrics.check()
         with context.timed("compose"):

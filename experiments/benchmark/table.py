@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmark.store import link
 from sow.report import tables, writers
 
+from ..benchmark.store import link
+
 if TYPE_CHECKING:
-    from experiments.benchmark.benchmark import Benchmark
-    from experiments.benchmark.work import Work
-    from experiments.core.study import StudyContext
     from sow.data import Group
+
+    from ..benchmark.benchmark import Benchmark
+    from ..benchmark.work import Work
+    from ..core.study import StudyContext
 
 NOT_A_METRIC = ("name", "plan", "image")
 
@@ -102,7 +104,7 @@ def caption(study: Benchmark, work: Work, context: StudyContext) -> list[str]:
     )
     metrics = {c["metric"] for c in study.columns}
     if "seconds" in metrics:
-        from experiments.core.study import device
+        from ..core.study import device
 
         shared = "what rows share is made once and counted with the first (cache.memory_mb=0 keeps nothing)"
         reuse = "nothing is reused between rows" if config.cache.memory_mb == 0 else shared

@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmark.rows import Row, compose_row
-from experiments.benchmark.store import Store, batch_key, image_name, method_key
 from sow.errors import UserError
 from sow.runs import records
 
+from ..benchmark.rows import Row, compose_row
+from ..benchmark.store import Store, batch_key, image_name, method_key
+
 if TYPE_CHECKING:
-    from experiments.benchmark.benchmark import Benchmark
-    from experiments.core.study import StudyContext
     from sow.config.compose import Config
     from sow.data import Group
     from sow.types import Plan, Request, Sample
+
+    from ..benchmark.benchmark import Benchmark
+    from ..core.study import StudyContext
 
 SEED_STRIDE = 1_000_000  # between the seeds of one group's images; the groups' own lie below it
 
@@ -135,8 +137,9 @@ class Work:
                 advance(batch)
 
     def _one(self, batch: Batch) -> None:
-        from experiments.generate import open_gates
         from sow.config.compose import build
+
+        from ..generate import open_gates
 
         started = time.perf_counter()
         sampler = build(batch.config)

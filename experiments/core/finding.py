@@ -14,8 +14,9 @@ from sow import report
 from sow.report import figures
 
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.runs.records import RunFolder
+
+    from ..core.study import StudyContext
 
 Row = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ def run_composed(composed: DictConfig, hydra: Any) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     try:
         config = typed(composed, hydra.runtime.choices, hydra.overrides.task)
-        from experiments.core.study import run_job
+        from ..core.study import run_job
 
         run_job(config, folder, group=Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None)
         from sow.config.sweeping import objective

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.gallery.pictures import KEYS, Picture, Pictures, slug
-from experiments.gallery.reading import paths_of, read_pictures
 from sow.errors import UserError
 from sow.report.pages import write_page
 
+from ..gallery.pictures import KEYS, Picture, Pictures, slug
+from ..gallery.reading import paths_of, read_pictures
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
     from sow.runs.records import RunFolder
+
+    from ..core.study import StudyContext
 
 PLACE = "gallery"
 

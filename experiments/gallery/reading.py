@@ -18,7 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.gallery.pictures import (
+from sow.errors import UserError
+from sow.runs.records import MANIFEST
+
+from ..gallery.pictures import (
     KEYS,
     Group,
     Picture,
@@ -29,8 +32,6 @@ from experiments.gallery.pictures import (
     on_gray,
     slug,
 )
-from sow.errors import UserError
-from sow.runs.records import MANIFEST
 
 if TYPE_CHECKING:
     from PIL.Image import Image

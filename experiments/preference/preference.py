@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.gallery.pictures import Picture, Pictures
-from experiments.gallery.reading import paths_of, read_pictures
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
 from sow.report.pages import write_page
 from sow.report.tables import parse_columns
 
+from ..gallery.pictures import Picture, Pictures
+from ..gallery.reading import paths_of, read_pictures
+
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-    from experiments.core.study import StudyContext
     from sow.runs.records import RunFolder
+
+    from ..core.study import StudyContext
 
 PLACE, KEY = "survey", "key.json"
 MOST = 5  # images a question

@@ -9,15 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.preference.preference import KEY
-from experiments.preference.statistics import Vote, alpha_interval, fleiss_kappa, krippendorff_alpha, share
 from sow.errors import UserError
 from sow.report import writers
 from sow.report.statistics import Resampling, estimate
 from sow.report.tables import Cell, Column, Line, Table, parse_columns
 
+from ..preference.preference import KEY
+from ..preference.statistics import Vote, alpha_interval, fleiss_kappa, krippendorff_alpha, share
+
 if TYPE_CHECKING:
-    from experiments.core.study import StudyContext
+    from ..core.study import StudyContext
 
 ALL = "all"
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from experiments.core.study import StudyContext
     from sow.data import Group
     from sow.people.judge import Reading
     from sow.types import Sample
+
+    from ..core.study import StudyContext
 
 CARD = Path(__file__).resolve().parents[2] / "sow" / "people" / "judge" / "README.md"
 STATES = {"clean": "as rendered", "softened": "softened, noisy or recoloured", "closeups": "close-ups"}
@@ -84,7 +85,7 @@ class JudgeCheck:
             write_block(CARD, "measured", text)
 
     def _sample(self, context: StudyContext) -> None:
-        from experiments.training import judge_samples
+        from ..training import judge_samples
 
         found = judge_samples.measure(self.samples, self.steps)
         context.folder.save_json("generated.json", found)
@@ -121,9 +122,10 @@ class JudgeCheck:
 
 def generate(context: StudyContext, split: str, limit: int) -> tuple[list[Group], list[Sample]]:
     """`limit` groups of a split, the settings in turn, and an image of each by the configured method."""
-    from experiments.benchmark.rows import Row, compose_row
-    from experiments.benchmark.work import first_of_each
     from sow.config.compose import build
+
+    from ..benchmark.rows import Row, compose_row
+    from ..benchmark.work import first_of_each
 
     config = context.config
     context.metrics.check()

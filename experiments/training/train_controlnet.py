@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from experiments.core.study import StudyContext
     from sow.models.backbone import Backbone
     from sow.people.training.latents import Batch
+
+    from ..core.study import StudyContext
 
 
 LEVELS = (200, 400, 600, 700, 800, 850, 900, 950)  # timesteps of the held-out losses
