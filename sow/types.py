@@ -1,10 +1,12 @@
-"""The values that travel from a request to a sample; no tensor library is imported to describe them."""
+"""The values that travel from a request to a sample, and what a component of the configuration is; no tensor library is
+imported to describe them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 from sow.errors import UserError
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+Class = TypeVar("Class", bound=type[Any])
 Phase = Literal["invert_condition", "invert_canvas", "sample", "cycle", "preserve"]
 Event = Literal["start", "inject", "denoise", "replace"]
 
@@ -235,3 +238,110 @@ class Sample:
     trace: tuple[Mapping[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The interval that a number of a component lies in: `Annotated[float, Bound(gt=0, le=10)]`.
+
+    Of a list it bounds each element, of a mapping each value; None, where a field may be left open, passes, and nan
+    never does.
+    """
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+    def words(self, name: str) -> str:
+        """`0 < name <= 10`, or `name >= 0` where only one end is bounded."""
+        low, below = (self.ge, "<=") if self.gt is None else (self.gt, "<")
+        high, above = (self.le, "<=") if self.lt is None else (self.lt, "<")
+        if high is None:
+            return f"{name} {'>=' if self.gt is None else '>'} {low}"
+        return f"{name} {above} {high}" if low is None else f"{low} {below} {name} {above} {high}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` lies in the interval."""
+        if value is None or isinstance(value, str):
+            return True
+        if isinstance(value, Mapping):
+            return all(map(self.holds, value.values()))
+        if isinstance(value, (list, tuple)):
+            return all(map(self.holds, value))
+        low = self.gt is None or value > self.gt, self.ge is None or value >= self.ge
+        high = self.lt is None or value < self.lt, self.le is None or value <= self.le
+        return all(low + high)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Pydantic's own hook: the check after that of the type."""
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def check(value: Any) -> Any:
+            if not self.holds(value):
+                raise PydanticCustomError("bound", "out of bounds", {"bound": self})
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
+    """A frozen dataclass that pydantic validates: types, unknown names, `Bound`s; every number is finite.
+
+    `key` is its usual place in the configuration, for errors. Integers become floats, lists tuples, words paths and
+    numbers text; nothing else is converted. Raises UserError when made of anything else. Without pydantic, which
+    drawing and sampling do not need, a plain frozen dataclass.
+    """
+
+    def decorate(cls: Class) -> Class:
+        try:
+            from pydantic import ValidationError
+            from pydantic.dataclasses import dataclass as validated
+        except ModuleNotFoundError:
+            return dataclass(frozen=True, eq=eq)(cls)
+        cls.__get_pydantic_core_schema__ = classmethod(strict_numbers)
+        built: Any = validated(frozen=True, eq=eq, config=VALIDATION)(cls)  # type: ignore[call-overload]
+        assert built.__pydantic_complete__, f"{cls.__name__} is annotated with names unknown at run time"
+        construct = built.__init__
+
+        @functools.wraps(construct)
+        def __init__(self: Any, *values: Any, **named: Any) -> None:
+            try:
+                construct(self, *values, **named)
+            except ValidationError as error:
+                from sow.config.schema import explain_invalid
+
+                names = dict(zip(built.__dataclass_fields__, values, strict=False)) | named
+                raise explain_invalid(error, built, names, key) from None
+
+        built.__init__ = __init__
+        return built
+
+    return decorate
+
+
+VALIDATION = {
+    "extra": "forbid",
+    "allow_inf_nan": False,
+    "coerce_numbers_to_str": True,  # a file or a prompt may be called 2024
+    "arbitrary_types_allowed": True,
+}
+
+
+def strict_numbers(cls: type[Any], source: Any, handler: Callable[[Any], Any]) -> Any:
+    """Pydantic's hook of a class: numbers and truth values are not read from text or from each other."""
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            if node.get("type") in ("int", "float", "bool"):
+                node["strict"] = True
+            node = node.values()
+        elif not isinstance(node, (list, tuple)):
+            return
+        for part in node:
+            walk(part)
+
+    schema = handler(source)
+    walk(schema)
+    return schema

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -16,38 +16,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.config.bounds import need_at_least, need_within
-from sow.config.schema import MISSING, check, instantiate, unknown
+from sow.config.schema import MISSING, construct, instantiate, unknown
 from sow.errors import UserError
+from sow.types import Bound, component
 
 if TYPE_CHECKING:
     from sow.pipeline.pipeline import Sampler
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-COMPONENTS = (
-    "study condition planner position intensify seed_init inversion cycle preservation guidance modulation p_plus "
-    "p_minus decay_time decay_distance gate data metrics tracker method model"
-).split()
-SCALARS = {
-    "seed": int,
-    "prompt": str,
-    "num_inference_steps": int,
-    "height": int | None,
-    "width": int | None,
-    "batch_size": int | None,
-    "force": bool,
-}
-PLAIN = {
-    "calibration": "sow.config.compose.Calibration",
-    "task": "sow.config.compose.Task",
-    "paths": "sow.config.compose.Paths",
-    "cache": "sow.config.compose.Caching",
-}
-
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
 
-@dataclass(frozen=True)
+@component("calibration")
 class Calibration:
     """Numbers tuned for one model; the components read them by interpolation."""
 
@@ -62,7 +42,7 @@ class Calibration:
     condition_size: list[int]
 
 
-@dataclass(frozen=True)
+@component("task")
 class Task:
     """A setting of the benchmark (Sec. V): its name, and the prompt used when none is given."""
 
@@ -70,40 +50,41 @@ class Task:
     prompt: str
 
 
-@dataclass(frozen=True)
+@component("paths")
 class Paths:
     """Where runs are written; no part of what a run is."""
 
     outputs: Path
 
 
-@dataclass(frozen=True)
+@component("cache")
 class Caching:
     """Where results that runs share are kept (`sow.store.cache`): in memory, up to `memory_mb`, and in `folder`, up to
     `folder_mb` (MiB; 0 = no bound); no part of what a run is, because a result found is the result that was computed."""
 
-    memory_mb: int
+    memory_mb: Annotated[int, Bound(ge=0)]
     folder: Path | None
-    folder_mb: int
-
-    def __post_init__(self) -> None:
-        need_at_least(self, "cache", memory_mb=0, folder_mb=0)
+    folder_mb: Annotated[int, Bound(ge=0)]
 
 
-@dataclass(frozen=True, eq=False)
+Side = Annotated[int | None, Bound(ge=1)]
+
+
+@component("", eq=False)
 class Config:
-    """A validated configuration: one component a group, the scalars, and where they came from.
+    """A validated configuration: what every key of it is, and where its values came from.
 
-    `resolved` is the plain container of every value; `choices` maps a group to its option; `overrides` are the words of
-    the command line.
+    A field below is a key: one more group is one more field here and one more line in conf/config.yaml. `resolved` is
+    the plain container of every value; `choices` maps a group to its option; `overrides` are the words of the command
+    line.
     """
 
-    seed: int
+    seed: Annotated[int, Bound(ge=0, le=2**63 - 1)]
     prompt: str
-    num_inference_steps: int
-    height: int | None
-    width: int | None
-    batch_size: int | None
+    num_inference_steps: Annotated[int, Bound(ge=1, le=1000)]
+    height: Side
+    width: Side
+    batch_size: Side
     force: bool
     calibration: Calibration
     task: Task
@@ -135,8 +116,6 @@ class Config:
     overrides: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        need_at_least(self, "", seed=0, batch_size=1, height=1, width=1)
-        need_within(self, "", 1, 1000, "num_inference_steps")
         self.cycle.resolve(self.num_inference_steps)
         self.preservation.resolve(self.cycle, self.num_inference_steps)
         if hasattr(self.method, "check"):  # what the other groups must be for it
@@ -149,6 +128,10 @@ class Config:
         return tuple(
             n.strip() for key, _, value in words if key == "ablation" for n in value.strip("[]").split(",")
         )
+
+
+KEYS = tuple(f.name for f in fields(Config) if f.name not in ("resolved", "choices", "overrides"))
+GROUPS = tuple(name for name, hint in get_type_hints(Config).items() if hint is Any)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -180,29 +163,28 @@ class Ungiven:
 def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
     """Check a composed configuration against the components' types and instantiate them; raises UserError."""
     resolved = plain(config)
-    known = {*COMPONENTS, *SCALARS, *PLAIN}
     for name in resolved:
-        if name not in known:
-            raise unknown(str(name), known)
-    for name in sorted(known):
+        if name not in KEYS:
+            raise unknown(str(name), KEYS)
+    for name in KEYS:
         if name not in resolved:
             raise UserError(f"{name} is missing from the configuration: do not delete it ({name})")
-    built: dict[str, Any] = {}
+    given: dict[str, Any] = dict(resolved)
     for key in _missing(resolved):
         if not key.startswith("condition."):
             raise UserError(f"{key} has no value: give {key}=... ({key})")
-        built["condition"] = Ungiven(key)
-    built |= {name: instantiate(resolved[name], name) for name in COMPONENTS if name not in built}
-    return Config(
-        **{name: check(resolved[name], hint, name) for name, hint in SCALARS.items()},
-        **built,
-        **{name: instantiate({**resolved[name], "_target_": target}, name) for name, target in PLAIN.items()},
-        resolved=resolved,
-        choices={
+        given["condition"] = Ungiven(key)
+    for name in GROUPS:
+        if given[name] is resolved[name]:
+            given[name] = instantiate(resolved[name], name)
+    given |= {
+        "resolved": resolved,
+        "choices": {
             str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None
         },
-        overrides=tuple(overrides),
-    )
+        "overrides": tuple(overrides),
+    }
+    return construct(Config, given, "")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -292,4 +274,3 @@ def _quiet() -> None:
     of_transformers.disable_progress_bar()
 
 
-assert {f.name for f in fields(Config)} >= {*COMPONENTS, *SCALARS}

@@ -1,16 +1,21 @@
-"""Components from plain values: the dataclass named by `_target_` is the schema, its annotations the types."""
+"""Components from plain values: the class named by `_target_` is the schema, its annotations the types and bounds."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sow.errors import UserError
+from sow.types import VALIDATION, strict_numbers
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 ROOMS = ("sow.", "experiments.")
 MISSING = "???"
@@ -19,31 +24,37 @@ MISSING = "???"
 def instantiate(node: Any, key: str) -> Any:
     """The component that `node`, a plain mapping with a `_target_`, describes; `key` is its place in the configuration.
 
-    Raises UserError for a `_target_` outside this project, an unknown or missing key and a value of a wrong type.
+    Mappings with a `_target_` inside it become components as well. Raises UserError for a `_target_` that is none, an
+    unknown or missing key and a value of a wrong type or out of bounds.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{key}={node!r} is no component: choose an option of the group ({key})")
-    cls = locate(str(node["_target_"]), f"{key}._target_")
-    hints = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name != "_target_"}
-    values: dict[str, Any] = {}
-    for name, value in node.items():
-        if name == "_target_":
-            continue
-        if name not in fields:
-            raise unknown(f"{key}.{name}", [f"{key}.{n}" for n in fields])
-        values[name] = check(value, hints[name], f"{key}.{name}")
-    for name, field in fields.items():
-        optional = (
-            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        )
-        if name not in values and not optional:
-            raise UserError(f"{key}.{name} has no value: give {key}.{name}=... ({key}.{name})")
-    return cls(**values)
+    values = {name: _parts(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
+    return construct(locate(str(node["_target_"]), f"{key}._target_"), values, key)
+
+
+def construct(cls: type[Any], values: Mapping[str, Any], key: str) -> Any:
+    """The component `cls` of these values, errors named by their place below `key` ("" for the top); raises UserError."""
+    from pydantic import ValidationError
+
+    try:
+        return _validator(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise explain_invalid(error, cls, values, key) from None
+
+
+@functools.cache
+def _validator(cls: type[Any]) -> Any:
+    from pydantic import TypeAdapter
+
+    if "__get_pydantic_core_schema__" not in vars(cls):  # a plain dataclass, until all are components
+        cls.__pydantic_config__ = VALIDATION
+        cls.__get_pydantic_core_schema__ = classmethod(strict_numbers)
+    return TypeAdapter(cls)
 
 
 def locate(target: str, key: str) -> type[Any]:
-    """The dataclass at the dotted path `target`; raises UserError when it is not one of this project's."""
+    """The component at the dotted path `target`; raises UserError when it is not one of this project's."""
     module, _, name = target.rpartition(".")
     if not target.startswith(ROOMS):
         raise UserError(
@@ -58,85 +69,80 @@ def locate(target: str, key: str) -> type[Any]:
     return cls
 
 
-def check(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the annotation `hint` wants it; integers become floats and lists tuples, nothing else is converted."""
-    if value == MISSING:
-        raise UserError(f"{key} has no value: give {key}=... ({key})")
-    result = _convert(value, hint, key)
-    if result is _NO:
-        raise UserError(f"{key}={value!r} is no {_words(hint)} ({key})")
-    return result
-
-
 def unknown(name: str, choices: Iterable[str]) -> UserError:
     """The error for a key that does not exist."""
     names = sorted(choices)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return UserError(
-        f"{name} is no key of the configuration: {hint}choose one of {', '.join(names)} ({name})"
-    )
+    return UserError(f"{name} is unknown: {hint}choose one of {', '.join(names)} ({name})")
 
 
-_NO = object()
+def explain_invalid(
+    error: ValidationError, cls: type[Any], values: Mapping[str, Any], key: str
+) -> UserError:
+    """The first thing that pydantic found wrong with `values`, as one line with the value, its key and the cure."""
+    problems = error.errors(include_url=False)
+    first = next((p for p in problems if p["type"] == "bound"), problems[0])
+    place, hints = list(first["loc"]), get_type_hints(cls, include_extras=True)
+    name = str(place.pop(0))
+    where = f"{key}.{name}" if key else name
+    while place and (inner := _component(hints.get(name))) is not None:
+        given = values.get(name)
+        values = given if isinstance(given, Mapping) else {}
+        hints, name = get_type_hints(inner, include_extras=True), str(place.pop(0))
+        where = f"{where}.{name}"
+    if name not in hints:
+        parent = where.removesuffix(name)
+        return unknown(where, [f"{parent}{n}" for n in hints if not n.startswith("_")])
+    value = values.get(name, MISSING)
+    if first["type"] in ("missing", "missing_argument") or value == MISSING:
+        return UserError(f"{where} has no value: give {where}=... ({where})")
+    if first["type"] == "bound":
+        return UserError(f"need {first['ctx']['bound'].words(name)}, got {value} ({where})")
+    if first["type"] == "finite_number":
+        return UserError(f"{where}={value} is not finite: give a number ({where})")
+    choices = _choices(hints[name])
+    if choices:
+        return UserError(f"{where}={value!r}: choose one of {', '.join(map(str, choices))} ({where})")
+    return UserError(f"{where}={value!r} is not {_words(hints[name])} ({where})")
 
 
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any or hint is object:
-        return value
-    if origin is Literal:
-        return value if any(type(value) is type(a) and value == a for a in args) else _NO
-    if origin in (Union, types.UnionType):
-        found = (r for r in (_convert(value, a, key) for a in args) if r is not _NO)
-        return next(found, _NO)
-    if hint is None or hint is type(None):
-        return value if value is None else _NO
-    if origin in (list, tuple, Sequence) or hint in (list, tuple):
-        return _convert_sequence(value, tuple if origin is tuple or hint is tuple else list, args, key)
-    if origin in (dict, Mapping) or hint in (dict, Mapping):
-        return dict(value) if isinstance(value, Mapping) else _NO
-    return _convert_plain(value, hint, key)
+def _parts(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return instantiate(value, key)
+        return {name: _parts(part, f"{key}.{name}") for name, part in value.items()}
+    if isinstance(value, list):
+        return [_parts(part, f"{key}.{i}") for i, part in enumerate(value)]
+    return value
 
 
-def _convert_sequence(value: Any, kind: type[Any], args: tuple[Any, ...], key: str) -> Any:
-    if not isinstance(value, (list, tuple)):
-        return _NO
-    each: Sequence[Any] = [args[0] if args else Any] * len(value)
-    if kind is tuple and args and Ellipsis not in args:
-        if len(args) != len(value):
-            return _NO
-        each = args
-    items = [_convert(v, h, key) for v, h in zip(value, each, strict=True)]
-    return _NO if any(i is _NO for i in items) else kind(items)
+def _component(hint: Any) -> type[Any] | None:
+    """The dataclass that an annotation names, alone or beside None."""
+    found = (a for a in (hint, *get_args(hint)) if isinstance(a, type) and dataclasses.is_dataclass(a))
+    return next(found, None)
 
 
-def _convert_plain(value: Any, hint: Any, key: str) -> Any:
-    if hint is bool:
-        return value if isinstance(value, bool) else _NO
-    if hint is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else _NO
-    if hint is float:
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else _NO
-    if hint is str:  # a file or a prompt may be called 2024
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return str(value) if isinstance(value, str) or number else _NO
-    if hint is Path:
-        return Path(value) if isinstance(value, str) else _NO
-    if isinstance(value, Mapping) and "_target_" in value:
-        return instantiate(value, key)
-    return _NO
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The words of a Literal, of each element of a list of them, or beside None."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    found = [_choices(a) for a in get_args(hint) if a is not type(None) and a is not Ellipsis]
+    return found[0] if len(found) == 1 else ()
 
 
 def _words(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _words(args[0])
     if origin is Literal:
-        return "choice among " + ", ".join(str(a) for a in args)
+        return "one of " + ", ".join(str(a) for a in args)
     if origin in (Union, types.UnionType):
         return " or ".join(_words(a) for a in args)
     if hint is type(None):
         return "null"
     if origin in (list, tuple, Sequence):
-        return f"list of {_words(args[0])}" if args else "list"
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+        inner = [_words(a) for a in args if a is not Ellipsis]
+        return f"a list of {inner[0]}" if inner else "a list"
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
