@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, dataclass_transform
 
 from sow.errors import UserError
 
@@ -316,7 +316,7 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
                 raise explain_invalid(error, built, names, key) from None
 
         built.__init__ = __init__
-        return built
+        return cast(Class, built)
 
     return decorate
 

@@ -272,5 +272,3 @@ def _quiet() -> None:
 
     of_diffusers.disable_progress_bar()
     of_transformers.disable_progress_bar()
-
-

@@ -44,7 +44,7 @@ def construct(cls: type[Any], values: Mapping[str, Any], key: str) -> Any:
 
 
 @functools.cache
-def _validator(cls: type[Any]) -> Any:
+def _validator(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
     if "__get_pydantic_core_schema__" not in vars(cls):  # a plain dataclass, until all are components
@@ -77,9 +77,7 @@ def unknown(name: str, choices: Iterable[str]) -> UserError:
     return UserError(f"{name} is unknown: {hint}choose one of {', '.join(names)} ({name})")
 
 
-def explain_invalid(
-    error: ValidationError, cls: type[Any], values: Mapping[str, Any], key: str
-) -> UserError:
+def explain_invalid(error: ValidationError, cls: type[Any], values: Mapping[str, Any], key: str) -> UserError:
     """The first thing that pydantic found wrong with `values`, as one line with the value, its key and the cure."""
     problems = error.errors(include_url=False)
     first = next((p for p in problems if p["type"] == "bound"), problems[0])
