@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from PIL import Image
 
 from sow import build, compose
 from sow.method import noise
+from sow.method.denoiser import Model
 from sow.models.backbone import Backbone, make_canvas
 from sow.models.tiny import SCHEDULER, byte_tokenizer
 from sow.types import Request, VisualCondition
@@ -23,7 +23,8 @@ def sampler(model: str, device: str, dtype: str) -> Any:
         return build(compose([*WORDS, f"model={model}", f"model.device={device}", f"model.dtype={dtype}"]))
     made = build(compose([*WORDS, "model=tiny", "calibration=paper"]))
     canvas = make_canvas(512, 512, 8, made_limits())
-    return replace(made, backbone=stable_diffusion(device, dtype), canvas=canvas)
+    model = Model.of(stable_diffusion(device, dtype), made.model.schedule.steps)
+    return made.variant(model=model, canvas=canvas)
 
 
 def made_limits() -> list[int]:

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.timing import interleaved, quartiles, synchronize
 from benchmarks.work import Modulated, Row, counted, forget_prompts, recorded, row, same_work
-from sow.store.cache import Cache
+from sow.pipeline.cached import Cache
 from sow.types import Request
 
 CACHE_BYTES = 1 << 28
@@ -47,7 +47,7 @@ def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: fl
 
     backbone = sampler.backbone
     gate = replace(compose(["model=tiny", "gate=always", "metrics=none"]).gate, min_points=0)
-    step = first_modulated(replace(sampler, gate=gate), requests)
+    step = first_modulated(sampler.variant(gate=gate), requests)
 
     def plain() -> None:
         step.predict(*step.args)
@@ -174,14 +174,14 @@ def sweep(
     plans = sampler.plan(requests[:1])
 
     def under(limit: int) -> list[bytes]:
-        backbone.cache = Cache()
-        backbone.cache.configure(limit, None)
+        cache = Cache()
+        cache.configure(limit, None)
         forget_prompts(backbone)
         made = []
         for variant in variants:
             if not limit:
                 forget_prompts(backbone)
-            made.append(variant.generate(requests[:1], plans=plans)[0].image.tobytes())
+            made.append(variant.variant(cache=cache).generate(requests[:1], plans=plans)[0].image.tobytes())
         return made
 
     pictures: dict[str, list[bytes]] = {}
@@ -191,22 +191,22 @@ def sweep(
         raise AssertionError(f"{name}: a cached run made another picture than a cold one")
     contestants = {"cached": lambda: under(CACHE_BYTES), "cold": lambda: under(0)}
     timed = interleaved(contestants, rounds, backbone.device, warmup=0)
-    backbone.cache = Cache()
     words = "; ".join(f"{n} {same_work(name, own=w)}" for n, w in (("cached", warm), ("cold", cold)))
     return row(name, timed, "cached", "cold", words, at_most=limit)
 
 
 def omegas(sampler: Any, requests: list[Request], rounds: int) -> Row:
     """A sweep of eight omega+."""
-    step = sampler.p_plus.omega / 4
-    variants = [replace(sampler, p_plus=replace(sampler.p_plus, omega=step * (i + 1))) for i in range(8)]
+    p_plus = sampler.method.p_plus
+    step = p_plus.omega / 4
+    variants = [sampler.variant(p_plus=replace(p_plus, omega=step * (i + 1))) for i in range(8)]
     return sweep(sampler, requests, rounds, "a sweep of 8 omega with caches over 8 cold runs", variants, 0.82)
 
 
 def preservations(sampler: Any, requests: list[Request], rounds: int) -> Row:
     """A sweep of eight (t3, eta)."""
     variants = [
-        replace(sampler, preservation=replace(sampler.preservation, t3=t3, eta=eta))
+        sampler.variant(preservation=replace(sampler.method.preservation, t3=t3, eta=eta))
         for t3 in ([4.0, 3.0], [4.0])
         for eta in (0.0, 0.1, 0.5, 1.0)
     ]
@@ -237,8 +237,8 @@ def image(sampler: Any, requests: list[Request], rounds: int) -> list[Row]:
         Row("its cycles alone", quartiles(cycles), "s", **shared),
     ]
     if backbone.unet.config.block_out_channels[0] == 320 and sampler.canvas.latent_size == (64, 64):
-        steps = sampler.cycle.cycles * (sampler.t2 - sampler.cycle.last_state(sampler.t1))
-        branches = len(sampler.guidance.in_cycle().prompts(""))
+        steps = sampler.method.cycle.cycles * (sampler.method.t2 - sampler.method.last_state)
+        branches = len(sampler.method.guidance.in_cycle().prompts(""))
         rates = [steps * branches * FLOP_PER_EVALUATION / s / 1e12 for s in cycles]
         rows.append(Row("arithmetic rate in the cycles", quartiles(rates), "TFLOP/s", work=work))
         if backbone.device.type == "cuda":

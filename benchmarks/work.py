@@ -69,7 +69,7 @@ def same_work(name: str, **sides: Mapping[Any, int]) -> str:
 
 def forget_prompts(backbone: Any) -> None:
     """Cold prompt embeddings."""
-    backbone._embeds.clear()
+    backbone.prompt_embeds.clear()
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def recorded(backbone: Any) -> Iterator[list[Callable[[], object]]]:
         backbone.predict,
         backbone.encode,
         backbone.decode,
-        backbone._encode_prompt,
+        backbone.encode_prompt,
     )
     layers = self_attention(backbone.unet)
 
@@ -103,7 +103,7 @@ def recorded(backbone: Any) -> Iterator[list[Callable[[], object]]]:
         "predict": seen_predict,
         "encode": seen(encode),
         "decode": seen(decode),
-        "_encode_prompt": seen(prompt),
+        "encode_prompt": seen(prompt),
     }
     vars(backbone).update(own)
     try:

@@ -43,7 +43,7 @@ class CycleProgress:
         context.metrics.check()
         requests = context.requests_by_seed(self.seeds)
         sampler = context.sampler()
-        sampler = replace(sampler, cycle=replace(sampler.cycle, eta=self.eta))
+        sampler = sampler.variant(cycle=replace(sampler.method.cycle, eta=self.eta))
         with context.timed("plan"):
             plans = sampler.plan(requests)
         _ = context.tracked  # the input is known to be good

@@ -218,7 +218,7 @@ class FindPhases:
 
 def generate(config: Config, groups: Sequence[Group], words: Sequence[str]) -> list[Sample]:
     """Samples of the groups in their order, each setting by a sampler composed for it."""
-    from sow.config.compose import build
+    from sow.pipeline.factory import build
 
     found: dict[str, Sample] = {}
     for setting in dict.fromkeys(g.setting for g in groups):

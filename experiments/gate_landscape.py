@@ -122,7 +122,7 @@ def shadow(config: Config, change: Mapping[str, Any], name: str) -> tuple[Any, A
 
     if not isinstance(config.modulation, Modulation):
         raise UserError("there is nothing to gate without modulation: take modulation=dynamic (modulation)")
-    own = {f.name: getattr(config.gate, f.name) for f in fields(RegionGate) if f.name != "_target_"}
+    own = {f.name: getattr(config.gate, f.name) for f in fields(RegionGate)}
     try:
         gate = RegionGate(**{**own, **{k: v for k, v in change.items() if k in OF_GATE}})
         modulation = replace(config.modulation, **{k: v for k, v in change.items() if k in OF_MODULATION})

@@ -196,7 +196,7 @@ class Grid:
         self, context: StudyContext, configs: Sequence[Config], requests: Sequence[Request]
     ) -> list[Sample]:
         """The samples of one row in the order of the requests; a task has a sampler of its own."""
-        from sow.config.compose import build
+        from sow.pipeline.factory import build
 
         made: dict[str, Sample] = {}
         for config in configs:

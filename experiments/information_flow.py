@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sow.config.compose import Config
-    from sow.pipeline.pipeline import Sampler
+    from sow.pipeline.pipeline import Pipeline
     from sow.types import Plan
 
     from .core.study import StudyContext
@@ -132,7 +132,7 @@ class InformationFlow:
     def measure(
         self,
         context: StudyContext,
-        sampler: Sampler,
+        sampler: Pipeline,
         requests: Sequence[Request],
         plans: Sequence[Plan],
         maps: dict[str, Any],
@@ -153,10 +153,10 @@ class InformationFlow:
         return {"attention": attention, "gates": gates, "responses": responses}
 
 
-def sampler_of(config: Config, base: Sampler, words: Any) -> Sampler:
+def sampler_of(config: Config, base: Pipeline, words: Any) -> Pipeline:
     """The run's sampler with `words` on top of its own overrides, or without any of the method for `plain`."""
-    from sow.config.compose import build
     from sow.dynamics.plain import plain
+    from sow.pipeline.factory import build
 
     if words == PLAIN:
         return plain(base)
@@ -168,11 +168,11 @@ def sampler_of(config: Config, base: Sampler, words: Any) -> Sampler:
     return sampler
 
 
-def shadow(sampler: Sampler, config: Config) -> tuple[Any, Any, Any] | None:
+def shadow(sampler: Pipeline, config: Config) -> tuple[Any, Any, Any] | None:
     """What reads R_c: the method's own modulation, gate and decay, else the run's; None where neither has a modulation."""
     from sow.attention.modulation import NoModulation
 
-    for own in (sampler, config):
+    for own in (sampler.method, config):
         if not isinstance(own.modulation, NoModulation):
             return own.modulation, own.gate, own.decay_distance
     return None

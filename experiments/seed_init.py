@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sow import report
@@ -58,7 +58,7 @@ class SeedInit:
         samples: dict[str, list[Sample]] = {}
         rows: list[dict[str, Any]] = []
         for arm, component in self.components().items():
-            own = replace(sampler, seed_init=component)
+            own = sampler.variant(seed_init=component)
             with (
                 context.timed(f"sample_{arm}"),
                 report.progress_bar(own, plans, config.batch_size) as on_step,

@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sow.config.compose import Config, build, compose
+    from sow.config.compose import Config, compose
     from sow.errors import UserError
+    from sow.pipeline.factory import build
 
 __all__ = ["Config", "UserError", "build", "compose"]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import sow.people` needs no Hydra, and `sow.compose` needs no torch."""
-    if name == "UserError":
-        from sow.errors import UserError
+    import importlib
 
-        return UserError
+    places = {"UserError": "sow.errors", "build": "sow.pipeline.factory"}
     if name in __all__:
-        from sow.config import compose as config
-
-        return getattr(config, name)
+        return getattr(importlib.import_module(places.get(name, "sow.config.compose")), name)
     raise AttributeError(f"module 'sow' has no attribute {name!r}")

@@ -127,7 +127,8 @@ def test_options_for_speed_change_no_result(folder, word):
     torch.testing.assert_close(
         fast.backbone.predict(x, 501, embeds), plain.backbone.predict(x, 501, embeds), rtol=1e-9, atol=1e-9
     )
-    assert fast.backbone.cache.open_for(fast.backbone) is not None
+    fast.cache.configure(1 << 20, None)
+    assert fast.cache.around(fast.model) is not fast.model
 
 
 def test_modulated_attention_runs_in_a_fused_model(folder):
@@ -143,8 +144,8 @@ def test_modulated_attention_runs_in_a_fused_model(folder):
 
 def test_autocast_keeps_weights_results_and_gates_in_float32(folder, monkeypatch):
     from sow.attention.processor import Modulator, modulated
-    from sow.method.seed_init import place
-    from sow.store.cache import identity
+    from sow.method.seed_init import Batch
+    from sow.pipeline.cached import identity
     from sow.types import Request, VisualCondition
 
     plain, cast = local(folder), local(folder, "model.autocast=true")
@@ -162,8 +163,8 @@ def test_autocast_keeps_weights_results_and_gates_in_float32(folder, monkeypatch
     made = []
     for sampler in (plain, cast):
         (plan,) = sampler.plan([request])
-        seeds = place(sampler.seed_init, request, plan, sampler.canvas, 0, noise.generator(0))[1]
-        modulator = sampler._modulator([plan], seeds)
+        batch = Batch.of([request], [plan], sampler.canvas, sampler.method.seed_init)
+        modulator = sampler.method.attention(sampler.method, batch).modulator
         with modulated(sampler.backbone.unet, modulator):
             modulator.begin(0.5, 0.5, 2, 1)
             out = sampler.backbone.predict(x, 501, sampler.backbone.embed(["a person", "a cat"]))

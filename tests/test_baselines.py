@@ -20,15 +20,14 @@ from sow import build, compose
 from sow.baselines import dense
 from sow.baselines.dense import DenseModulator, densely_modulated, modulate, subject_words, word_tokens
 from sow.baselines.inpaint import InpaintSampler
-from sow.baselines.lanpaint import oscillator
+from sow.baselines.lanpaint import LanPaintSampler, oscillator
 from sow.baselines.repaint import jumps
 from sow.config.compose import Config
 from sow.errors import UserError
 from sow.method import noise
 from sow.method.diffusion import replace as put
-from sow.method.seed_init import place
+from sow.method.seed_init import Batch, place
 from sow.models.tiny import SCHEDULER
-from sow.pipeline.factory import arguments
 from sow.types import Box, Plan, Request, VisualCondition
 
 WORDS = [
@@ -75,13 +74,18 @@ def sampler(method: str, *words: str):
     return build(config(method, *words))
 
 
+def prepared(made):
+    """A batch of one that a chain can start on."""
+    return made.method.prepare(Batch.of([request()], [plan()], made.canvas, made.method.seed_init))
+
+
 def latents(made, i: int = 0) -> torch.Tensor:
     return made.generate([request(i)], plans=[plan(i)])[0].latents
 
 
 def pasted(made, i: int = 0) -> Image.Image:
     """The condition on its background, as the chain's first picture."""
-    pixels, _ = place(made.seed_init, request(i), plan(i), made.canvas, 0, noise.generator(0))
+    pixels, _ = place(made.method.seed_init, request(i), plan(i), made.canvas, 0, noise.generator(0))
     return Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
@@ -159,7 +163,7 @@ def test_a_batch_equals_its_singles(method):
 @pytest.mark.parametrize("method", CHAINS)
 def test_the_known_latents_end_as_they_were_encoded(method):
     made = sampler(method, "method.vae=mode", *FEW[method])
-    batch = made.prepare([request()], [plan()])
+    batch = prepared(made)
     held = batch.known.expand_as(batch.latents)
     x = latents(made)
     assert 0 < held.float().mean() < 1
@@ -179,10 +183,9 @@ def test_pasting_lays_the_condition_over_the_picture(method):
 
 def test_the_prompt_is_the_users_or_the_intensified_one():
     made = sampler("sd_inpaint")
-    assert made.prompts([request()], [plan()]) == [request().prompt]
-    assert sampler("sd_inpaint", "method.prompt=intensified").prompts([request()], [plan()]) == [
-        plan().prompt
-    ]
+    assert made.method.prompts([request()], [plan()]) == [request().prompt]
+    intensified = sampler("sd_inpaint", "method.prompt=intensified").method
+    assert intensified.prompts([request()], [plan()]) == [plan().prompt]
 
 
 def test_repaint_is_diffusers_scheduler_on_the_same_predictions():
@@ -204,13 +207,13 @@ def test_repaint_is_diffusers_scheduler_on_the_same_predictions():
     made = settings.method.sampler(settings, backbone)
     reference = RePaintScheduler(12, 0.00085, 0.012, "scaled_linear", eta=0.0, clip_sample=False)
     reference.set_timesteps(12, 3, 3)
-    batch = made.prepare([request()], [plan()])
-    x, above = made.start(batch), 12
-    for state in made.visited[1:]:
+    batch = prepared(made)
+    x, above = made.method.start(batch), 12
+    for state in made.method.visited[1:]:
         if state > above:
             x = reference.undo_step(x, above, batch.generators[0])
         else:
-            e = made.epsilon(batch, x, state)
+            e = made.method.epsilon(batch, x, state)
             x = reference.step(
                 e, state, x, batch.latents, batch.known.float(), batch.generators[0], return_dict=False
             )[0]
@@ -233,25 +236,25 @@ def test_repaint_jumps_as_its_algorithm_does():
 def test_repaint_draws_the_unknown_part_from_the_ddpm_posterior():
     """Eq. 8b: with eta = 1 the step's standard deviation is that of q(x_{t-1} | x_t, x_0)."""
     made = sampler("repaint")
-    batch = made.prepare([request()], [plan()])
+    batch = prepared(made)
     zero = torch.zeros(1, 4, 8, 8)
     same = noise.generator(0).set_state(batch.generators[0].get_state())
     draw = noise.randn((1, 4, 8, 8), same, "cpu", zero.dtype)
-    x, _ = made.ddim(batch, zero, zero, 3)
-    high, low = made.schedule.level(4), made.schedule.level(3)
+    x, _ = made.method.ddim(batch, zero, zero, 3)
+    high, low = made.model.schedule.level(4), made.model.schedule.level(3)
     beta = 1 - high / low
     torch.testing.assert_close(x, ((1 - low) / (1 - high) * beta) ** 0.5 * draw)
 
 
 def test_blended_latent_noises_the_background_anew_at_every_step():
     made = sampler("blended_latent")
-    batch = made.prepare([request()], [plan()])
+    batch = prepared(made)
     held = batch.known.expand_as(batch.latents)
     draws = {}
     for step in made.steps(request(), plan=plan()):
         k = step.context.index
         if step.event == "denoise" and k > 0:
-            level = made.schedule.level(k)
+            level = made.model.schedule.level(k)
             draws[k] = ((step.latents - level**0.5 * batch.latents) / (1 - level) ** 0.5)[held]
     values = torch.stack(list(draws.values()))
     assert values.shape[0] == 4
@@ -265,7 +268,7 @@ def test_blended_latents_decoder_returns_to_the_known_pixels():
     plain = sampler("blended_latent", "method.num_inference_steps=2")
     before = {n: p.clone() for n, p in plain.backbone.vae.named_parameters()}
     a = plain.generate([request()], plans=[plan()])[0]
-    tuned = replace(plain, options=replace(plain.options, decoder_steps=12, decoder_rate=0.02))
+    tuned = plain.variant(options=replace(plain.method.options, decoder_steps=12, decoder_rate=0.02))
     b = tuned.generate([request()], plans=[plan()])[0]
     truth, held = np.asarray(pasted(plain), float), np.asarray(unknown()) == 0
     error = [np.square(np.asarray(s.image, float) - truth)[held].mean() for s in (a, b)]
@@ -280,7 +283,7 @@ def test_a_half_precision_decoder_is_tuned_in_float32(dtype):
     import numpy as np
 
     plain = sampler("blended_latent", f"model.dtype={dtype}", "method.num_inference_steps=2")
-    tuned = replace(plain, options=replace(plain.options, decoder_steps=12, decoder_rate=0.02))
+    tuned = plain.variant(options=replace(plain.method.options, decoder_steps=12, decoder_rate=0.02))
     seen = []
 
     class Watched(torch.optim.Adam):
@@ -336,19 +339,18 @@ class FromReplaced(InpaintSampler):
 
     def start(self, batch):
         x = super().start(batch)
-        return put(x, self.noised(batch.latents, x, self.num_inference_steps), batch.known)
+        return put(x, self.schedule.noised(batch.latents, self.schedule.steps, x), batch.known)
 
 
 def test_lanpaint_without_langevin_steps_is_replace():
     made = sampler("lanpaint", "method.inner_steps=0")
-    settings = config("sd_inpaint", "method.eta=0", "method.vae=mode")
-    values = arguments(settings, made.backbone, settings.method.num_inference_steps)
-    reference = FromReplaced(**values, options=settings.method)
+    plain = sampler("sd_inpaint", "method.eta=0", "method.vae=mode")
+    reference = replace(plain, method=FromReplaced(**vars(plain.method)))
     ours, theirs = (
         [s.latents for s in m.steps(request(), plan=plan()) if s.event == "denoise"]
         for m in (made, reference)
     )
-    held = made.prepare([request()], [plan()]).known
+    held = prepared(made).known
     assert len(ours) == len(theirs) == 5
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.masked_fill(held, 0), b.masked_fill(held, 0), rtol=1e-5, atol=1e-5)
@@ -357,28 +359,27 @@ def test_lanpaint_without_langevin_steps_is_replace():
 
 def test_lanpaint_tells_each_level_and_each_prediction_what_is_known():
     made = sampler("lanpaint", "method.inner_steps=2")
-    batch = made.prepare([request()], [plan()])
+    batch = prepared(made)
     held = batch.known.expand_as(batch.latents)
     calls, stepped = {}, {}
 
-    def epsilon(batch, x, k):
-        calls.setdefault(k, []).append(x)
-        return type(made).epsilon(made, batch, x, k)
+    class Watched(LanPaintSampler):
+        def epsilon(self, batch, x, k):
+            calls.setdefault(k, []).append(x)
+            return super().epsilon(batch, x, k)
 
-    def ddim(batch, x, e, k):
-        stepped[k] = type(made).ddim(made, batch, x, e, k)
-        return stepped[k]
+        def ddim(self, batch, x, e, k):
+            stepped[k] = super().ddim(batch, x, e, k)
+            return stepped[k]
 
-    object.__setattr__(made, "epsilon", epsilon)
-    object.__setattr__(made, "ddim", ddim)
-    steps = list(made.denoise(batch))
+    steps = list(Watched(**vars(made.method)).denoise(batch))
     noise_of_chain = steps[0].latents
     denoised = [s.denoised for s in steps if s.denoised is not None]
     assert len(denoised) == 5 and [len(c) for c in calls.values()] == [3] * 5
     for x0 in denoised:
         assert torch.equal(x0[held], batch.latents[held]) and not torch.equal(x0[~held], batch.latents[~held])
     for k, seen in calls.items():
-        level = made.noised(batch.latents, noise_of_chain, k + 1)
+        level = made.model.schedule.noised(batch.latents, k + 1, noise_of_chain)
         assert torch.equal(seen[0][held], level[held])
         assert not torch.allclose(seen[1][held], level[held])  # then it moves
         # The step itself goes to y_0, not to the x_0 that the model predicts there.
@@ -393,29 +394,30 @@ def test_lanpaint_samples_the_unknown_given_the_known():
     """
     r = 0.8
     made = sampler("lanpaint", "method.weight=50", "method.step_size=0.05")
-    batch = made.prepare([request()], [plan()])
+    batch = prepared(made)
     known = torch.zeros(1, 1, 40, 40, dtype=torch.bool)
     known[..., :20] = True
     batch = replace(batch, latents=torch.ones(1, 4, 40, 40), known=known)
     k = 2
-    alpha = float(made.schedule.level(k + 1))
+    alpha = float(made.model.schedule.level(k + 1))
     # Covariance of a noised pair: alpha C + (1 - alpha) I.
     inverse = torch.linalg.inv(torch.tensor([[1.0, alpha * r], [alpha * r, 1.0]]))
 
-    def exact(batch, x, k):
-        left, right = x[..., :20], x[..., 20:]
-        score = -torch.cat(
-            [inverse[0, 0] * left + inverse[0, 1] * right, inverse[1, 0] * left + inverse[1, 1] * right],
-            dim=-1,
-        )
-        return -((1 - alpha) ** 0.5) * score
+    class Exact(LanPaintSampler):
+        def epsilon(self, batch, x, k):
+            left, right = x[..., :20], x[..., 20:]
+            score = -torch.cat(
+                [inverse[0, 0] * left + inverse[0, 1] * right, inverse[1, 0] * left + inverse[1, 1] * right],
+                dim=-1,
+            )
+            return -((1 - alpha) ** 0.5) * score
 
-    object.__setattr__(made, "epsilon", exact)
+    exact = Exact(**vars(made.method))
     g = batch.generators[0]
     x, p = (noise.randn((1, 4, 40, 40), g, "cpu", torch.float32) for _ in range(2))
     seen = []
     for i in range(400):
-        x, p = made.think(batch, x, p, k)
+        x, p = exact.think(batch, x, p, k)
         if i >= 200 and i % 10 == 0:
             seen.append(x[..., 20:])
     values = torch.stack(seen)
@@ -493,7 +495,7 @@ def test_dense_strength_at_the_steps_of_the_cycles(clock, expected):
 def test_dense_modulation_of_the_cycles_counts_from_their_start_by_default():
     assert config("densediffusion").method.clock == "cycle"
     made = sampler("densediffusion", "num_inference_steps=20", "calibration.t2=8")
-    assert made._clock_length() == made.schedule.timesteps[15] == 751
+    assert made.method.attention.clock_length(made.method) == made.model.schedule.timesteps[15] == 751
 
 
 def test_dense_without_strength_is_sampling_without_modulation():

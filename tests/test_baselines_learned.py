@@ -19,7 +19,7 @@ from diffusers import (
 from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
 from PIL import Image
 from safetensors.torch import save_file
-from test_baselines import NEGATIVE, WORDS, pasted, plan, request
+from test_baselines import NEGATIVE, WORDS, pasted, plan, prepared, request
 from test_sampler import moved
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -31,8 +31,9 @@ from sow.errors import UserError
 from sow.method import noise
 from sow.method.seed_init import to_tensor
 from sow.models.tiny import SCHEDULER
+from sow.pipeline.pipeline import Pipeline
 from sow.runs.records import files_of
-from sow.types import Request
+from sow.types import Request, Sample
 
 FEW = ["method.num_inference_steps=3"]
 
@@ -115,7 +116,7 @@ def test_controlnet_is_diffusers_pipeline(tiny, controlnet, eta):
     theirs = sample(pipe, request().prompt, image=control, eta=eta, controlnet_conditioning_scale=0.7)
     ours = latents(made)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    assert moved(latents(replace(made, options=replace(made.options, scale=0.0))), ours) > 1e-3
+    assert moved(latents(made.variant(options=replace(made.method.options, scale=0.0))), ours) > 1e-3
 
 
 def test_controlnets_batch_equals_its_singles(controlnet):
@@ -249,14 +250,15 @@ def test_the_negative_branch_sees_what_the_adapters_layout_was_trained_on(adapte
     """Zero embeddings for the plain layout; for the plus layout the states of a picture of zeros."""
     made = made_of("ip_adapter", *adapter_words(adapter, name))
     assert isinstance(made.backbone.unet.encoder_hid_proj.image_projection_layers[0], layer)
-    more = made.extras(made.prepare([request()], [plan()]), torch.zeros(2, 4, 8, 8), 0)
+    batch = prepared(made)
+    _, more = made.method.inputs(batch, batch.denoiser, torch.zeros(2, 4, 8, 8), 0)
     negative, positive = more["added_cond_kwargs"]["image_embeds"][0].chunk(2)
     assert positive.any()
     if name == "face":
         assert negative.shape == (1, 1, 12) and not negative.any()
     else:
         with torch.no_grad():
-            seen = made.pipe.image_encoder(torch.zeros(1, 3, 32, 32), output_hidden_states=True)
+            seen = made.method.pipe.image_encoder(torch.zeros(1, 3, 32, 32), output_hidden_states=True)
         assert negative.shape == (1, 1, 5, 16) and negative.any()
         torch.testing.assert_close(negative[0], seen.hidden_states[-2])
 
@@ -287,7 +289,7 @@ def test_a_path_may_start_at_the_home_folder(controlnet, adapter, monkeypatch, m
     more = [] if method == "controlnet_canny" else adapter_words("")[1:]
     config = lambda path: compose([*WORDS, f"method={method}", f"method.path='{path}'", *more])  # noqa: E731
     own = config(f"~/{folder.name}")
-    assert build(own).options.path == f"~/{folder.name}"
+    assert build(own).method.options.path == f"~/{folder.name}"
     assert files_of(own, "method") == {f.resolve() for f in folder.rglob("*") if f.is_file()} != set()
     for missing in ("~/nothing", "~nobody-of-that-name/nothing"):
         assert files_of(config(missing), "method") == set()
@@ -327,7 +329,13 @@ def trained(method: str, folder: Path, *words: str):
         "textual_inversion": ["method.learning_rate=0.3", "method.vectors=2"],
         "dreambooth": ["method.learning_rate=0.004", "method.class_images=2", "method.class_steps=2"],
     }
-    return made_of(method, *short, *more[method], *words)
+    return made_of(method, *short, *more[method], *words).method
+
+
+def generated(method, asked: Request | None = None) -> Sample:
+    """What a pipeline of this method makes."""
+    own = Pipeline(method, None, None, None, batch_size=1)
+    return own.generate([asked or request()], plans=[plan()])[0]
 
 
 def concept_loss(made, backbone, caption: str) -> float:
@@ -361,9 +369,9 @@ def test_training_learns_once_and_leaves_the_model_alone(method, caption, tmp_pa
     after = {n: p for m in (model.unet, model.text_encoder) for n, p in m.named_parameters()}
     assert all(torch.equal(after[n], before[n]) and not after[n].requires_grad for n in before)
 
-    first = made.generate([request()], plans=[plan()])[0]
+    first = generated(made)
     monkeypatch.setattr(type(made), "train", lambda self, request: pytest.fail("trained again"))
-    again = trained(method, tmp_path).generate([request()], plans=[plan()])[0]
+    again = generated(trained(method, tmp_path))
     assert torch.equal(again.latents, first.latents)  # found on disk
     assert again.seconds["train"] == first.seconds["train"] > 0 and "sample" in again.seconds
     # Options of the generation do not train anew.
@@ -391,7 +399,7 @@ def test_a_request_with_two_conditions_is_refused(tmp_path):
     made = trained("textual_inversion", tmp_path)
     two = Request(request().conditions * 2, "two people")
     with pytest.raises(UserError, match="2 visual conditions.*takes one"):
-        made.generate([two], plans=[plan()])
+        generated(made, two)
 
 
 # Textual Inversion
@@ -410,9 +418,7 @@ def test_the_learnt_word_reads_as_diffusers_reads_it(tiny, tmp_path):
     pipe = StableDiffusionPipeline(**own)
     pipe.load_textual_inversion({MARK: words}, token=MARK)
     theirs = sample(pipe, f"a {MARK} 0 in a forest")
-    torch.testing.assert_close(
-        made.generate([request()], plans=[plan()])[0].latents, theirs, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(generated(made).latents, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_the_word_is_never_cut_off(tiny):

@@ -123,7 +123,7 @@ def test_the_automatic_size_follows_free_memory(sampler, monkeypatch):
 
 
 def test_noise_of_a_request_does_not_depend_on_its_batch(sampler):
-    shape = (1, 4, 8, 8)
-    both = sampler.draw_on_host(shape, [noise.generator(1), noise.generator(2)])
-    assert torch.equal(both[1:], sampler.draw_on_host(shape, [noise.generator(2)]))
+    shape, device = (1, 4, 8, 8), torch.device("cpu")
+    both = noise.batch(shape, [noise.generator(1), noise.generator(2)], device, torch.float64)
+    assert torch.equal(both[1:], sampler.model.draw(shape[2:], [noise.generator(2)]))
     assert torch.equal(both[1:], noise.randn(shape, noise.generator(2), "cpu", torch.float64))

@@ -100,7 +100,8 @@ def test_the_compiled_step_is_the_eager_one(sampler, requests, monkeypatch):
 
 def test_a_sweep_that_shares_less_than_it_should_would_show(sampler, requests):
     variants = [
-        replace(sampler, preservation=replace(sampler.preservation, t3=[4.0], eta=e)) for e in (0.0, 1.0)
+        sampler.variant(preservation=replace(sampler.method.preservation, t3=[4.0], eta=e))
+        for e in (0.0, 1.0)
     ]
     row = ratios.sweep(sampler, requests, 1, "two eta", variants, 0.5)
     # Two branches: 7 steps on the condition, 7 + 2 + 5 on the canvas; the second run is its preservation.

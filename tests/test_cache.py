@@ -10,7 +10,7 @@ from PIL import Image
 
 from sow import build, compose
 from sow.method import noise
-from sow.store.cache import Cache, Chain
+from sow.pipeline.cached import Cache
 from sow.store.digest import digest
 from sow.types import Box, Plan, Request, VisualCondition
 
@@ -42,7 +42,7 @@ PLAN = Plan((Box(16, 8, 64, 64),), (Box(16, 72, 96, 56),), "a person walks", "te
 def sampler(*words: str, cold: bool = False):
     made = build(compose([*WORDS, *words]))
     if cold:
-        made.backbone.cache.clear()
+        made.cache.clear()
     return made
 
 
@@ -83,16 +83,15 @@ def base():
     made = sampler(cold=True)
     _, calls = run(made)
     assert calls == STEPS
-    return made, dict(made.backbone.cache._entries), made.backbone.cache.size
+    return made, dict(made.cache.results._entries), made.cache.results.size
 
 
 def after(base):
     """The cache as it was after the base's run."""
     made, entries, size = base
-    cache = made.backbone.cache
-    cache.clear()
-    cache._entries.update(entries)
-    cache.size = size
+    made.cache.clear()
+    made.cache.results._entries.update(entries)
+    made.cache.results.size = size
     return made
 
 
@@ -116,10 +115,10 @@ def after(base):
 def test_only_what_changed_is_computed_and_the_bytes_are_those_of_a_cold_run(base, component, values, calls):
     made = after(base)
     if component is not None:
-        made = replace(made, **{component: replace(getattr(made, component), **values)})
+        made = made.variant(**{component: replace(getattr(made.method, component), **values)})
     warm, count = run(made)
     assert count == calls
-    made.backbone.cache.clear()
+    made.cache.clear()
     cold, count = run(made)
     assert equal(warm, cold) and count >= max(calls, 17)
 
@@ -206,7 +205,7 @@ def test_subclasses_with_moves_of_their_own_are_not_cached():
     made = sampler(cold=True)
     plain, _ = run(made)
     delta = torch.ones(1, 4, 16, 16)
-    moved, calls = run(perturbed(made, {"0": Perturbation(delta, denoising_contexts(made)[-1])}))
+    moved, calls = run(perturbed(made, {"0": Perturbation(delta, denoising_contexts(made.method)[-1])}))
     assert calls == STEPS and not torch.equal(moved[0][-1][2], plain[0][-1][2])
 
 
@@ -215,12 +214,12 @@ def test_a_folder_serves_another_process(tmp_path):
     cold, count = run(sampler(*words, cold=True))
     assert count == STEPS and list(tmp_path.rglob("*.pt"))
     made = sampler(*words, cold=True)  # memory is empty, as in a new process
-    made.backbone.cache._state = None
+    made.cache._state = None
     warm, calls = run(made)
     assert calls == 0 and equal(warm, cold)
     for path in tmp_path.rglob("*.pt"):
         path.write_bytes(b"damaged")
-    made.backbone.cache.clear()
+    made.cache.clear()
     again, calls = run(made)
     assert calls == STEPS and equal(again, cold)
 
@@ -228,8 +227,8 @@ def test_a_folder_serves_another_process(tmp_path):
 def test_memory_is_bounded_and_can_be_none():
     made = sampler("cache.memory_mb=0", cold=True)
     assert run(made)[1] == run(made)[1] == STEPS
-    assert made.backbone.cache.size == 0
-    cache = Cache()
+    assert made.cache.results.size == 0
+    cache = Cache().results
     cache.configure(100, None)
     for i in range(10):
         cache.put(digest(i), (torch.zeros(10),))
@@ -249,9 +248,31 @@ def test_digests_tell_contents_apart():
     assert digest(torch.arange(6).reshape(2, 3).T.contiguous()) == digest(torch.arange(6).reshape(2, 3).T)
     with pytest.raises(TypeError, match="no content"):
         digest(object())
-    chain = Chain(Cache(), "start")
-    chain.note(object())
-    assert not chain.alive and chain.recall(("step",), lambda: (torch.ones(1),))[0].item() == 1
+
+
+def one(*inputs):
+    """Counts its calls; a tensor."""
+    one.calls += 1
+    return torch.ones(1)
+
+
+def test_a_call_is_found_by_its_inputs_bytes():
+    one.calls, cache = 0, Cache()
+    cache.configure(1 << 20, None)
+    x = torch.zeros(3)
+    for inputs, calls in [
+        ((x, 1), 1),
+        ((x.clone(), 1), 1),
+        ((x, 2), 2),
+        ((x.double(), 1), 3),
+        ((x + 1, 1), 4),
+    ]:
+        assert cache.call(one, *inputs).item() == 1 and one.calls == calls
+    for _ in range(2):  # what has no content is computed each time
+        cache.call(one, object())
+    assert one.calls == 6
+    with pytest.raises(ValueError, match="lambda"):
+        cache.call(lambda: torch.ones(1))
 
 
 def test_prompts_are_encoded_once_a_process():

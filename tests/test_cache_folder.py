@@ -130,11 +130,11 @@ def test_processes_that_write_read_and_clear_up_at_once_never_see_half_a_file(tm
 def test_the_bound_comes_from_the_configuration(tmp_path: Path) -> None:
     words = ["model=tiny", "metrics=none", "planner=fixed", f"cache.folder={tmp_path}"]
     assert compose(words).cache.folder_mb > 0  # bounded unless told otherwise
-    folder = build(compose([*words, "cache.folder_mb=3"])).backbone.cache.folder
+    folder = build(compose([*words, "cache.folder_mb=3"])).cache.results.folder
     assert folder == CacheFolder(tmp_path, 3 << 20)
     assert (
-        build(compose([*words, "cache.folder_mb=3"])).backbone.cache.folder is folder
+        build(compose([*words, "cache.folder_mb=3"])).cache.results.folder is folder
     )  # it knows what is there
-    assert build(compose(words[:3])).backbone.cache.folder is None
+    assert build(compose(words[:3])).cache.results.folder is None
     with pytest.raises(UserError, match="cache.folder_mb"):
         compose([*words, "cache.folder_mb=-1"])

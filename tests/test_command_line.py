@@ -99,8 +99,8 @@ def test_an_incomplete_run_is_done_again(command_line: Call, run_folders: Folder
 def test_a_multirun_loads_one_model_and_goes_on_after_a_failure(
     command_line: Call, run_folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sow.config import compose as config
     from sow.models import tiny
+    from sow.pipeline import factory
 
     loads: list[int] = []
     load = tiny.Tiny.load
@@ -110,7 +110,7 @@ def test_a_multirun_loads_one_model_and_goes_on_after_a_failure(
         return load(self)
 
     monkeypatch.setattr(tiny.Tiny, "load", counted)
-    monkeypatch.setattr(config, "_backbones", {})
+    monkeypatch.setattr(factory, "_loaded", {})
     result = command_line("-m", *SHORT, "seed=0,-1,1,2")
     assert result.status == 1
     assert "need 0 <= seed <= 9223372036854775807, got -1" in one_error(result)

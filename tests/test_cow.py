@@ -135,7 +135,7 @@ class Model:
 
     def __init__(self, sampler) -> None:
         self.backbone = sampler.backbone
-        self.backbone_alphas = sampler.schedule.alphas_cumprod
+        self.backbone_alphas = sampler.model.schedule.alphas_cumprod
 
 
 @pytest.mark.parametrize("steps", [10, 50])
@@ -190,7 +190,7 @@ def test_boxes_stay_where_they_are_put():
     made = build(compose([*COW, "planner.boxes=[[13,5,64,64]]", "planner.reference=null"]))
     (plan,) = made.plan([REQUEST])
     assert plan.boxes == (Box(13, 5, 64, 64),)
-    canvas, (seed,) = place(made.seed_init, REQUEST, plan, made.canvas, 0, noise.generator(0))
+    canvas, (seed,) = place(made.method.seed_init, REQUEST, plan, made.canvas, 0, noise.generator(0))
     assert (seed.left, seed.top) == (1, 0)
     gray = (canvas - (2 * np.float32(128 / 255) - 1)).abs().amax(0) < 1e-6
     assert gray[:, :13].all() and gray[:5].all() and not gray.all()

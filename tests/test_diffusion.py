@@ -63,7 +63,10 @@ def test_injected_noise_has_the_variance_of_equation_2():
     assert out.var().item() == pytest.approx(1 - (a2 / a1).item(), rel=0.02)
     # A state of unit variance per level keeps the marginal of its new level.
     assert (a2 / a1 * (1 - a1) + 1 - a2 / a1).item() == pytest.approx(1 - a2.item(), rel=1e-5)
-    official = Cycle(5, 7, 1, 1.0, "official", "fitted").levels(schedule, 5, 7)
+    assert torch.equal(schedule.inject(torch.zeros_like(wide), 5, 7, wide), out)
+    official = [
+        schedule.level(k, official=Cycle(5, 7, 1, 1.0, "official", "fitted").official) for k in (5, 7)
+    ]
     assert [a.item() for a in official] == [schedule.alphas_cumprod[t].item() for t in (501, 701)]
 
 

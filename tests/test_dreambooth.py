@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from test_baselines import WORDS, plan, request
-from test_baselines_learned import concept_loss, one_line, trained
+from test_baselines_learned import concept_loss, generated, one_line, trained
 
 from sow import compose
 from sow.baselines import personal
 from sow.errors import UserError
+from sow.method.denoiser import Model
 
 NO_PRIOR = ["method.prior_weight=0"]
 LORA = ["method.lora_rank=2", *NO_PRIOR, "method.learning_rate=0.01"]
@@ -68,7 +69,7 @@ def changed(made, part: str):
         module = copy.deepcopy(getattr(own, part))
         next(module.parameters()).data[0] += 1
         setattr(own, part, module)
-    return replace(made, backbone=own)
+    return replace(made, model=Model.of(own, made.schedule.steps))
 
 
 @pytest.mark.parametrize("part", ["vae", "unet", "text_encoder", "prediction_type", "beta_end"])
@@ -220,9 +221,9 @@ def test_lora_draws_from_the_trainings_seed(tmp_path):
 def test_a_lora_training_is_found_again(tmp_path):
     pytest.importorskip("peft")
     made = trained("dreambooth", tmp_path, *LORA)
-    first = made.generate([request()], plans=[plan()])[0].latents
+    first = generated(made).latents
     again = trained("dreambooth", tmp_path, *LORA).with_concept(request())
-    assert torch.equal(again.generate([request()], plans=[plan()])[0].latents, first)
+    assert torch.equal(generated(again).latents, first)
     caption = "a photo of sks person"
     assert concept_loss(made, again.backbone, caption) < concept_loss(made, made.backbone, caption)
 
@@ -282,7 +283,7 @@ def test_a_training_that_memory_does_not_hold_ends_in_one_line(tmp_path, monkeyp
 
     monkeypatch.setattr(type(made), where, full)
     with pytest.raises(UserError) as error:
-        made.generate([request()], plans=[plan()])
+        generated(made)
     text = one_line(error)
     assert "out of memory" in text and "method.train_batch=2" in text
     assert ("method.lora_rank" in text) == (method == "dreambooth")
@@ -293,7 +294,7 @@ def test_another_error_of_a_training_stays_itself(tmp_path, monkeypatch):
     made = trained("dreambooth", tmp_path)
     monkeypatch.setattr(type(made), "train", lambda self, request: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
-        made.generate([request()], plans=[plan()])
+        generated(made)
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "textual_inversion"])

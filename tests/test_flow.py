@@ -87,7 +87,7 @@ def test_watching_changes_nothing_and_leaves_nothing(sampler, config, request_an
     table = pd.DataFrame(attention)
     sums = table.groupby(["step", "layer", "query"])["mass"].sum()
     assert sums.to_numpy() == pytest.approx(1.0, abs=1e-5)
-    steps = len(perturb.denoising_contexts(sampler))
+    steps = len(perturb.denoising_contexts(sampler.method))
     assert sorted(table.step.unique()) == list(range(steps))
     # What the shadow gate reads is what the run's own gates read.
     trace = pd.DataFrame(samples[0].trace)
@@ -145,7 +145,9 @@ def test_plain_sampling_replaces_once_and_has_no_cycle(sampler, request_and_plan
     request, plan = request_and_plan
     steps = [s for s in plain(sampler).steps(request, plan=plan) if s.context.phase in ("cycle", "preserve")]
     assert [s.event for s in steps].count("replace") == 1
-    assert [s.context.index for s in steps if s.event == "denoise"] == list(range(sampler.t2 - 1, -1, -1))
+    assert [s.context.index for s in steps if s.event == "denoise"] == list(
+        range(sampler.method.t2 - 1, -1, -1)
+    )
     assert not any(s.gates for s in steps)
     rows, _, _ = record.response_rows(
         plain(sampler),

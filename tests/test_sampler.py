@@ -186,7 +186,7 @@ def test_replacement_is_exact_inside_the_mask_and_touches_nothing_outside(full):
     from sow.method.seed_init import canvas_mask, place
 
     inverted, before = {}, None
-    _, seeds = place(full.seed_init, request(0), plan(0), full.canvas, 0, noise.generator(0))
+    _, seeds = place(full.method.seed_init, request(0), plan(0), full.canvas, 0, noise.generator(0))
     mask = canvas_mask(seeds, 1, full.canvas.latent_size)
     (seed,) = seeds
     height, width = seed.latent_mask.shape
@@ -244,13 +244,13 @@ def test_other_step_counts_and_canvases(overrides):
     sample = made.generate([request(0)], plans=[plan(0)], snapshots=True)[0]
     assert sample.image.size == (made.canvas.width, made.canvas.height)
     assert sample.latents.isfinite().all() and len(sample.snapshots) == 3
-    k = made.num_inference_steps
-    assert (made.t1, made.t2) == (k // 2, int(0.7 * k))
+    k = made.model.schedule.steps
+    assert (made.method.t1, made.method.t2) == (k // 2, int(0.7 * k))
 
 
 def test_moved_cycles_move_t3():
-    assert sampler("cycle.t1=3", "cycle.t2=5").t3 == (2, 1)
-    assert sampler("cycle.t1=7", "cycle.t2=9").t3 == (5, 4)
+    assert sampler("cycle.t1=3", "cycle.t2=5").method.t3 == (2, 1)
+    assert sampler("cycle.t1=7", "cycle.t2=9").method.t3 == (5, 4)
     with pytest.raises(UserError, match="t3"):
         sampler("cycle.t1=3", "cycle.t2=5", "preservation.t3=[4]")
 
@@ -292,5 +292,5 @@ def test_a_trace_row_a_step_and_the_gates_in_it(full):
 
 def test_no_modulation_is_no_processor():
     made = sampler("modulation=none")
-    assert isinstance(made.modulation, NoModulation)
+    assert isinstance(made.method.modulation, NoModulation)
     assert not any(s.gates for s in made.steps(request(0), plan=plan(0)))

@@ -27,9 +27,11 @@ from sow import build, compose
 from sow.baselines.sampler import BaselineSampler
 from sow.errors import UserError
 from sow.method import noise
+from sow.method.denoiser import Model
 from sow.models.backbone_xl import XLBackbone
 from sow.models.tiny import SCHEDULER, byte_tokenizer
-from sow.pipeline.factory import arguments
+from sow.pipeline.factory import pipeline
+from sow.pipeline.pipeline import Pipeline
 
 WORDS = ["metrics=none", "tracker=none", "planner=fixed", "intensify=none", "model=local", "model.device=cpu"]
 SIDE = 64
@@ -120,11 +122,13 @@ def sampler(folder: Path, *words: str):
     return build(compose([*WORDS, f"model.path={folder}", *words]))
 
 
-def chain(folder: Path, *words: str) -> BaselineSampler:
+def chain(folder: Path, *words: str) -> Pipeline:
     """Plain sampling from noise with our loop."""
     config = compose([*WORDS, f"model.path={folder}", *words])
     options = SimpleNamespace(eta=0.0, prompt="user", vae="mode", paste=False)
-    return BaselineSampler(**arguments(config, build(config).backbone, 4), options=options)
+    model = Model.of(build(config).backbone, 4)
+    canvas = config.model.canvas_of(model.backbone, config.width, config.height)
+    return pipeline(config, BaselineSampler(model, canvas, config.seed_init, config.guidance, options))
 
 
 def theirs(
@@ -252,7 +256,7 @@ def test_every_format_takes_a_controlnet(folders, tmp_path, name):
     made = sampler(folders[name], *words)
     steered, plain = (
         made_of.generate([request()], plans=[plan()])[0].latents
-        for made_of in (made, replace(made, options=replace(made.options, scale=0.0)))
+        for made_of in (made, made.variant(options=replace(made.method.options, scale=0.0)))
     )
     assert steered.isfinite().all() and moved(steered, plain) > 1e-4
 

@@ -42,7 +42,9 @@ def setting():
     config = compose([*WORDS, *SMALL])
     sampler = build(config)
     pool = config.study.figures(sampler.backbone, 128, TRAINING_SEEDS, 4)
-    lesson = Lesson(sampler.backbone, sampler.schedule.alphas_cumprod, sampler.schedule.prediction_type)
+    lesson = Lesson(
+        sampler.backbone, sampler.model.schedule.alphas_cumprod, sampler.model.schedule.prediction_type
+    )
     return config.study, lesson, pool
 
 
@@ -158,7 +160,7 @@ def test_the_shipped_controlnet_is_small_and_knows_more_than_the_model():
     sampler = build(config)
     pool = config.study.figures(sampler.backbone, 128, HELD_OUT_SEEDS + 5000, 8)
     net = ControlNetModel.from_pretrained(PEOPLE)
-    lesson = Lesson(sampler.backbone, sampler.schedule.alphas_cumprod, "epsilon")
+    lesson = Lesson(sampler.backbone, sampler.model.schedule.alphas_cumprod, "epsilon")
     ratios = config.study.measure(lesson, net, pool)
     at = LEVELS.index(850)
     assert ratios["whole picture"][at] < 0.8 and ratios["face"][at] < 0.97

@@ -137,7 +137,7 @@ class Work:
                 advance(batch)
 
     def _one(self, batch: Batch) -> None:
-        from sow.config.compose import build
+        from sow.pipeline.factory import build
 
         from ..generate import open_gates
 
@@ -186,7 +186,7 @@ class Work:
         names = ("planner", "position", "intensify", "height", "width", "model")
         planning = [batch.config.resolved[name] for name in names]
         snap = batch.config.resolved["seed_init"].get("snap")
-        key = str([planning, snap, type(sampler).__name__, batch.names])
+        key = str([planning, snap, type(sampler.method).__name__, batch.names])
         if key not in self.plans:
             self.plans[key] = sampler.plan(list(batch.requests))
         return self.plans[key]

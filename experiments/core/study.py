@@ -21,7 +21,7 @@ from sow.types import Request
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
-    from sow.pipeline.pipeline import Sampler
+    from sow.pipeline.pipeline import Pipeline
     from sow.types import Sample
 
 
@@ -43,9 +43,9 @@ class StudyContext:
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def sampler(self) -> Sampler:
+    def sampler(self) -> Pipeline:
         """The sampler of the configuration; the model is loaded once a process."""
-        from sow.config.compose import build
+        from sow.pipeline.factory import build
 
         with self.timed("load"):
             return build(self.config)

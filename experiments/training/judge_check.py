@@ -122,7 +122,7 @@ class JudgeCheck:
 
 def generate(context: StudyContext, split: str, limit: int) -> tuple[list[Group], list[Sample]]:
     """`limit` groups of a split, the settings in turn, and an image of each by the configured method."""
-    from sow.config.compose import build
+    from sow.pipeline.factory import build
 
     from ..benchmark.rows import Row, compose_row
     from ..benchmark.work import first_of_each

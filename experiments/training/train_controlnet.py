@@ -104,7 +104,9 @@ class TrainControlNet:
         with context.timed("figures"):
             pool = self.figures(backbone, side, TRAINING_SEEDS, self.pictures)
             held_out = self.figures(backbone, side, HELD_OUT_SEEDS, self.held_out)
-        lesson = Lesson(backbone, sampler.schedule.alphas_cumprod, sampler.schedule.prediction_type)
+        lesson = Lesson(
+            backbone, sampler.model.schedule.alphas_cumprod, sampler.model.schedule.prediction_type
+        )
         with context.timed("train"):
             net, step, loss = self.train(lesson, pool)
         with context.timed("measure"):
@@ -276,7 +278,7 @@ class Lesson:
         import torch
 
         # The backbone would keep every caption, and they seldom come twice.
-        return torch.cat([self.backbone._encode_prompt(text) for text in texts]).float()
+        return torch.cat([self.backbone.encode_prompt(text) for text in texts]).float()
 
     def control(self, edges: Tensor) -> Tensor:
         """Edges (B, H, W) uint8 as a ControlNet takes them, (B, 3, H, W) of 0 and 1."""

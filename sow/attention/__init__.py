@@ -1,1 +1,2 @@
-"""Dynamic attention modulation (Sec. IV-C): strengths, decays, the gate R_c, and the attention that applies them."""
+"""Dynamic attention modulation (Sec. IV-C): strengths, decays, the gate R_c, and the attention that applies
+them."""

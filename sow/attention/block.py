@@ -1,7 +1,9 @@
-"""Modulated attention of a small layer: the modulated rows' logits fit a core's cache, and one block of them does it all.
+"""Modulated attention of a small layer: the modulated rows' logits fit a core's cache, and one block of them
+does it all.
 
-The same as `modulation.py` computes with two-part attention, in a third of the operations: in layers of a few hundred
-tokens their number is what costs. Only for the default readings (A12 "row", A13 "related" points of "logits").
+The same as `modulation.py` computes with two-part attention, in a third of the operations: in layers of a few
+hundred tokens their number is what costs. Only for the default readings (A12 "row", A13 "related" points of
+"logits").
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ ELEMENTS = 1 << 18
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """A bucket's regions as factors: `inside` (b, 1, parts, N) 1 on the keys of each part, `mean` (b, 1, N, parts) the same
-    over their number, `nearest` (b, 1, m, parts) 1 on the nearest share of the points, `uniform` that share of them,
-    `own`, `near` (b, R, parts) where and how P- and P+ act."""
+    """A bucket's regions as factors: `inside` (b, 1, parts, N) 1 on the keys of each part, `mean` (b, 1, N,
+    parts) the same over their number, `nearest` (b, 1, m, parts) 1 on the nearest share of the points,
+    `uniform` that share of them, `own`, `near` (b, R, parts) where and how P- and P+ act."""
 
     inside: Tensor
     mean: Tensor
@@ -36,7 +38,8 @@ class Tables:
 
 
 def applies(q: Tensor, bucket: Bucket, strength: Strength) -> bool:
-    """Whether a bucket of a layer with queries `q` (branches x B, H, N, d) is small and read in the default way."""
+    """Whether a bucket of a layer with queries `q` (branches x B, H, N, d) is small and read in the default
+    way."""
     gate = strength.gate
     if (strength.normalisation, gate.queries, gate.score) != ("row", "related", "logits"):
         return False
@@ -68,7 +71,8 @@ def tables(bucket: Bucket, tokens: int, fraction: float, dtype: torch.dtype) -> 
 def modulated_rows(
     q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, strength: Strength, scale: float, previous: Tensor | None
 ) -> tuple[Tensor, Reading]:
-    """softmax(A') V of the modulated rows alone, (b, H, R, d) in the order of `bucket.rows` (Eq. 8), and the reading.
+    """softmax(A') V of the modulated rows alone, (b, H, R, d) in the order of `bucket.rows` (Eq. 8), and the
+    reading.
 
     `q`, `k`, `v` (b, H, N, d); `previous` (b, parts) as in `modulated_attention`.
     """

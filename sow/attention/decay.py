@@ -1,7 +1,8 @@
 """The decay functions of Eq. 6 in time and in distance.
 
 Notation
-    gamma(x) = (1/2 (1 + cos(pi (2T - x) / T)))^a, x clamped to [0, T]: 1 at 0, falling to 0 at T (Eq. 6 has period 2T)
+    gamma(x) = (1/2 (1 + cos(pi (2T - x) / T)))^a, x clamped to [0, T]: 1 at 0, falling to 0 at T (Eq. 6 has
+    period 2T)
     T, a     rate and extent of the decay
     D        distance of a token of the related region to the centre o* of the condition (Eq. 5)
 """
@@ -9,13 +10,29 @@ Notation
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from sow.config.bounds import need_above, need_at_least, need_one_of
+from sow.types import Bound, component
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class DecayInTime(Protocol):
+    """gamma_time of P- and P+."""
+
+    def factors(self, cycle: int, step: int, cycles: int, steps_per_cycle: int) -> tuple[float, float]:
+        """(gamma_time of P-, gamma_time of P+) in `cycle` at its denoising step `step`, both from 0."""
+        ...
+
+
+class DecayInDistance(Protocol):
+    """gamma_dis of P+."""
+
+    def factors(self, distance: Tensor, grid: int) -> Tensor:
+        """gamma_dis for `distance` (m,) in tokens of a layer whose longer side has `grid` tokens; float64,
+        (m,)."""
+        ...
 
 
 def gamma(x: float, T: float, a: float) -> float:
@@ -24,27 +41,21 @@ def gamma(x: float, T: float, a: float) -> float:
     return max(0.0, 0.5 * (1 + math.cos(math.pi * (2 * T - x) / T))) ** a
 
 
-@dataclass(frozen=True)
+@component("decay_time")
 class TimeDecay:
     """gamma_time of P- and P+ (Eq. 4, 5, 6).
 
-    `T` grows to the number of cycles (or of denoising steps) where that is larger; `a_minus`, `a_plus` the exponents;
-    `clock` what counts as time (A10): "cycle" the cycle from 0, "cycle_from_one", "step" the denoising step from 0.
+    `T` grows to the number of cycles (or of denoising steps) where that is larger; `a_minus`, `a_plus` the
+    exponents; `clock` what counts as time (A10): "cycle" the cycle from 0, "cycle_from_one", "step" the
+    denoising step from 0.
     """
 
-    T: float
-    a_minus: float
-    a_plus: float
-    clock: str
-    _target_: str = "sow.attention.decay.TimeDecay"
-
-    def __post_init__(self) -> None:
-        need_above(self, "decay_time", T=0)
-        need_at_least(self, "decay_time", a_minus=0, a_plus=0)
-        need_one_of(self, "decay_time", clock=("cycle", "cycle_from_one", "step"))
+    T: Annotated[float, Bound(gt=0)]
+    a_minus: Annotated[float, Bound(ge=0)]
+    a_plus: Annotated[float, Bound(ge=0)]
+    clock: Literal["cycle", "cycle_from_one", "step"]
 
     def factors(self, cycle: int, step: int, cycles: int, steps_per_cycle: int) -> tuple[float, float]:
-        """(gamma_time of P-, gamma_time of P+) in `cycle` at its denoising step `step`, both from 0."""
         if self.clock == "step":
             x, T = cycle * steps_per_cycle + step, max(self.T, cycles * steps_per_cycle)
         else:
@@ -52,36 +63,27 @@ class TimeDecay:
         return gamma(x, T, self.a_minus), gamma(x, T, self.a_plus)
 
 
-@dataclass(frozen=True)
+@component("decay_time")
 class NoTimeDecay:
     """gamma_time = 1 (Table III, row without gamma_time)."""
-
-    _target_: str = "sow.attention.decay.NoTimeDecay"
 
     def factors(self, cycle: int, step: int, cycles: int, steps_per_cycle: int) -> tuple[float, float]:
         return 1.0, 1.0
 
 
-@dataclass(frozen=True)
+@component("decay_distance")
 class DistanceDecay:
     """gamma_dis of P+ (Eq. 5, 6).
 
-    `unit` of the distance D (A11): "box" scales it so that the farthest token of the related region is at T; "grid16"
-    counts sixteenths of the canvas's longer side; "token" counts tokens of the layer.
+    `unit` of the distance D (A11): "box" scales it so that the farthest token of the related region is at T;
+    "grid16" counts sixteenths of the canvas's longer side; "token" counts tokens of the layer.
     """
 
-    T: float
-    a: float
-    unit: str
-    _target_: str = "sow.attention.decay.DistanceDecay"
-
-    def __post_init__(self) -> None:
-        need_above(self, "decay_distance", T=0)
-        need_at_least(self, "decay_distance", a=0)
-        need_one_of(self, "decay_distance", unit=("box", "grid16", "token"))
+    T: Annotated[float, Bound(gt=0)]
+    a: Annotated[float, Bound(ge=0)]
+    unit: Literal["box", "grid16", "token"]
 
     def factors(self, distance: Tensor, grid: int) -> Tensor:
-        """gamma_dis for `distance` (m,) in tokens of a layer whose longer side has `grid` tokens; float64, (m,)."""
         import torch
 
         d = distance.double()
@@ -95,11 +97,9 @@ class DistanceDecay:
         return (0.5 * (1 + torch.cos(math.pi * (2 * self.T - x) / self.T))).clamp_min(0) ** self.a
 
 
-@dataclass(frozen=True)
+@component("decay_distance")
 class NoDistanceDecay:
     """gamma_dis = 1 (Table III, row without gamma_dis)."""
-
-    _target_: str = "sow.attention.decay.NoDistanceDecay"
 
     def factors(self, distance: Tensor, grid: int) -> Tensor:
         return distance.double() * 0 + 1

@@ -1,4 +1,5 @@
-"""The gate R_c (Eq. 7): how much of the related region's attention to the condition sits in its nearest fifth.
+"""The gate R_c (Eq. 7): how much of the related region's attention to the condition sits in its nearest
+fifth.
 
 Notation
     a_i     score of point i of the guiding box towards the condition, from min-max-normalised logits (A13)
@@ -10,10 +11,9 @@ Notation
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
-from sow.config.bounds import need_above, need_at_least, need_one_of, need_within
+from sow.types import Bound, component
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,8 @@ def nearest_count(m: int, fraction: float) -> int:
 
 
 def r_c(scores: Tensor, fraction: float) -> Tensor:
-    """Eq. 7 for `scores` (B, H, m), non-negative, points nearest first; returns (B,). All-zero scores count as uniform."""
+    """Eq. 7 for `scores` (B, H, m), non-negative, points nearest first; returns (B,). All-zero scores count
+    as uniform."""
     m = scores.shape[-1]
     k = nearest_count(m, fraction)
     total = scores.sum(-1)
@@ -33,64 +34,67 @@ def r_c(scores: Tensor, fraction: float) -> Tensor:
     return share.where(total > 0, share * 0 + k / m).mean(-1)
 
 
-READINGS = {
-    "queries": ("related", "condition"),
-    "score": ("logits", "softmax"),
-    "scope": ("layer", "previous"),
-}
+class Gate(Protocol):
+    """How R_c is read, and how far it opens the modulation."""
+
+    @property
+    def queries(self) -> str: ...
+    @property
+    def score(self) -> str: ...
+    @property
+    def scope(self) -> str: ...
+    @property
+    def min_points(self) -> int: ...
+    @property
+    def fraction(self) -> float: ...
+
+    def factor(self, value: Tensor) -> Tensor:
+        """s of Eq. 8 for R_c of any shape; a missing R_c is nan."""
+        ...
 
 
-@dataclass(frozen=True)
+@component("gate")
 class RegionGate:
     """The gate of Eq. 7 and 8.
 
     `tau`         threshold
-    `queries`     "related": points are query tokens of the related region, averaged over the condition's keys;
-                  "condition": points are key tokens of the related region, averaged over the condition's queries (A13)
+    `queries`     "related": points are query tokens of the related region, averaged over the condition's
+                  keys; "condition": points are key tokens of the related region, averaged over the
+                  condition's queries (A13)
     `score`       "logits" min-max-normalised, or "softmax" probabilities (A13)
-    `scope`       "layer": each layer gates itself; "previous": one value from the 16 x 16 layers of the step before (A14)
+    `scope`       "layer": each layer gates itself; "previous": one value from the 16 x 16 layers of the step
+                  before (A14)
     `min_points`  layers with fewer points use the finest layer's R_c of the step before (A19); 0 = never
     `fraction`    the nearest share of the points, one fifth
     """
 
-    tau: float
-    queries: str
-    score: str
-    scope: str
-    min_points: int
-    fraction: float
-    _target_: str = "sow.attention.gate.RegionGate"
-
-    def __post_init__(self) -> None:
-        need_within(self, "gate", 0, 1, "tau", "fraction")
-        need_above(self, "gate", fraction=0)
-        need_at_least(self, "gate", min_points=0)
-        need_one_of(self, "gate", **READINGS)
+    tau: Annotated[float, Bound(ge=0, le=1)]
+    queries: Literal["related", "condition"]
+    score: Literal["logits", "softmax"]
+    scope: Literal["layer", "previous"]
+    min_points: Annotated[int, Bound(ge=0)]
+    fraction: Annotated[float, Bound(gt=0, le=1)]
 
     def factor(self, value: Tensor) -> Tensor:
         """s of Eq. 8 for R_c of any shape; a missing R_c (nan) keeps the gate shut."""
         return (value - self.tau).nan_to_num(0.0).clamp_min(0).sqrt()
 
 
-@dataclass(frozen=True)
+@component("gate")
 class AlwaysOpen:
-    """No R_c judgement (Table III): modulation at every step with `factor` "one" (1) or "sqrt" (sqrt(1 - tau)).
+    """No R_c judgement (Table III): modulation at every step with `factor` "one" (1) or "sqrt" (sqrt(1 -
+    tau)).
 
     R_c is still measured for the trace, by the readings of `RegionGate`.
     """
 
-    factor_of: str
-    tau: float
-    queries: str
-    score: str
-    scope: str
-    min_points: int
-    fraction: float
-    _target_: str = "sow.attention.gate.AlwaysOpen"
-
-    def __post_init__(self) -> None:
-        need_one_of(self, "gate", factor_of=("one", "sqrt"))
-        need_within(self, "gate", 0, 1, "tau")
+    factor_of: Literal["one", "sqrt"]
+    tau: Annotated[float, Bound(ge=0, le=1)]
+    queries: Literal["related", "condition"]
+    score: Literal["logits", "softmax"]
+    scope: Literal["layer", "previous"]
+    min_points: Annotated[int, Bound(ge=0)]
+    fraction: Annotated[float, Bound(gt=0, le=1)]
 
     def factor(self, value: Tensor) -> Tensor:
         """1 or sqrt(1 - tau) whatever R_c is."""

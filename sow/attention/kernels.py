@@ -1,7 +1,8 @@
-"""A Triton kernel for CUDA: the range and the log-sum-exp of rows of logits in one pass, the logits never in memory.
+"""A Triton kernel for CUDA: the range and the log-sum-exp of rows of logits in one pass, the logits never in
+memory.
 
-Each program holds a block of query rows and walks over the keys as flash attention does, without values. `limits.py`
-decides where it runs; importing this module needs triton.
+Each program holds a block of query rows and walks over the keys as flash attention does, without values.
+`limits.py` decides where it runs; importing this module needs triton.
 """
 
 from __future__ import annotations
@@ -76,10 +77,11 @@ def _row_statistics(
 
 
 def row_statistics(q: Tensor, k: Tensor, scale: float, with_lse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Minimum, maximum and log-sum-exp over keys `k` (B, H, N, d) of the scaled logits of rows `q` (B, H, R, d).
+    """Minimum, maximum and log-sum-exp over keys `k` (B, H, N, d) of the scaled logits of rows `q` (B, H, R,
+    d).
 
-    Each (B, H, R) float32, the last one empty without `with_lse`. float16, bfloat16 or float32 inputs of any strides,
-    products and sums in float32; any R, N and d.
+    Each (B, H, R) float32, the last one empty without `with_lse`. float16, bfloat16 or float32 inputs of any
+    strides, products and sums in float32; any R, N and d.
     """
     B, H, R, d = q.shape
     low, high = (torch.empty((B, H, R), dtype=torch.float32, device=q.device) for _ in range(2))

@@ -7,78 +7,70 @@ Notation
     s        the gate's factor sqrt(max(0, R_c - tau))
     A'       A + (max - min) s P: P is added on the [0, 1] scale and mapped back
 
-A row's bias takes one value on c and one on nc, so only their difference matters and A' needs no mask: see `split.py`.
+A row's bias takes one value on c and one on nc, so only their difference matters and A' needs no mask: see
+`split.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from sow.config.bounds import need_one_of
 from sow.errors import UserError
+from sow.types import component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sow.attention.gate import Gate
     from sow.attention.regions import Bucket
 
 
-@dataclass(frozen=True)
+@component("modulation")
 class Modulation:
     """Where and how attention is modulated.
 
-    `normalisation`  "row" per head and query row, "head" per head, "none" adds P to the logits, "literal" leaves the
-                     scores of modulated rows normalised in the softmax (A12)
-    `resolutions`    longer sides, in tokens, of the layers to modulate, None = all; `blocks` of down, mid, up (A15)
+    `normalisation`  "row" per head and query row, "head" per head, "none" adds P to the logits, "literal"
+                     leaves the scores of modulated rows normalised in the softmax (A12)
+    `resolutions`    longer sides, in tokens, of the layers to modulate, None = all; `blocks` of down, mid, up
+                     (A15)
     `branches`       "text": only the text branch of the guidance, "all": every branch (A16)
-    `conditions`     "union": c is the union of the conditions; "each": one key set and one R_c a condition (A18)
+    `conditions`     "union": c is the union of the conditions; "each": one key set and one R_c per condition
+                     (A18)
     `region`         "box": c is box_v; "mask": the condition's latent mask (A9)
     """
 
-    normalisation: str
+    normalisation: Literal["row", "head", "none", "literal"]
     resolutions: list[int] | None
-    blocks: list[str]
-    branches: str
-    conditions: str
-    region: str
-    _target_: str = "sow.attention.modulation.Modulation"
+    blocks: list[Literal["down", "mid", "up"]]
+    branches: Literal["text", "all"]
+    conditions: Literal["union", "each"]
+    region: Literal["box", "mask"]
 
     def __post_init__(self) -> None:
-        need_one_of(
-            self,
-            "modulation",
-            normalisation=("row", "head", "none", "literal"),
-            branches=("text", "all"),
-            conditions=("union", "each"),
-            region=("box", "mask"),
-        )
-        wrong = [b for b in self.blocks if b not in ("down", "mid", "up")]
-        if wrong or not self.blocks:
-            raise UserError(f"blocks are of down, mid, up, got {list(self.blocks)} (modulation.blocks)")
+        if not self.blocks:
+            raise UserError("blocks are of down, mid, up, got none (modulation.blocks)")
 
 
-@dataclass(frozen=True)
+@component("modulation")
 class NoModulation:
     """Plain sampling (the ablation without DAM, Table II): the UNet keeps its own attention."""
-
-    _target_: str = "sow.attention.modulation.NoModulation"
 
 
 @dataclass(frozen=True, eq=False)
 class Strength:
-    """What modulates one UNet call: omega times gamma_time for P- and P+ (numbers or 0-dimensional tensors), the gate, and
-    the reading of A12."""
+    """What modulates one UNet call: omega times gamma_time for P- and P+ (numbers or 0-dimensional tensors),
+    the gate, and the reading of A12."""
 
-    minus: Any
-    plus: Any
-    gate: Any
+    minus: float | Tensor
+    plus: float | Tensor
+    gate: Gate
     normalisation: str = "row"
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """R_c and factor of one layer: `r_c`, `factor` (b, parts), one column a condition part."""
+    """R_c and factor of one layer: `r_c`, `factor` (b, parts), one column per condition part."""
 
     r_c: Tensor
     factor: Tensor
@@ -86,7 +78,8 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Logits of the modulated rows of one bucket: `low`, `high` and, where it is wanted, `lse` (b, H, R), rows of cr last."""
+    """Logits of the modulated rows of one bucket: `low`, `high` and, where it is wanted, `lse` (b, H, R),
+    rows of cr last."""
 
     index: Tensor
     q: Tensor
@@ -123,9 +116,10 @@ def row_statistics(
 
 
 def point_scores(
-    rows: Rows, k: Tensor, k_part: Tensor, bucket: Bucket, part: int, scale: float, gate: Any
+    rows: Rows, k: Tensor, k_part: Tensor, bucket: Bucket, part: int, scale: float, gate: Gate
 ) -> Tensor:
-    """a_i of Eq. 7 for condition part `part`, whose keys are `k_part`: (b, H, m), nearest point first (A13)."""
+    """a_i of Eq. 7 for condition part `part`, whose keys are `k_part`: (b, H, m), nearest point first
+    (A13)."""
     import torch
 
     from sow.attention.split import take
@@ -138,7 +132,7 @@ def point_scores(
             logits = (q.to(keys_c.dtype) @ keys_c.transpose(-1, -2)) * scale
             scores = (logits - lse.unsqueeze(-1)).exp().mean(-1)
         else:
-            # The mean over keys of c commutes with the product: pooled keys, one dot product a point.
+            # The mean over keys of c commutes with the product: pooled keys, one dot product per point.
             pooled = (q.to(keys_c.dtype) * keys_c.mean(2, keepdim=True)).sum(-1) * scale
             scores = normalised(pooled, low, high)
         return scores.gather(-1, order)
@@ -171,8 +165,9 @@ def modulated_attention(
 ) -> tuple[Tensor, Reading]:
     """softmax(A') V for the samples of one bucket (Eq. 8).
 
-    `q`, `k`, `v` (b, H, N, d); `previous` (b, parts) an R_c to use in place of this layer's own, nan where there is none.
-    Returns (b, H, N, d) in the dtype of `v`, and this layer's reading (its own R_c and the factor that was applied).
+    `q`, `k`, `v` (b, H, N, d); `previous` (b, parts) an R_c to use in place of this layer's own, nan where
+    there is none. Returns (b, H, N, d) in the dtype of `v`, and this layer's reading (its own R_c and the
+    factor that was applied).
     """
     import torch
 
@@ -181,15 +176,18 @@ def modulated_attention(
 
     parts = len(bucket.keys) - 1
     gate = strength.gate
+    # 1. The range of the logits of the rows that are modulated (A12).
     rows = row_statistics(q, k, bucket, scale, strength.normalisation, gate.score == "softmax")
-    # Keys and values with those of a part side by side: one copy, then views.
+    # 2. Keys and values, those of a key set side by side: one copy, then views.
     counts = [keys.shape[1] for keys in bucket.keys]
     k_parts, v_parts = (take(x, bucket.sorted).split(counts, dim=2) for x in (k, v))
+    # 3. R_c of each condition part (Eq. 7), and how far the gate opens.
     own = torch.stack(
         [r_c(point_scores(rows, k, k_parts[p], bucket, p, scale, gate), gate.fraction) for p in range(parts)],
         dim=-1,
     )
     factor = gate.factor(own if previous is None else previous.to(own.dtype))
+    # 4. The width of the scale on which P is added (A12).
     width = rows.high - rows.low
     if strength.normalisation == "literal":
         # The whole row is normalised where its gate is open: scale its queries, then P needs no mapping back.
@@ -200,6 +198,7 @@ def modulated_attention(
         q = (q * scaling.unsqueeze(-1)).to(q.dtype)
     if strength.normalisation in ("none", "literal"):
         width = torch.ones_like(width)
+    # 5. Attention over each key set alone; its log-sum-exp takes the set's bias (Eq. 4, 5, 8).
     outs, scores = [], []
     for p in range(parts + 1):
         out, lse = attention_with_lse(q, k_parts[p], v_parts[p], scale)
@@ -207,13 +206,15 @@ def modulated_attention(
             lse = lse + row_bias(rows, width, bucket, strength, factor[:, p], p, lse)
         outs.append(out)
         scores.append(lse)
+    # 6. The sets together, weighted by their log-sum-exps: softmax(A') V.
     return merge(outs, scores), Reading(own, factor)
 
 
 def row_bias(
     rows: Rows, width: Tensor, bucket: Bucket, strength: Strength, factor: Tensor, part: int, like: Tensor
 ) -> Tensor:
-    """Bias of every row (b, H, N) on the keys of condition part `part`, relative to the other keys (Eq. 4 and 5)."""
+    """Bias of every row (b, H, N) on the keys of condition part `part`, relative to the other keys (Eq. 4 and
+    5)."""
     import torch
 
     own = bucket.own[part].to(factor.dtype) * strength.minus

@@ -1,4 +1,5 @@
-"""The only file that knows diffusers' attention: processors that hand self-attention to a modulator, and take it back."""
+"""The only file that knows diffusers' attention: processors that hand self-attention to a modulator, and take
+it back."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from sow.attention import block
+from sow.attention.decay import DecayInDistance
+from sow.attention.gate import Gate
 from sow.attention.modulation import Modulation, Reading, Strength, modulated_attention
 from sow.attention.regions import Bucket, SampleRegions, buckets, layer_sizes
 
@@ -19,18 +22,19 @@ from sow.attention.regions import Bucket, SampleRegions, buckets, layer_sizes
 class Modulator:
     """Modulates the self-attention of one batch through its cycles.
 
-    Built once a batch from the regions of its samples; told before each UNet call where in the schedule it stands
-    (`begin`), and asked afterwards what the gates read (`end`). It never looks at a clock of its own.
+    Built once per batch from the regions of its samples. `begin` sets the strengths of a UNet call before it, `end`
+    returns what the gates read in it; there is no clock of its own.
 
-    What changes between calls lies in tensors that stay where they are (`strength`, `held`), everything else is fixed by
-    then: torch.compile takes `attend` into the UNet's graph, one for all strengths, cycles and gates, without a break.
+    What changes between calls lies in tensors that stay where they are (`strength`, `held`), everything else
+    is fixed by then: torch.compile takes `attend` into the UNet's graph, one for all strengths, cycles and
+    gates, without a break.
     """
 
     def __init__(
         self,
         modulation: Modulation,
-        gate: Any,
-        decay_distance: Any,
+        gate: Gate,
+        decay_distance: DecayInDistance,
         regions: Sequence[SampleRegions],
         latent_size: tuple[int, int],
         device: torch.device,
@@ -61,6 +65,8 @@ class Modulator:
         self.branches: tuple[int, ...] = ()
         self.readings: dict[str, tuple[int, dict[int, tuple[Tensor, Tensor]]]] = {}
 
+    # 1. Before a UNet call.
+
     def begin(self, minus: float, plus: float, branches: int, text_branch: int) -> None:
         """Before a UNet call on `branches` x batch rows: the strengths omega gamma_time of P- and P+."""
         self.strength.minus.fill_(minus)
@@ -79,22 +85,23 @@ class Modulator:
         self.readings = {}
         self.begun = True
 
-    def end(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """After the call: layer name -> (R_c, factor), each (B, parts), nan where a layer was not modulated."""
-        self.begun = False
-        if not self.readings:
-            return {}
-        sizes = {n for n, _ in self.readings.values()}
-        target = (
-            max(sizes) if self.gate.scope == "layer" else min(sizes, key=lambda n: (abs(n - self.middle), -n))
-        )
-        for branch in self.branches:
-            values = [by_branch[branch][0] for n, by_branch in self.readings.values() if n == target]
-            self.previous[branch] = torch.stack(values).nanmean(0)
-        # Copies: what a CUDA graph hands out is written over by its next call.
-        own = [by_branch[self.text_branch] for _, by_branch in self.readings.values()]
-        r_c, factor = (torch.stack(values).unbind() for values in zip(*own, strict=True))
-        return dict(zip(self.readings, zip(r_c, factor, strict=True), strict=True))
+    def index(self, branches: int) -> None:
+        """Send every index of rows that a call on `branches` x batch rows takes to the device, before the
+        call."""
+        if branches in self.indexed:
+            return
+        self.indexed.add(branches)
+        device = self.strength.minus.device
+        for found in self.buckets.values():
+            if found and (rest := self.rest(found, branches * self.batch)):
+                self.rows(rest, device)
+            for bucket in found:
+                self.rows(bucket.places, device)
+                for branch in self.branches:
+                    self.rows(self.places(branch, bucket), device)
+                    self.column(self.places(branch, bucket), device)
+
+    # 2. In the call, layer by layer.
 
     def selects(self, layer: str) -> bool:
         """Whether the layer of this name lies in the blocks that are modulated (A15)."""
@@ -156,6 +163,28 @@ class Modulator:
             out.transpose(1, 2)[sample, bucket.rows] = made.transpose(1, 2)
         return reading
 
+    # 3. After the call.
+
+    def end(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """After the call: layer name -> (R_c, factor), each (B, parts), nan where a layer was not
+        modulated."""
+        self.begun = False
+        if not self.readings:
+            return {}
+        sizes = {n for n, _ in self.readings.values()}
+        target = (
+            max(sizes) if self.gate.scope == "layer" else min(sizes, key=lambda n: (abs(n - self.middle), -n))
+        )
+        for branch in self.branches:
+            values = [by_branch[branch][0] for n, by_branch in self.readings.values() if n == target]
+            self.previous[branch] = torch.stack(values).nanmean(0)
+        # Copies: what a CUDA graph hands out is written over by its next call.
+        own = [by_branch[self.text_branch] for _, by_branch in self.readings.values()]
+        r_c, factor = (torch.stack(values).unbind() for values in zip(*own, strict=True))
+        return dict(zip(self.readings, zip(r_c, factor, strict=True), strict=True))
+
+    # Rows of a batch: which they are, and the indices that take them.
+
     def places(self, branch: int, bucket: Bucket) -> tuple[int, ...]:
         """Rows of a branch's samples of a bucket among those of all branches."""
         return tuple(branch * self.batch + place for place in bucket.places)
@@ -181,7 +210,8 @@ class Modulator:
         return r_c, factor
 
     def rows(self, places: tuple[int, ...], device: torch.device) -> slice | Tensor:
-        """Rows of a batch: a view where they are neighbours, else an index that was sent to the device once."""
+        """Rows of a batch: a view where they are neighbours, else an index that was sent to the device
+        once."""
         if places == tuple(range(places[0], places[0] + len(places))):
             return slice(places[0], places[0] + len(places))
         if places not in self.indices:
@@ -194,25 +224,14 @@ class Modulator:
             return None
         return self.held[branch][bucket.samples, : len(bucket.keys) - 1]
 
-    def index(self, branches: int) -> None:
-        """Send every index of rows that a call on `branches` x batch rows takes to the device, before the call."""
-        if branches in self.indexed:
-            return
-        self.indexed.add(branches)
-        device = self.strength.minus.device
-        for found in self.buckets.values():
-            if found and (rest := self.rest(found, branches * self.batch)):
-                self.rows(rest, device)
-            for bucket in found:
-                self.rows(bucket.places, device)
-                for branch in self.branches:
-                    self.rows(self.places(branch, bucket), device)
-                    self.column(self.places(branch, bucket), device)
+    # Once per network.
 
     def prepare(self, dtype: torch.dtype, compiled: bool) -> None:
-        """Lay out the small layers' tables for a network of `dtype`: where a graph first needs them it is too late.
+        """Lay out the small layers' tables for a network of `dtype`: where a graph first needs them it is too
+        late.
 
-        One graph shall serve regions of all sizes, so where the network is compiled their sizes are symbols in it.
+        One graph shall serve regions of all sizes, so where the network is compiled their sizes are symbols
+        in it.
         """
         for n, found in self.buckets.items():
             for bucket in found:
@@ -268,7 +287,8 @@ class SelfAttentionProcessor:
 
 @contextmanager
 def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
-    """Within the block, the UNet's self-attention is `modulator`'s; afterwards its processors are what they were."""
+    """Within the block, the UNet's self-attention is `modulator`'s; afterwards its processors are what they
+    were."""
     known = getattr(modulator, "layers", {})  # walking a UNet takes as long as one of its layers
     if unet not in known:
         known[unet] = self_attention(unet)

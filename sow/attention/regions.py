@@ -4,7 +4,7 @@ Notation
     c    condition tokens (box_v, or the mask; A9), cr = box_r minus c, nc = everything outside c
     o*   centre of box_v; a token of cr belongs to the condition whose centre is nearest (A18)
 
-Everything here is computed on the host, once a run, from boxes; the attention layers only gather by index.
+Everything here is computed on the host, once per run, from boxes; the attention layers only gather by index.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sow.attention.decay import DecayInDistance
+
 
 @dataclass(frozen=True, eq=False)
 class SampleRegions:
     """Regions of one sample at latent resolution.
 
-    `conditions` (n, h, w) bool, disjoint; `related` (h, w) bool, outside every condition; `centers` (n, 2) float64, the
-    centres o* as (y, x) fractions of the canvas.
+    `conditions` (n, h, w) bool, disjoint; `related` (h, w) bool, outside every condition; `centers` (n, 2)
+    float64, the centres o* as (y, x) fractions of the canvas.
     """
 
     conditions: Tensor
@@ -41,8 +43,9 @@ class Bucket:
     `near`      per condition part (b, m) gamma_dis of each row of cr, float64
     `places`    the samples as numbers on the host
     `sorted`    (b, N) all tokens, key set after key set
-    `rows`      (b, R) all modulated rows: those of the conditions, then those of cr; and for each of them, per condition
-                part, `own` (b, R) 1 where P- modulates it and `nearness` (b, R) gamma_dis where P+ does, else 0
+    `rows`      (b, R) all modulated rows: those of the conditions, then those of cr; and for each of them,
+                per condition part, `own` (b, R) 1 where P- modulates it and `nearness` (b, R) gamma_dis where
+                P+ does, else 0
     `tables`    the same, laid out for small layers (`block.py`)
     """
 
@@ -79,14 +82,16 @@ class Bucket:
 
 
 def nearest(maps: Tensor, height: int, width: int) -> Tensor:
-    """Nearest resize of boolean maps (..., h, w) to (..., height, width): the token at i reads the latent at i h / height."""
+    """Nearest resize of boolean maps (..., h, w) to (..., height, width): the token at i reads the latent at
+    i h / height."""
     rows = torch.arange(height) * maps.shape[-2] // height
     columns = torch.arange(width) * maps.shape[-1] // width
     return maps[..., rows, :][..., columns]
 
 
 def layer_sizes(height: int, width: int, depth: int = 8) -> dict[int, tuple[int, int]]:
-    """Token count -> (height, width) of every resolution a UNet reaches from latents of `height` x `width` by halving."""
+    """Token count -> (height, width) of every resolution a UNet reaches from latents of `height` x `width` by
+    halving."""
     sizes: dict[int, tuple[int, int]] = {}
     for _ in range(depth):
         sizes.setdefault(height * width, (height, width))
@@ -94,7 +99,9 @@ def layer_sizes(height: int, width: int, depth: int = 8) -> dict[int, tuple[int,
     return sizes
 
 
-def sample_in_layer(region: SampleRegions, height: int, width: int, decay_distance, union: bool):
+def sample_in_layer(
+    region: SampleRegions, height: int, width: int, decay_distance: DecayInDistance, union: bool
+) -> tuple[Any, ...] | None:
     """One sample's key sets, rows and decays in a layer, or None where c, nc or cr is empty there."""
     conditions = nearest(region.conditions, height, width).flatten(1)
     related = nearest(region.related, height, width).flatten()
@@ -129,7 +136,7 @@ def buckets(
     regions: Sequence[SampleRegions],
     height: int,
     width: int,
-    decay_distance,
+    decay_distance: DecayInDistance,
     union: bool,
     device: torch.device,
 ) -> tuple[Bucket, ...]:

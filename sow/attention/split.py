@@ -1,7 +1,8 @@
-"""Attention over disjoint sets of keys, merged exactly by log-sum-exp: a bias that is constant on each set costs nothing.
+"""Attention over disjoint sets of keys, merged exactly by log-sum-exp: a bias that is constant on each set
+costs nothing.
 
-softmax(A + b) V with b constant on the key sets S_p of a row equals sum_p w_p O_p with w = softmax_p(LSE_p + b_p), where
-O_p and LSE_p are the attention over S_p alone. No mask and no N x N tensor.
+softmax(A + b) V with b constant on the key sets S_p of a row equals sum_p w_p O_p with w = softmax_p(LSE_p +
+b_p), where O_p and LSE_p are the attention over S_p alone. No mask and no N x N tensor.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Logits held at once where a row's minimum and maximum are wanted: on a CPU the fastest of blocks of 64 to 2304 rows of 4096 keys
-# with two threads (smaller ones leave the second thread idle between products, larger ones leave the caches), on CUDA what
-# stays in the device's second-level cache. Bounds memory and time, not the result.
+# Logits held at once where a row's minimum and maximum are wanted: on a CPU the fastest of blocks of 64 to
+# 2304 rows of 4096 keys with two threads (smaller ones leave the second thread idle between products, larger
+# ones leave the caches), on CUDA what stays in the device's second-level cache. Bounds memory and time, not
+# the result.
 CPU_ELEMENTS = 1 << 20
 CUDA_ELEMENTS = 1 << 22
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention and its log-sum-exp: `q` (B, H, N, d), `k`, `v` (B, H, M, d), M > 0; returns (B, H, N, d) and (B, H, N).
+    """Attention and its log-sum-exp: `q` (B, H, N, d), `k`, `v` (B, H, M, d), M > 0; returns (B, H, N, d) and
+    (B, H, N).
 
-    The log-sum-exp is float32 (float64 for float64 inputs). Fused kernels on CPU and CUDA, a plain product elsewhere.
+    The log-sum-exp is float32 (float64 for float64 inputs). Fused kernels on CPU and CUDA, a plain product
+    elsewhere.
     """
     if k.shape[2] == 0:
         raise ValueError("attention over no keys")
@@ -44,7 +48,8 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
 
 
 def merge(outs: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
-    """Sum of `outs` (each (B, H, N, d)) weighted by the softmax of `scores` (each (B, H, N)) over the parts."""
+    """Sum of `outs` (each (B, H, N, d)) weighted by the softmax of `scores` (each (B, H, N)) over the
+    parts."""
     if len(outs) == 2:
         weight = torch.sigmoid(scores[0] - scores[1]).unsqueeze(-1)
         return torch.lerp(outs[1].to(weight.dtype), outs[0].to(weight.dtype), weight).to(outs[0].dtype)
@@ -58,8 +63,8 @@ def merge(outs: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
 def row_limits(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Minimum and maximum over keys of the logits of rows `q` (B, H, R, d); each (B, H, R), at least float32.
 
-    One product and two reductions over a block that is still in the cache: about half of what attention over the same
-    rows costs. (Minimum and maximum apart: `aminmax` over rows is not vectorised on CPU.)
+    One product and two reductions over a block that is still in the cache: about half of what attention over
+    the same rows costs. (Minimum and maximum apart: `aminmax` over rows is not vectorised on CPU.)
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     B, H, R, _ = q.shape

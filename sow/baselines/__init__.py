@@ -1,4 +1,5 @@
-"""The methods that the paper compares with and today's rivals, each on the same plans, boxes and canvas as SOW.
+"""The methods that the paper compares with and today's rivals, each on the same plans, boxes and canvas as
+SOW.
 
 The dataclasses here are what `conf/method/*.yaml` describe; none imports torch before its sampler is built.
 """

@@ -1,35 +1,47 @@
-"""What a baseline can be told: the schemas of `conf/method/*.yaml`, without a tensor library."""
+"""The options of every baseline: the schemas of `conf/method/*.yaml`, without a tensor library."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import sow.people
-from sow.config.bounds import need_above, need_at_least, need_within
 from sow.errors import UserError
-from sow.pipeline.factory import arguments, need_plain
+from sow.pipeline.factory import one_way, pipeline
+from sow.types import Bound, component
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
     from sow.models.backbone import Backbone
+    from sow.pipeline.pipeline import Pipeline
 
+
+Positive = Annotated[float, Bound(gt=0)]
+Weight = Annotated[float, Bound(ge=0)]
+Count = Annotated[int, Bound(ge=0)]
+FromOne = Annotated[int, Bound(ge=1)]
 
 # The embedded model's ControlNet, "people" in `ControlNetCanny.hub`.
 PEOPLE = Path(sow.people.__file__).parent / "controlnet"
 
 
 def local_folder(source: str | None) -> str | None:
-    """The folder that `source` names, "~" being the home folder; None where it names none: a hub id, or nothing."""
+    """The folder that `source` names, "~" being the home folder; None where it names none: a hub id, or
+    nothing."""
     folder = os.path.expanduser(source or "")  # a user who does not exist stays as written; pathlib raises
     return folder if os.path.isdir(folder) else None
 
 
-@dataclass(frozen=True)
+def named(dotted: str) -> Any:
+    """The class of a dotted name; it is imported when a model is there, and torch with it."""
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@component("method")
 class Baseline:
     """What every baseline shares.
 
@@ -40,91 +52,80 @@ class Baseline:
     `paste`   lay the condition's own pixels over the finished picture, inside its mask
     """
 
-    num_inference_steps: int | None
-    eta: float
+    num_inference_steps: Annotated[int | None, Bound(ge=1, le=1000)]
+    eta: Annotated[float, Bound(ge=0, le=1)]
     prompt: Literal["user", "intensified"]
     vae: Literal["mode", "sample"]
     paste: bool
 
-    engine: ClassVar[str] = ""  # module and class of the sampler
+    cached: ClassVar[bool] = False
+    engine: ClassVar[str] = ""  # module and class of the method
 
-    def __post_init__(self) -> None:
-        need_within(self, "method", 1, 1000, "num_inference_steps")
-        need_within(self, "method", 0, 1, "eta")
-
-    def sampler(self, config: Config, backbone: Backbone) -> Any:
+    def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         """This method on a loaded model; raises UserError where the model or a file it needs is missing."""
-        module, _, name = self.engine.rpartition(".")
-        engine = getattr(importlib.import_module(module), name)
-        return engine(**arguments(config, backbone, self.num_inference_steps), options=self)
+        from sow.method.denoiser import Model
+
+        engine = named(self.engine)
+        own, more = engine.loaded(self, backbone)
+        try:
+            model = Model.of(own, self.num_inference_steps or config.num_inference_steps)
+        except UserError as error:
+            raise UserError(str(error).replace("(num_inference", "(method.num_inference")) from error
+        canvas = config.model.canvas_of(own, config.width, config.height)
+        return pipeline(config, engine(model, canvas, config.seed_init, config.guidance, self, **more))
 
 
-@dataclass(frozen=True)
+@component("method")
 class Inpaint(Baseline):
-    """Stable Diffusion's inpainting: a UNet of 2 C + 1 channels, or a plain one with its known latents put back."""
+    """Stable Diffusion's inpainting: a UNet of 2 C + 1 channels, or a plain one with its known latents put
+    back."""
 
     engine: ClassVar[str] = "sow.baselines.inpaint.InpaintSampler"
-    _target_: str = "sow.baselines.Inpaint"
 
 
-@dataclass(frozen=True)
+@component("method")
 class BlendedLatent(Baseline):
     """Blended Latent Diffusion (Avrahami et al., SIGGRAPH 2023).
 
-    `decoder_steps` steps of fine-tuning the decoder to the known pixels, 0 = none; `decoder_rate` their learning rate;
-    `decoder_weight` lambda, how much known pixels count more than generated ones.
+    `decoder_steps` steps of fine-tuning the decoder to the known pixels, 0 = none; `decoder_rate` their
+    learning rate; `decoder_weight` lambda, how much known pixels count more than generated ones.
     """
 
-    decoder_steps: int
-    decoder_rate: float
-    decoder_weight: float
+    decoder_steps: Count
+    decoder_rate: Positive
+    decoder_weight: Positive
     engine: ClassVar[str] = "sow.baselines.inpaint.BlendedLatentSampler"
-    _target_: str = "sow.baselines.BlendedLatent"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        need_at_least(self, "method", decoder_steps=0)
-        need_above(self, "method", decoder_rate=0, decoder_weight=0)
 
 
-@dataclass(frozen=True)
+@component("method")
 class RePaint(Baseline):
-    """RePaint (Lugmayr et al., CVPR 2022): `jump_length` j steps are undone and done again, `resamples` r times in all."""
+    """RePaint (Lugmayr et al., CVPR 2022): `jump_length` j steps are undone and done again, `resamples` r
+    times in all."""
 
-    jump_length: int
-    resamples: int
+    jump_length: FromOne
+    resamples: FromOne
     engine: ClassVar[str] = "sow.baselines.repaint.RePaintSampler"
-    _target_: str = "sow.baselines.RePaint"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        need_at_least(self, "method", jump_length=1, resamples=1)
 
 
-@dataclass(frozen=True)
+@component("method")
 class LanPaint(Baseline):
-    """LanPaint (Zheng et al., TMLR 2025): `inner_steps` Langevin steps of `step_size` a noise level (0 = Replace), with
-    the guided score's `weight` lambda and the `friction` Gamma of latents over their own noise scale."""
+    """LanPaint (Zheng et al., TMLR 2025): `inner_steps` Langevin steps of `step_size` per noise level (0 =
+    Replace), with the guided score's `weight` lambda and the `friction` Gamma of latents over their own noise
+    scale."""
 
-    inner_steps: int
-    weight: float
-    step_size: float
-    friction: float
+    inner_steps: Count
+    weight: Weight
+    step_size: Positive
+    friction: Positive
     engine: ClassVar[str] = "sow.baselines.lanpaint.LanPaintSampler"
-    _target_: str = "sow.baselines.LanPaint"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        need_at_least(self, "method", inner_steps=0, weight=0)
-        need_above(self, "method", step_size=0, friction=0)
 
 
-@dataclass(frozen=True)
+@component("method")
 class ControlNetCanny(Baseline):
     """ControlNet on Canny edges of the pasted condition.
 
-    `path` folder or hub id of the ControlNet, None = `hub` by the width of the model's text states; `scale` of its
-    residuals; `low`, `high` Canny's thresholds.
+    `path` folder or hub id of the ControlNet, None = `hub` by the width of the model's text states; `scale`
+    of its residuals; `low`, `high` Canny's thresholds.
     """
 
     path: str | None
@@ -132,22 +133,13 @@ class ControlNetCanny(Baseline):
     scale: float
     low: float
     high: float
-    _target_: str = "sow.baselines.ControlNetCanny"
+    engine: ClassVar[str] = "sow.baselines.controlnet.ControlNetSampler"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 <= self.low <= self.high:
             raise UserError(
                 f"need 0 <= low <= high, got {self.low} and {self.high} (method.low, method.high)"
             )
-
-    def sampler(self, config: Config, backbone: Backbone) -> Any:
-        from sow.baselines.controlnet import ControlNetSampler, load
-
-        need_plain(backbone)
-        net = load(self, backbone)
-        values = arguments(config, backbone, self.num_inference_steps)
-        return ControlNetSampler(**values, options=self, controlnet=net)
 
     def files(self) -> list[str]:
         """The ControlNet's own files, where it is a folder."""
@@ -156,12 +148,13 @@ class ControlNetCanny(Baseline):
         return [folder] if folder else []
 
 
-@dataclass(frozen=True)
+@component("method")
 class IPAdapter(Baseline):
     """IP-Adapter through diffusers.
 
-    `path` folder or hub id that holds the weights; `weight_name` their file in it, None = `hub` by the width of the
-    model's text states; `image_encoder` folder of the CLIP image encoder in it; `scale` of the image's attention.
+    `path` folder or hub id that holds the weights; `weight_name` their file in it, None = `hub` by the width
+    of the model's text states; `image_encoder` folder of the CLIP image encoder in it; `scale` of the image's
+    attention.
     """
 
     path: str
@@ -169,14 +162,7 @@ class IPAdapter(Baseline):
     hub: dict[str, str]
     image_encoder: str
     scale: float
-    _target_: str = "sow.baselines.IPAdapter"
-
-    def sampler(self, config: Config, backbone: Backbone) -> Any:
-        from sow.baselines.ip_adapter import IPAdapterSampler, load
-
-        need_plain(backbone)
-        own, pipe = load(self, backbone)
-        return IPAdapterSampler(**arguments(config, own, self.num_inference_steps), options=self, pipe=pipe)
+    engine: ClassVar[str] = "sow.baselines.ip_adapter.IPAdapterSampler"
 
     def files(self) -> list[str]:
         """The adapter's own files, where it is a folder."""
@@ -184,18 +170,19 @@ class IPAdapter(Baseline):
         return [folder] if folder else []
 
 
-@dataclass(frozen=True)
+@component("method")
 class Personal(Baseline):
     """What the methods share that train on the condition before they generate.
 
-    `steps` training steps of `train_batch` pictures; `seed` of the training's draws; `class_words` nouns that the concept
-    may go with: it goes with the first that the prompt names, or with `class_words[0]` in front of a prompt that names
-    none; `templates` captions of the training pictures, "{}" for the concept; `flip` mirrors half of the training
-    pictures; `cache` folder of finished trainings, None = .trained below paths.outputs.
+    `steps` training steps of `train_batch` pictures; `seed` of the training's draws; `class_words` nouns that
+    the concept may go with: it goes with the first that the prompt names, or with `class_words[0]` in front
+    of a prompt that names none; `templates` captions of the training pictures, "{}" for the concept; `flip`
+    mirrors half of the training pictures; `cache` folder of finished trainings, None = .trained below
+    paths.outputs.
     """
 
-    steps: int
-    train_batch: int
+    steps: FromOne
+    train_batch: FromOne
     seed: int
     class_words: list[str]
     templates: list[str]
@@ -203,11 +190,10 @@ class Personal(Baseline):
     cache: str | None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        need_at_least(self, "method", steps=1, train_batch=1)
         if not self.class_words or not self.templates or not all("{}" in t for t in self.templates):
             raise UserError(
-                "need class_words and templates, each template with {} for the concept (method.class_words, method.templates)"
+                "need class_words and templates, each template with {} for the concept "
+                "(method.class_words, method.templates)"
             )
 
     @property
@@ -227,71 +213,56 @@ class Personal(Baseline):
         """None: a finished training is a result of the run, not an input."""
         return []
 
-    def sampler(self, config: Config, backbone: Backbone) -> Any:
-        module, _, name = self.engine.rpartition(".")
-        engine = getattr(importlib.import_module(module), name)
-        need_plain(backbone)
+    def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         folder = Path(self.cache).expanduser() if self.cache else config.paths.outputs / ".trained"
-        values = arguments(config, backbone, self.num_inference_steps)
-        return engine(**values, options=self, folder=folder)
+        return super().sampler(config, backbone).variant(folder=folder, batch_size=1)
 
 
-@dataclass(frozen=True)
+@component("method")
 class TextualInversion(Personal):
-    """Textual Inversion (Gal et al., ICLR 2023): one new word, `vectors` embeddings long, that starts as `initial` and
-    learns at `learning_rate`."""
+    """Textual Inversion (Gal et al., ICLR 2023): one new word, `vectors` embeddings long, that starts as
+    `initial` and learns at `learning_rate`."""
 
-    learning_rate: float
-    vectors: int
+    learning_rate: Positive
+    vectors: FromOne
     initial: str
     engine: ClassVar[str] = "sow.baselines.inversion.TextualInversionSampler"
-    _target_: str = "sow.baselines.TextualInversion"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        need_at_least(self, "method", vectors=1)
-        need_above(self, "method", learning_rate=0)
 
     @property
     def rate(self) -> float:
         return self.learning_rate
 
 
-@dataclass(frozen=True)
+@component("method")
 class DreamBooth(Personal):
-    """DreamBooth (Ruiz et al., CVPR 2023): the UNet learns "`token` noun" while pictures of its own keep the noun's class.
+    """DreamBooth (Ruiz et al., CVPR 2023): the UNet learns "`token` noun" while pictures of its own keep the
+    noun's class.
 
-    `learning_rate`, None = that of `learning_rates`: "all" where all weights train, "lora" where low-rank updates do;
-    `prior_weight` lambda of the prior-preservation loss, 0 = none; `class_images` how many pictures of the class the
-    model draws for it, in `class_steps` DDIM steps; `lora_rank` trains low-rank updates alone (needs peft), 0 = all
-    weights of the UNet.
+    `learning_rate`, None = that of `learning_rates`: "all" where all weights train, "lora" where low-rank
+    updates do; `prior_weight` lambda of the prior-preservation loss, 0 = none; `class_images` how many
+    pictures of the class the model draws for it, in `class_steps` DDIM steps; `lora_rank` trains low-rank
+    updates alone (needs peft), 0 = all weights of the UNet.
     """
 
-    learning_rate: float | None
-    learning_rates: dict[str, float]
+    learning_rate: Annotated[float | None, Bound(gt=0)]
+    learning_rates: dict[Literal["all", "lora"], Positive]
     token: str
-    prior_weight: float
+    prior_weight: Weight
     class_images: int
-    class_steps: int
-    lora_rank: int
+    class_steps: FromOne
+    lora_rank: Count
     engine: ClassVar[str] = "sow.baselines.dreambooth.DreamBoothSampler"
-    _target_: str = "sow.baselines.DreamBooth"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need_at_least(self, "method", prior_weight=0, class_steps=1, lora_rank=0)
-        need_above(self, "method", learning_rate=0)
-        if set(self.learning_rates) != {"all", "lora"} or not all(
-            v > 0 for v in self.learning_rates.values()
-        ):
-            raise UserError(
-                f"need rates above 0 for all and lora, got {self.learning_rates} (method.learning_rates)"
-            )
-        if self.prior_weight > 0:  # the loss compares with pictures of the class
-            need_at_least(self, "method", class_images=1)
+        if len(self.learning_rates) < 2:
+            raise UserError(f"need rates for all and lora, got {self.learning_rates} (method.learning_rates)")
+        if self.prior_weight > 0 and self.class_images < 1:  # the loss compares with pictures of the class
+            raise UserError(f"need class_images >= 1, got {self.class_images} (method.class_images)")
         if self.lora_rank and importlib.util.find_spec("peft") is None:
             raise UserError(
-                "LoRA needs the package peft, the extra lora of this one: install it, or set method.lora_rank=0 (method.lora_rank)"
+                "LoRA needs the package peft, the extra lora of this one: install it, or set "
+                "method.lora_rank=0 (method.lora_rank)"
             )
 
     @property
@@ -301,29 +272,24 @@ class DreamBooth(Personal):
         return self.learning_rates["lora" if self.lora_rank else "all"]
 
 
-@dataclass(frozen=True)
+@component("method")
 class DenseDiffusion:
     """DenseDiffusion's attention modulation (Kim et al., ICCV 2023) in place of SOW's, in the same cycles.
 
-    `w_self`, `w_cross` strengths in self- and cross-attention, `power` of t in lambda_t = w t^p; `clock` what t is:
-    "absolute" the timestep over all trained ones, as the authors'; "cycle" over that of the cycle's first step. `subjects`
-    words of the prompt whose tokens belong to the subject's segment; the first found counts, none found leaves
-    cross-attention.
+    `w_self`, `w_cross` strengths in self- and cross-attention, `power` of t in lambda_t = w t^p; `clock` what
+    t is: "absolute" the timestep over all trained ones, as the authors'; "cycle" over that of the cycle's
+    first step. `subjects` words of the prompt whose tokens belong to the subject's segment; the first found
+    counts, none found leaves cross-attention.
     """
 
-    w_self: float
-    w_cross: float
-    power: float
+    w_self: Weight
+    w_cross: Weight
+    power: Weight
     clock: Literal["cycle", "absolute"]
     subjects: list[str]
-    _target_: str = "sow.baselines.DenseDiffusion"
+    cached: ClassVar[bool] = False
+    engine: ClassVar[str] = "sow.baselines.dense.DenseModulation"
 
-    def __post_init__(self) -> None:
-        need_at_least(self, "method", w_self=0, w_cross=0, power=0)
-
-    def sampler(self, config: Config, backbone: Backbone) -> Any:
-        """SOW's sampler with this modulation."""
-        from sow.baselines.dense import DenseSampler
-
-        need_plain(backbone)
-        return DenseSampler(**arguments(config, backbone), options=self)
+    def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
+        """SOW's cycles with this attention."""
+        return one_way(config, backbone, attention=named(self.engine)(self))

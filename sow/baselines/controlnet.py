@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from sow.baselines.config import PEOPLE, ControlNetCanny, local_folder
-from sow.baselines.sampler import BaselineSampler, Batch
+from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
+from sow.method.denoiser import Denoiser
 from sow.models.backbone import Backbone
+from sow.pipeline.factory import need_plain
 
 
 def edges(picture: Tensor, low: float, high: float) -> Tensor:
@@ -25,15 +27,16 @@ def edges(picture: Tensor, low: float, high: float) -> Tensor:
 
 
 def load(options: ControlNetCanny, backbone: Backbone) -> Any:
-    """The ControlNet for this model; raises UserError where there is none, it cannot be loaded, or does not fit."""
+    """The ControlNet for this model; raises UserError where there is none, it cannot be loaded, or does not
+    fit."""
     from diffusers import ControlNetModel
 
     unet = backbone.unet.config
     source = options.path or options.hub.get(str(unet.cross_attention_dim))
     if source is None:
         raise UserError(
-            f"no ControlNet is known for a UNet of {unet.cross_attention_dim} text channels: give a folder or hub id with "
-            "method.path=... (method.path)"
+            f"no ControlNet is known for a UNet of {unet.cross_attention_dim} text channels: give a folder "
+            "or hub id with method.path=... (method.path)"
         )
     place = PEOPLE if source == "people" else local_folder(source) or source
     try:
@@ -50,8 +53,8 @@ def load(options: ControlNetCanny, backbone: Backbone) -> Any:
             list(theirs) if isinstance(theirs, (list, tuple)) else theirs
         ):
             raise UserError(
-                f"the ControlNet {source} has {name}={ours} but the model {theirs}: give one trained for this model "
-                "(method.path)"
+                f"the ControlNet {source} has {name}={ours} but the model {theirs}: give one trained for "
+                "this model (method.path)"
             )
     return torch.nn.Module.to(net, device=backbone.device, dtype=backbone.dtype).eval().requires_grad_(False)
 
@@ -62,11 +65,18 @@ class ControlNetSampler(BaselineSampler):
 
     controlnet: Any = None
 
+    @classmethod
+    def loaded(cls, options: ControlNetCanny, backbone: Backbone) -> tuple[Backbone, dict[str, Any]]:
+        need_plain(backbone)
+        return backbone, {"controlnet": load(options, backbone)}
+
     @property
     def needs_latents(self) -> bool:
         return False
 
-    def extras(self, batch: Batch, rows: Tensor, k: int) -> dict[str, Any]:
+    def inputs(
+        self, batch: Prepared, denoiser: Denoiser, rows: Tensor, k: int
+    ) -> tuple[Tensor, dict[str, Any]]:
         if "edges" not in batch.kept:
             maps = [edges(p, self.options.low, self.options.high) for p in batch.pictures]
             batch.kept["edges"] = torch.stack(maps).to(self.backbone.device, self.backbone.dtype)
@@ -78,6 +88,6 @@ class ControlNetSampler(BaselineSampler):
                 controlnet_cond=control,
                 conditioning_scale=self.options.scale,
                 return_dict=False,
-                **self.backbone.unet_inputs(rows, batch.embeds),
+                **self.backbone.unet_inputs(rows, denoiser.embeds),
             )
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return rows, {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}

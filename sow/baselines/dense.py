@@ -1,18 +1,23 @@
-"""DenseDiffusion's attention modulation (Kim et al., ICCV 2023, arXiv 2308.12964) in SOW's cycles, in place of Eq. 4-8.
+"""DenseDiffusion's attention modulation (Kim et al., ICCV 2023, arXiv 2308.12964) in SOW's cycles, in place
+of Eq. 4-8.
 
-Its section on layout-guided attention modulation, with the value-range adaptive M_pos, M_neg and the mask-area adaptive S.
+Its section on layout-guided attention modulation, with the value-range adaptive M_pos, M_neg and the
+mask-area adaptive S.
 
 Notation
     A        logits q k^T / sqrt(d); A' = A + M
     M        lambda_t (1 - S) (R M_pos - (1 - R) M_neg)
     M_pos    max A - A, M_neg = A - min A, both over the keys of a row: A' stays within the row's own range
-    R        1 where a query and a key belong together: image tokens of one segment; an image token and its segment's words
+    R        1 where a query and a key belong together: image tokens of one segment; an image token and its
+             segment's words
     S        share of the canvas that the query's segment covers
-    lambda_t w t^p, t in 0 .. 1: the timestep over the length of the clock, which is all of training (the authors') or ends
+    lambda_t w t^p, t in 0 .. 1: the timestep over the length of the clock, which is all of training (the
+    authors') or ends
              at the first, noisiest step of a cycle
 
-The authors modulate the first 30 % of their 50 steps, t = 0.98 .. 0.70, lambda_t = 0.91 w .. 0.17 w with p = 5. SOW's
-cycles run below that (0.60 and 0.50 by default), where the authors' own clock leaves 0.08 w and 0.03 w.
+The authors modulate the first 30 % of their 50 steps, t = 0.98 .. 0.70, lambda_t = 0.91 w .. 0.17 w with p =
+5. SOW's cycles run below that (0.60 and 0.50 by default), where the authors' own clock leaves 0.08 w and 0.03
+w.
 
 Two segments cover the canvas: the subject (box_v with box_r, and the words that name it) and the rest.
 """
@@ -20,7 +25,7 @@ Two segments cover the canvas: the subject (box_v with box_r, and the words that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,25 +36,28 @@ from torch import Tensor
 
 from sow.attention.regions import layer_sizes, nearest
 from sow.baselines.config import DenseDiffusion
+from sow.method.components import Components
+from sow.method.denoiser import Gates, Held
+from sow.method.guidance import Rule
 from sow.method.regions import regions_of
-from sow.method.seed_init import Seed
+from sow.method.seed_init import Batch
 from sow.models.backbone import Backbone
-from sow.pipeline.pipeline import Sampler
-from sow.pipeline.stages import Moves
-from sow.types import Plan, Request, StepContext
+from sow.types import StepContext
 
 ARTICLE = re.compile(r"(?:\b(?:a|an|the|one|another)\s+)(?:[\w-]+\s+){0,3}$", re.IGNORECASE)
 
 
 def modulate(A: Tensor, R: Tensor, S: Tensor, strength: float) -> Tensor:
-    """A' = A + M. `A` (b, H, N, L) logits; `R` (b, N, L) bool; `S` (b, N) in [0, 1]; `strength` lambda_t in [0, 1]."""
+    """A' = A + M. `A` (b, H, N, L) logits; `R` (b, N, L) bool; `S` (b, N) in [0, 1]; `strength` lambda_t in
+    [0, 1]."""
     low, high = A.amin(-1, keepdim=True), A.amax(-1, keepdim=True)
     M = torch.where(R[:, None], high - A, low - A)
     return A + strength * (1 - S)[:, None, :, None].to(A.dtype) * M
 
 
 def subject_words(prompt: str, subjects: Sequence[str]) -> tuple[int, int] | None:
-    """Place of the subject's phrase in the prompt: the first of `subjects` named, with its article and adjectives."""
+    """Place of the subject's phrase in the prompt: the first of `subjects` named, with its article and
+    adjectives."""
     found = [m for s in subjects if (m := re.search(rf"\b{re.escape(s)}\b", prompt, re.IGNORECASE))]
     if not found:
         return None
@@ -59,7 +67,8 @@ def subject_words(prompt: str, subjects: Sequence[str]) -> tuple[int, int] | Non
 
 
 def word_tokens(backbone: Backbone, prompt: str, subjects: Sequence[str], length: int) -> Tensor:
-    """(2, length) bool: tokens of the subject's phrase, and of the other words; both empty where no subject is named."""
+    """(2, length) bool: tokens of the subject's phrase, and of the other words; both empty where no subject
+    is named."""
     out = torch.zeros(2, length, dtype=torch.bool)
     place = subject_words(prompt, subjects)
     if place is None:
@@ -76,7 +85,8 @@ def word_tokens(backbone: Backbone, prompt: str, subjects: Sequence[str], length
 
 
 class DenseModulator:
-    """Modulates self- and cross-attention of the text branch of one batch; `length` is the timestep where t = 1."""
+    """Modulates self- and cross-attention of the text branch of one batch; `length` is the timestep where t =
+    1."""
 
     def __init__(
         self,
@@ -103,7 +113,8 @@ class DenseModulator:
         return self
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, cross: bool) -> Tensor:
-        """Attention of one layer: `q` (branches x B, H, N, d), `k`, `v` (branches x B, H, L, d) -> q's shape."""
+        """Attention of one layer: `q` (branches x B, H, N, d), `k`, `v` (branches x B, H, L, d) -> q's
+        shape."""
         out = F.scaled_dot_product_attention(q, k, v)
         subject = self.subject.get(q.shape[2])
         strength = self.strength[cross]
@@ -152,7 +163,8 @@ class DenseProcessor:
 
 @contextmanager
 def densely_modulated(unet: Any, modulator: DenseModulator) -> Iterator[None]:
-    """Within the block every attention layer is `modulator`'s; afterwards the processors are what they were."""
+    """Within the block every attention layer is `modulator`'s; afterwards the processors are what they
+    were."""
     before = dict(unet.attn_processors)
     try:
         unet.set_attn_processor({name: DenseProcessor(modulator) for name in before})
@@ -162,45 +174,45 @@ def densely_modulated(unet: Any, modulator: DenseModulator) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class DenseSampler(Sampler):
-    """SOW's cycles with DenseDiffusion's modulation; every other component as configured."""
+class DenseAttention:
+    """The attention of one batch's cycles, in place of SOW's own."""
 
-    options: Any = None
+    modulator: DenseModulator
 
-    def _modulator(self, plans: Sequence[Plan], seeds: Sequence[Seed]) -> None:
-        """None: SOW's own modulation is off."""
+    def strengths(self, context: StepContext) -> tuple[float, ...]:
+        assert context.timestep is not None  # a denoising step calls the network
+        return self.modulator.at(context.timestep).strength
 
-    def _moves(
-        self, moves: Moves, requests: Sequence[Request], plans: Sequence[Plan], seeds: Sequence[Seed]
-    ) -> Moves:
-        modulator = self._dense(plans, seeds)
+    @contextmanager
+    def applied(
+        self, unet: Any, rule: Rule, strengths: Sequence[float], held: Held
+    ) -> Iterator[Callable[[], tuple[Gates, Held]]]:
+        self.modulator.strength = (strengths[0], strengths[1])
+        with densely_modulated(unet, self.modulator):
+            yield lambda: ({}, ())
 
-        def p_a(x: Tensor, context: StepContext) -> tuple[Tensor, Tensor, Any]:
-            assert context.timestep is not None  # a denoising step calls the UNet
-            with densely_modulated(self.backbone.unet, modulator.at(context.timestep)):
-                return moves["p_a"](x, context)
 
-        return {**moves, "p_a": p_a}
+@dataclass(frozen=True)
+class DenseModulation:
+    """Makes the attention of a batch from the method's options."""
 
-    def _dense(self, plans: Sequence[Plan], seeds: Sequence[Seed]) -> DenseModulator:
-        """The modulator of one batch."""
-        regions = regions_of(plans, seeds, self.canvas, "box")
+    options: DenseDiffusion
+
+    def __call__(self, method: Components, batch: Batch) -> DenseAttention:
+        regions = regions_of(batch.plans, batch.placed, batch.canvas, "box")
         subject = torch.stack([r.conditions.any(0) | r.related for r in regions])
-        length = self.backbone.embed([""]).shape[1]
+        backbone = method.backbone
+        length = backbone.embed([""]).shape[1]
         words = torch.stack(
-            [word_tokens(self.backbone, p.prompt, self.options.subjects, length) for p in plans]
+            [word_tokens(backbone, p.prompt, self.options.subjects, length) for p in batch.plans]
         )
-        return DenseModulator(
-            self.options,
-            subject,
-            words,
-            self.guidance.in_cycle().text_branch,
-            self._clock_length(),
-            self.backbone.device,
+        branch = method.guidance.in_cycle().text_branch
+        return DenseAttention(
+            DenseModulator(self.options, subject, words, branch, self.clock_length(method), backbone.device)
         )
 
-    def _clock_length(self) -> int:
+    def clock_length(self, method: Components) -> int:
         """The timestep where lambda_t = w."""
         if self.options.clock == "absolute":
-            return len(self.schedule.alphas_cumprod)
-        return self.schedule.timesteps[self.t2 - 1]
+            return len(method.schedule.alphas_cumprod)
+        return method.schedule.timesteps[method.t2 - 1]

@@ -1,9 +1,11 @@
-"""DreamBooth (Ruiz et al., CVPR 2023): the UNet is fine-tuned on the condition, its class kept by its own pictures.
+"""DreamBooth (Ruiz et al., CVPR 2023): the UNet is fine-tuned on the condition, its class kept by its own
+pictures.
 
-    loss = E |e - e_theta(z_t, "a photo of sks person")|^2 + lambda E |e' - e_theta(z'_t, "a photo of person")|^2  (Eq. 2)
+    loss = E |e - e_theta(z_t, "a photo of sks person")|^2
+           + lambda E |e' - e_theta(z'_t, "a photo of person")|^2  (Eq. 2)
 
-The class is the noun that the prompt names. z' are latents that the frozen model draws for it; they are kept as latents,
-never decoded.
+The class is the noun that the prompt names. z' are latents that the frozen model draws for it; they are kept
+as latents, never decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,8 +35,8 @@ from sow.baselines.personal import (
     save,
     trainable_copy,
 )
-from sow.method import diffusion, noise
-from sow.method.diffusion import Schedule
+from sow.method import noise
+from sow.method.denoiser import Model
 from sow.models.backbone import Backbone
 from sow.store.files import atomic_write
 from sow.types import Plan, Request
@@ -47,12 +49,13 @@ class DreamBoothSampler(PersonalSampler):
     """Sampling with the rare token before the prompt's noun, by the fine-tuned UNet."""
 
     memory_cure: ClassVar[str] = (
-        "try method.lora_rank=4, whose few weights alone train, method.train_batch=1 or a smaller canvas (method.lora_rank, "
-        "method.train_batch, width, height)"
+        "try method.lora_rank=4, whose few weights alone train, method.train_batch=1 or a smaller canvas "
+        "(method.lora_rank, method.train_batch, width, height)"
     )
 
     def noun(self, request: Request) -> str:
-        """The class: the first of `class_words` that the request's prompt names, `class_words[0]` where it names none."""
+        """The class: the first of `class_words` that the request's prompt names, `class_words[0]` where it
+        names none."""
         found = first_named(request.prompt, self.options.class_words)
         return found[1] if found else self.options.class_words[0]
 
@@ -125,8 +128,8 @@ class DreamBoothSampler(PersonalSampler):
     def shared_seconds(self, request: Request) -> float:
         """The class pictures' seconds for the first training that used them, 0 for the others.
 
-        That training's key stands beside the pictures. It is written before the training is, so where no finished training
-        has that key, the one that wrote it never came to count them.
+        That training's key stands beside the pictures. It is written before the training is, so where no
+        finished training has that key, the one that wrote it never came to count them.
         """
         if not self.options.prior_weight:
             return 0.0
@@ -153,7 +156,8 @@ class DreamBoothSampler(PersonalSampler):
         return self.folder / f"class-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
 
     def class_latents(self, noun: str) -> Tensor:
-        """Latents of the class's pictures, (class_images, C, h, w), drawn once for a model and kept beside the trainings.
+        """Latents of the class's pictures, (class_images, C, h, w), drawn once for a model and kept beside
+        the trainings.
 
         Each picture is kept as soon as it is drawn, with its seconds, so that a run that was killed goes on.
         """
@@ -185,24 +189,23 @@ class DreamBoothSampler(PersonalSampler):
         return made
 
     def _draw_class(self, texts: Sequence[str], numbers: Sequence[int]) -> Tensor:
-        """The frozen model's pictures for captions, as latents: deterministic DDIM with the run's guidance."""
-        schedule = Schedule.from_config(self.backbone.scheduler_config, self.options.class_steps)
-        rule = self.guidance.in_preservation()
+        """The frozen model's pictures for captions, as latents: deterministic DDIM with the run's
+        guidance."""
+        model = Model.of(self.backbone, self.options.class_steps)
         generators = [noise.generator(self.options.seed + 1 + i) for i in numbers]
-        x = self._draw((1, self.backbone.channels, *self.canvas.latent_size), generators)
-        nowhere = torch.zeros((len(x), 1, 1, 1), dtype=torch.bool, device=x.device)
-        plain = replace(self, num_inference_steps=self.options.class_steps)
-        embeds = self._embeds(rule, texts)
-        for k in range(schedule.steps - 1, -1, -1):
-            e = plain._epsilon(rule, x, k, embeds, nowhere)
-            x, _ = diffusion.ddim_step(x, e, schedule.level(k + 1), schedule.level(k))
+        x = model.draw(self.canvas.latent_size, generators)
+        denoiser = model.denoiser(self.guidance.in_preservation(), texts)
+        for k in range(model.schedule.steps - 1, -1, -1):
+            x, *_ = denoiser.step(x, k)
         return x
 
 
 def add_lora(unet: Any, rank: int, seed: int) -> None:
-    """Low-rank updates on the attention's projections, the only weights that train then; needs the package peft.
+    """Low-rank updates on the attention's projections, the only weights that train then; needs the package
+    peft.
 
-    Their first values are drawn by the package from the global generators, here seeded with `seed` and put back.
+    Their first values are drawn by the package from the global generators, here seeded with `seed` and put
+    back.
     """
     from peft import LoraConfig
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sow.baselines.sampler import BaselineSampler, Batch
+from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
+from sow.method.denoiser import Denoiser
 from sow.method.diffusion import replace
-from sow.method.seed_init import pixel_mask, to_tensor
+from sow.method.seed_init import Batch, pixel_mask, to_tensor
 from sow.pipeline.pipeline import pictures
 from sow.types import Plan, Request, Sample
 
@@ -29,16 +30,17 @@ from sow.types import Plan, Request, Sample
 class InpaintSampler(BaselineSampler):
     """Stable Diffusion inpainting (Rombach et al. 2022, Sec. 4.5; the paper's Table I).
 
-    A UNet of 2 C + 1 channels sees (z, 1 - M, latents of the picture with the unknown part gray). A plain UNet sees z,
-    and after each step the known latents are put back at their noise level, with the noise the chain started from.
+    A UNet of 2 C + 1 channels sees (z, 1 - M, latents of the picture with the unknown part gray). A plain
+    UNet sees z, and after each step the known latents are put back at their noise level, with the noise the
+    chain started from.
     """
 
-    def check_model(self) -> None:
+    def __post_init__(self) -> None:
         unet = self.backbone.unet.config
         if unet.in_channels not in (unet.out_channels, 2 * unet.out_channels + 1):
             raise UserError(
-                f"the UNet takes {unet.in_channels} channels; inpainting knows {unet.out_channels} (plain) and "
-                f"{2 * unet.out_channels + 1} (inpainting checkpoints) (model)"
+                f"the UNet takes {unet.in_channels} channels; inpainting knows {unet.out_channels} (plain) "
+                f"and {2 * unet.out_channels + 1} (inpainting checkpoints) (model)"
             )
 
     @property
@@ -50,23 +52,26 @@ class InpaintSampler(BaselineSampler):
         unet = self.backbone.unet.config
         return unet.in_channels != unet.out_channels
 
-    def start(self, batch: Batch) -> Tensor:
+    def start(self, batch: Prepared) -> Tensor:
         batch.kept["noise"] = super().start(batch)
         return batch.kept["noise"]
 
-    def after(self, batch: Batch, x: Tensor, k: int) -> Tensor:
+    def after(self, batch: Prepared, x: Tensor, k: int) -> Tensor:
         if self._sees_mask:
             return x
-        return replace(x, self.noised(batch.encoded, batch.kept["noise"], k), batch.known)
+        return replace(x, self.schedule.noised(batch.encoded, k, batch.kept["noise"]), batch.known)
 
-    def seen(self, batch: Batch, rows: Tensor) -> Tensor:
+    def inputs(
+        self, batch: Prepared, denoiser: Denoiser, rows: Tensor, k: int
+    ) -> tuple[Tensor, dict[str, Any]]:
         if not self._sees_mask:
-            return rows
+            return rows, {}
         if "masked" not in batch.kept:
             batch.kept["masked"] = self._masked(batch)
-        return torch.cat([rows, torch.cat([batch.kept["masked"]] * (len(rows) // len(batch.known)))], dim=1)
+        masked = torch.cat([batch.kept["masked"]] * (len(rows) // len(batch.known)))
+        return torch.cat([rows, masked], dim=1), {}
 
-    def _masked(self, batch: Batch) -> Tensor:
+    def _masked(self, batch: Prepared) -> Tensor:
         """(1 - M, latents of the masked picture), (B, 1 + C, h, w): the unknown pixels are 0, mid-gray."""
         held = torch.stack([self._held(r, p) for r, p in zip(batch.requests, batch.plans, strict=True)])
         latents = self.encode(batch.pictures * held, batch.generators)
@@ -83,35 +88,27 @@ class InpaintSampler(BaselineSampler):
 
 @dataclass(frozen=True, eq=False)
 class BlendedLatentSampler(BaselineSampler):
-    """Blended Latent Diffusion (Avrahami et al. 2023): Algorithm 1, and the background reconstruction of Sec. 4.2.
+    """Blended Latent Diffusion (Avrahami et al. 2023): Algorithm 1, and the background reconstruction of Sec.
+    4.2.
 
-    After each step z := M noise(z_0, k) + (1 - M) z with fresh noise a step (line "z_bg ~ noise(z_init, t)").
+    After each step z := M noise(z_0, k) + (1 - M) z with fresh noise per step (line "z_bg ~ noise(z_init,
+    t)").
     """
 
-    def after(self, batch: Batch, x: Tensor, k: int) -> Tensor:
-        draw = self._draw((1, *x.shape[1:]), batch.generators) if k > 0 else x
-        return replace(x, self.noised(batch.encoded, draw, k), batch.known)
+    def after(self, batch: Prepared, x: Tensor, k: int) -> Tensor:
+        draw = self.draw(batch, x) if k > 0 else x
+        return replace(x, self.schedule.noised(batch.encoded, k, draw), batch.known)
 
-    def _generate_batch(
-        self,
-        requests: Sequence[Request],
-        plans: Sequence[Plan],
-        recorder,
-        snapshots: bool,
-        on_step: Callable | None,
-    ) -> list[Sample]:
-        samples = super()._generate_batch(requests, plans, recorder, snapshots, on_step)
-        if not self.options.decoder_steps:
-            return samples
-        return [self._reconstructed(s) for s in samples]
+    def finished(self, sample: Sample) -> Sample:
+        return super().finished(self._reconstructed(sample) if self.options.decoder_steps else sample)
 
     def _reconstructed(self, sample: Sample) -> Sample:
-        """Fine-tune the decoder to one picture (Sec. 4.2): argmin |D(z) (1-M) - x^ (1-M)|^2 + lambda |D(z) M - x M|^2,
-        with x^ the plain decoding, so that known pixels come back and the others stay.
+        """Fine-tune the decoder to one picture (Sec. 4.2): argmin |D(z) (1-M) - x^ (1-M)|^2 + lambda |D(z) M
+        - x M|^2, with x^ the plain decoding, so that known pixels come back and the others stay.
 
         At least float32, whatever the model's precision: Adam's eps and small updates vanish in float16."""
         started = time.perf_counter()
-        batch = self.prepare([sample.request], [sample.plan])
+        batch = Batch.of([sample.request], [sample.plan], self.canvas, self.seed_init)
         backbone = copy.copy(self.backbone)
         wide = torch.promote_types(self.backbone.vae.dtype, torch.float32)
         # nn.Module.to: diffusers' own `to` warns about casts.
@@ -125,7 +122,7 @@ class BlendedLatentSampler(BaselineSampler):
             plain = vae.decode(scaled, return_dict=False)[0]
         truth = batch.pictures.to(plain)
         factor = self.canvas.factor
-        M = batch.known.repeat_interleave(factor, 2).repeat_interleave(factor, 3).to(plain.dtype)
+        M = batch.M.repeat_interleave(factor, 2).repeat_interleave(factor, 3).to(plain)
         with torch.enable_grad():
             for _ in range(self.options.decoder_steps):
                 made = vae.decode(scaled, return_dict=False)[0]

@@ -1,9 +1,11 @@
-"""Textual Inversion (Gal et al., ICLR 2023): the embedding of a new word, found by the model's own loss (Eq. 2).
+"""Textual Inversion (Gal et al., ICLR 2023): the embedding of a new word, found by the model's own loss (Eq.
+2).
 
     v* = argmin_v E |e - e_theta(z_t, t, c_theta(caption with v))|^2
 
-Everything but v is frozen. The word is no entry of the tokenizer: in a prompt it is a mark, whose place among the tokens
-takes the learnt embeddings, so that all token ids stay below that of the text's end (which some encoders look for).
+Everything but v is frozen. The word is no entry of the tokenizer: in a prompt it is a mark, whose place among
+the tokens takes the learnt embeddings, so that all token ids stay below that of the text's end (which some
+encoders look for).
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ MARK = "<condition>"
 def place_word(tokenizer: Any, encoder: Any, prompt: str, vectors: int) -> tuple[Tensor, Tensor]:
     """Token ids (1, length) of a prompt with one MARK, and the places (vectors,) that the word takes.
 
-    Ids at those places are the padding's and mean nothing; words past the encoder's length are lost, the mark never.
+    Ids at those places are the padding's and mean nothing; words past the encoder's length are lost, the mark
+    never.
     """
     length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
     before, _, after = prompt.partition(MARK)
@@ -75,7 +78,8 @@ def encode_with_word(backbone: Backbone, prompt: str, words: Sequence[Tensor]) -
 
 
 def initial_vectors(backbone: Backbone, word: str, count: int) -> list[Tensor]:
-    """The embedding of `word`, the mean over its tokens, `count` times for each encoder: (count, width) float32."""
+    """The embedding of `word`, the mean over its tokens, `count` times for each encoder: (count, width)
+    float32."""
     out = []
     for tokenizer, encoder in backbone.encoders:
         ids = tokenizer(word, add_special_tokens=False).input_ids
@@ -96,9 +100,9 @@ class TextualInversionSampler(PersonalSampler):
 
     def equip(self, concept: Training) -> Backbone:
         own = copy.copy(self.backbone)
-        own._embeds = {}
+        own.prompt_embeds = {}
         words = [concept.tensors[f"word.{i}"] for i in range(len(own.encoders))]
-        plain = type(own)._encode_prompt
+        plain = type(own).encode_prompt
 
         def encode(prompt: str) -> Tensor:
             if MARK not in prompt:
@@ -106,7 +110,7 @@ class TextualInversionSampler(PersonalSampler):
             with torch.no_grad():
                 return encode_with_word(own, prompt, words)
 
-        own._encode_prompt = encode  # type: ignore[method-assign]
+        own.encode_prompt = encode  # type: ignore[method-assign]
         return own
 
     def train(self, request: Request) -> tuple[dict[str, Tensor], float]:

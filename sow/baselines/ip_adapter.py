@@ -1,4 +1,5 @@
-"""IP-Adapter (Ye et al., 2023), the face variant: the condition enters through extra cross-attention, loaded by diffusers."""
+"""IP-Adapter (Ye et al., 2023), the face variant: the condition enters through extra cross-attention, loaded
+by diffusers."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from sow.baselines.config import IPAdapter, local_folder
-from sow.baselines.sampler import BaselineSampler, Batch
+from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
+from sow.method.denoiser import Denoiser
 from sow.models.backbone import Backbone
+from sow.pipeline.factory import need_plain
 
 
 def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
@@ -26,8 +29,9 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     weight_name = options.weight_name or options.hub.get(width)
     if weight_name is None:
         raise UserError(
-            f"no IP-Adapter is known for a UNet of {width} text channels: Stable Diffusion 1.5 and XL have one (model=sd15, "
-            "model=sdxl); for another give method.path, method.weight_name and method.image_encoder (method.weight_name)"
+            f"no IP-Adapter is known for a UNet of {width} text channels: Stable Diffusion 1.5 and XL have "
+            "one (model=sd15, model=sdxl); for another give method.path, method.weight_name and "
+            "method.image_encoder (method.weight_name)"
         )
     own = copy.copy(backbone)
     own.unet = copy.deepcopy(backbone.unet)  # the shared model stays without the adapter
@@ -50,8 +54,8 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"cannot load the IP-Adapter {weight_name} of {options.path}: {words}; download it or give a folder (method.path, "
-            "method.weight_name, method.image_encoder)"
+            f"cannot load the IP-Adapter {weight_name} of {options.path}: {words}; download it or give a "
+            "folder (method.path, method.weight_name, method.image_encoder)"
         ) from error
     pipe.set_ip_adapter_scale(options.scale)
     for module in (own.unet, pipe.image_encoder):
@@ -65,20 +69,28 @@ class IPAdapterSampler(BaselineSampler):
 
     pipe: Any = None
 
+    @classmethod
+    def loaded(cls, options: IPAdapter, backbone: Backbone) -> tuple[Backbone, dict[str, Any]]:
+        need_plain(backbone)
+        own, pipe = load(options, backbone)
+        return own, {"pipe": pipe}
+
     @property
     def needs_latents(self) -> bool:
         return False
 
-    def extras(self, batch: Batch, rows: Tensor, k: int) -> dict[str, Any]:
+    def inputs(
+        self, batch: Prepared, denoiser: Denoiser, rows: Tensor, k: int
+    ) -> tuple[Tensor, dict[str, Any]]:
         if "images" not in batch.kept:
-            batch.kept["images"] = self._embed(batch)
-        return {"added_cond_kwargs": {"image_embeds": [batch.kept["images"]]}}
+            batch.kept["images"] = self._embed(batch, len(rows) // len(batch.requests))
+        return rows, {"added_cond_kwargs": {"image_embeds": [batch.kept["images"]]}}
 
-    def _embed(self, batch: Batch) -> Tensor:
-        """What the adapter's image projection reads, negative branch first: (branches x B, conditions, channels) of a plain
-        adapter, with zeros in the negative branch; (branches x B, conditions, tokens, channels) of a plus adapter, whose
-        negative branch is the encoder's states of a picture of zeros. Each layout as it was trained."""
-        branches = len(batch.embeds) // len(batch.requests)
+    def _embed(self, batch: Prepared, branches: int) -> Tensor:
+        """What the adapter's image projection reads, negative branch first: (branches x B, conditions,
+        channels) of a plain adapter, with zeros in the negative branch; (branches x B, conditions, tokens,
+        channels) of a plus adapter, whose negative branch is the encoder's states of a picture of zeros. Each
+        layout as it was trained."""
         own = []
         for request in batch.requests:
             pictures = [c.on_gray() for c in request.conditions]

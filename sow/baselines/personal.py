@@ -1,4 +1,5 @@
-"""Methods that train on the condition before they generate: what they share, and the folder of finished trainings.
+"""Methods that train on the condition before they generate: what they share, and the folder of finished
+trainings.
 
 Notation
     z_0, z_t   latents of the condition's picture, and noised to timestep t
@@ -33,14 +34,15 @@ from sow.method.seed_init import to_tensor
 from sow.models.backbone import Backbone
 from sow.pipeline.batches import out_of_memory, release
 from sow.store.files import atomic_write
-from sow.types import Plan, Request, Sample, Step
+from sow.types import Request
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A finished training: its tensors by name, the seconds it took when it was done, and the loss it ended at."""
+    """A finished training: its tensors by name, the seconds it took when it was done, and the loss it ended
+    at."""
 
     tensors: Mapping[str, Tensor]
     seconds: float
@@ -48,7 +50,8 @@ class Training:
 
 
 def name_concept(prompt: str, words: Sequence[str], concept: Callable[[str], str]) -> str:
-    """The prompt with the first of `words` that it names replaced by `concept(word)`; put in front where none is."""
+    """The prompt with the first of `words` that it names replaced by `concept(word)`; put in front where none
+    is."""
     found = first_named(prompt, words)
     if found is None:
         return f"{concept(words[0])}, {prompt}"
@@ -57,7 +60,8 @@ def name_concept(prompt: str, words: Sequence[str], concept: Callable[[str], str
 
 
 def first_named(prompt: str, words: Sequence[str]) -> tuple[re.Match[str], str] | None:
-    """Where a prompt first names one of `words`, whole and in any case, and which; None where it names none."""
+    """Where a prompt first names one of `words`, whole and in any case, and which; None where it names
+    none."""
     named = ((re.search(rf"\b{re.escape(w)}\b", prompt, re.IGNORECASE), w) for w in words)
     return min(((m, w) for m, w in named if m), key=lambda found: found[0].start(), default=None)
 
@@ -75,7 +79,7 @@ def trainable_copy(backbone: Backbone, *parts: str) -> Backbone:
     """The model with its own copies of `parts` in float32; all that meets them is float32 too."""
     own = copy.copy(backbone)
     own.dtype = torch.promote_types(backbone.dtype, torch.float32)
-    own._embeds = {}
+    own.prompt_embeds = {}
     for part in ("unet", "text_encoder"):
         module = getattr(backbone, part)
         if part in parts or own.dtype != backbone.dtype:
@@ -98,9 +102,11 @@ def denoising_loss(
 
 @dataclass(frozen=True, eq=False)
 class PersonalSampler(BaselineSampler):
-    """Learn the condition, or find it learnt, then sample; one request a batch, since each has weights of its own.
+    """Learn the condition, or find it learnt, then sample; one request per batch, since each has weights of
+    its own.
 
-    `folder` holds finished trainings; `concept` is the training that this sampler uses, None until a request is known.
+    `folder` holds finished trainings; `concept` is the training that this sampler uses, None until a request
+    is known.
     """
 
     folder: Path = field(default_factory=Path)
@@ -108,10 +114,6 @@ class PersonalSampler(BaselineSampler):
     memory_cure: ClassVar[str] = (
         "try method.train_batch=1 or a smaller canvas (method.train_batch, width, height)"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "batch_size", 1)
 
     @property
     def needs_latents(self) -> bool:
@@ -125,49 +127,33 @@ class PersonalSampler(BaselineSampler):
         """The model with the concept in it."""
         raise NotImplementedError
 
-    def generate(
-        self,
-        requests: Sequence[Request],
-        *,
-        plans: Sequence[Plan] | None = None,
-        snapshots: bool = False,
-        on_step: Callable[[Step], None] | None = None,
-    ) -> list[Sample]:
-        """One sample a request; `seconds["train"]` is what its training took when it was done, now or in an earlier run."""
-        requests = list(requests)
-        self.check(requests)
-        started = time.perf_counter()
-        plans = list(plans) if plans is not None else self.plan(requests)
-        planning = time.perf_counter() - started
-        samples = []
-        for request, plan in zip(requests, plans, strict=True):
-            own = self.with_concept(request)
-            (sample,) = super(PersonalSampler, own).generate([request], plans=[plan], on_step=on_step)
-            assert own.concept is not None
-            seconds = {"train": own.concept.seconds, **sample.seconds, "plan": planning}
-            samples.append(replace(sample, seconds=seconds))
-        return samples
+    def check(self, request: Request) -> None:
+        if len(request.conditions) != 1:
+            raise UserError(
+                f"request {request.id} has {len(request.conditions)} visual conditions; a method that learns "
+                "the condition takes one (condition, method)"
+            )
 
-    def check(self, requests: Sequence[Request]) -> None:
-        super().check(requests)
-        for request in requests:
-            if len(request.conditions) != 1:
-                raise UserError(
-                    f"request {request.id} has {len(request.conditions)} visual conditions; a method that learns the "
-                    "condition takes one (condition, method)"
-                )
-
-    def _run(self, requests: Sequence[Request], plans: Sequence[Plan]) -> Iterator[Step]:
+    def ready(self, requests: Sequence[Request]) -> tuple[PersonalSampler, Mapping[str, float]]:
+        """The method on the model that knows the condition; the seconds are those of the training when it was
+        done."""
+        if len(requests) > 1:
+            raise UserError(
+                f"{len(requests)} requests in a batch of a method that learns the condition: take "
+                "batch_size=1 (batch_size)"
+            )
         own = self.with_concept(requests[0])
-        yield from own.denoise(own.prepare(requests, plans))
+        assert own.concept is not None
+        return own, {"train": own.concept.seconds}
 
     def with_concept(self, request: Request) -> PersonalSampler:
-        """This sampler on the model that knows the request's condition, itself where it is; UserError out of memory."""
+        """This sampler on the model that knows the request's condition, itself where it is; UserError out of
+        memory."""
         if self.concept is not None:
             return self
         try:
             concept = self.learn(request)
-            return replace(self, backbone=self.equip(concept), concept=concept)
+            return replace(self, model=replace(self.model, backbone=self.equip(concept)), concept=concept)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -191,8 +177,8 @@ class PersonalSampler(BaselineSampler):
         seconds = time.perf_counter() - started
         if not all(t.isfinite().all() for t in tensors.values()):
             raise UserError(
-                f"the training's weights are not finite: lower method.learning_rate={self.options.rate} or take "
-                "model.dtype=float32 (method.learning_rate)"
+                f"the training's weights are not finite: lower method.learning_rate={self.options.rate} or "
+                "take model.dtype=float32 (method.learning_rate)"
             )
         training = Training(tensors, seconds + self.shared_seconds(request), loss)
         facts = {"condition": request.conditions[0].name, "options": self.trained_options(request)}
@@ -207,9 +193,9 @@ class PersonalSampler(BaselineSampler):
         return 0.0
 
     def trained_options(self, request: Request) -> dict[str, Any]:
-        """What the training depends on besides condition and model: all options but those of the generation, of the place
-        on disk, and of which word of a prompt the concept takes."""
-        later = {f.name for f in dataclasses.fields(Baseline)} - {"vae", "_target_"} | {
+        """What the training depends on besides condition and model: all options but those of the generation,
+        of the place on disk, and of which word of a prompt the concept takes."""
+        later = {f.name for f in dataclasses.fields(Baseline)} - {"vae"} | {
             "cache",
             "class_words",
         }

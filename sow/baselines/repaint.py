@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sow.baselines.sampler import BaselineSampler, Batch
-from sow.method import diffusion
+from sow.baselines.sampler import BaselineSampler, Prepared
+from sow.method.diffusion import replace
 from sow.types import Step, StepContext
 
 
 def jumps(steps: int, length: int, resamples: int) -> list[int]:
-    """The states that RePaint visits, from x_steps down to x_0: a fall denoises one step, a rise diffuses one forward.
+    """The states that RePaint visits, from x_steps down to x_0: a fall denoises one step, a rise diffuses one
+    forward.
 
-    From each of the states 1, 1 + j, 1 + 2 j, .. it jumps j states up again, r - 1 times; with j = 1 that is the inner
-    loop of Algorithm 1, which never leaves x_0 either.
+    From each of the states 1, 1 + j, 1 + 2 j, .. it jumps j states up again, r - 1 times; with j = 1 that is
+    the inner loop of Algorithm 1, which never leaves x_0 either.
     """
     left = dict.fromkeys(range(1, steps - length + 1, length), resamples - 1)
     state, visited = steps, [steps]
@@ -36,30 +37,30 @@ def jumps(steps: int, length: int, resamples: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class RePaintSampler(BaselineSampler):
-    """Algorithm 1: known latents drawn from q(x_{t-1} | x_0), unknown ones denoised, and resampled by jumps."""
+    """Algorithm 1: known latents drawn from q(x_{t-1} | x_0), unknown ones denoised, and resampled by
+    jumps."""
 
     @property
     def visited(self) -> list[int]:
         """The states of the whole chain."""
-        return jumps(self.num_inference_steps, self.options.jump_length, self.options.resamples)
+        return jumps(self.schedule.steps, self.options.jump_length, self.options.resamples)
 
     def denoising_steps(self, sizes: int = 1) -> int:
         return sum(b < a for a, b in pairwise(self.visited))
 
-    def denoise(self, batch: Batch) -> Iterator[Step]:
+    def denoise(self, batch: Prepared) -> Iterator[Step]:
         x = self.start(batch)
-        yield Step(x, "start", StepContext("sample", None, self.num_inference_steps))
+        yield Step(x, "start", StepContext("sample", None, self.schedule.steps))
         for above, state in pairwise(self.visited):
             if state > above:  # line 10: x_t ~ N(sqrt(1 - beta) x_{t-1}, beta)
-                draw = self._draw((1, *x.shape[1:]), batch.generators)
-                x = diffusion.inject_noise(x, self.schedule.level(above), self.schedule.level(state), draw)
+                x = self.schedule.inject(x, above, state, self.draw(batch, x))
                 yield Step(x, "inject", StepContext("sample", None, state))
                 continue
             known = batch.encoded
             if state > 0:  # lines 4 and 5, Eq. 8a
-                known = self.noised(known, self._draw((1, *x.shape[1:]), batch.generators), state)
+                known = self.schedule.noised(known, state, self.draw(batch, x))
             x, x0 = self.ddim(batch, x, self.epsilon(batch, x, state), state)  # lines 6 and 7, Eq. 8b
-            x = diffusion.replace(x, known, batch.known)  # line 8, Eq. 8c
+            x = replace(x, known, batch.known)  # line 8, Eq. 8c
             yield Step(
                 x, "denoise", StepContext("sample", None, state, self.schedule.timesteps[state]), {}, x0
             )

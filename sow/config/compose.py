@@ -1,14 +1,13 @@
-"""From a command line to a typed configuration to a sampler. Nothing here imports torch before `build`."""
+"""From a command line to a typed configuration; nothing here imports torch."""
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -19,9 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.schema import MISSING, construct, instantiate, unknown
 from sow.errors import UserError
 from sow.types import Bound, component
-
-if TYPE_CHECKING:
-    from sow.pipeline.pipeline import Sampler
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
@@ -59,7 +55,7 @@ class Paths:
 
 @component("cache")
 class Caching:
-    """Where results that runs share are kept (`sow.store.cache`): in memory, up to `memory_mb`, and in `folder`, up to
+    """Where results that runs share are kept (`sow.pipeline.cached`): in memory, up to `memory_mb`, and in `folder`, up to
     `folder_mb` (MiB; 0 = no bound); no part of what a run is, because a result found is the result that was computed."""
 
     memory_mb: Annotated[int, Bound(ge=0)]
@@ -248,27 +244,3 @@ def _siblings(name: str, overrides: Sequence[str]) -> list[str]:
         node, parent = node[part], f"{parent}{part}."
     names = list(node) if OmegaConf.is_dict(node) else []
     return [f"{parent}{n}" for n in names if n not in ("_target_", "hydra", "experiment")]
-
-
-_backbones: dict[str, Any] = {}
-
-
-def build(config: Config) -> Sampler:
-    """The sampler of a configuration; the model is loaded once a process. This imports torch."""
-    key = json.dumps(config.resolved["model"], sort_keys=True)
-    if key not in _backbones:
-        _quiet()
-        _backbones.clear()  # two models seldom fit one device
-        _backbones[key] = config.model.load()
-    cache = config.cache
-    _backbones[key].cache.configure(cache.memory_mb << 20, cache.folder, cache.folder_mb << 20)
-    return config.method.sampler(config, _backbones[key])
-
-
-def _quiet() -> None:
-    """No bars for reading weights from a disk; downloads keep theirs."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    of_diffusers.disable_progress_bar()
-    of_transformers.disable_progress_bar()

@@ -16,18 +16,19 @@ another one from a step on ("held") is perturbed in every replacement after it, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sow.dynamics.observe import REGIONS
 from sow.method import noise
-from sow.method.seed_init import Seed
-from sow.pipeline.pipeline import Sampler
-from sow.pipeline.stages import Moves
-from sow.types import Plan, Request, StepContext
+from sow.method.components import Components
+from sow.method.run import Moves
+from sow.method.seed_init import Batch
+from sow.pipeline.cached import Cache
+from sow.pipeline.pipeline import Pipeline
+from sow.types import StepContext
 
 HELD = "held"
 
@@ -45,20 +46,15 @@ class Perturbation:
     held: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class PerturbedSampler(Sampler):
-    """A sampler that perturbs the requests whose id is a key of `perturbations`, and leaves the others as they are.
+@dataclass(frozen=True)
+class Perturbing:
+    """Puts perturbations, by request id, around a batch's moves; the other requests stay as they are."""
 
-    It computes every step, also those that a sampler of this model may remember: what is watched has to happen.
-    """
+    perturbations: Mapping[str, Perturbation]
 
-    perturbations: Mapping[str, Perturbation] = field(default_factory=dict)
-
-    def _moves(
-        self, moves: Moves, requests: Sequence[Request], plans: Sequence[Plan], seeds: Sequence[Seed]
-    ) -> Moves:
-        own = [self.perturbations.get(r.id) for r in requests]
-        order = {moment(c): i for i, c in enumerate(denoising_contexts(self))}
+    def __call__(self, method: Components, batch: Batch, moves: Moves) -> Moves:
+        own = [self.perturbations.get(r.id) for r in batch.requests]
+        order = {moment(c): i for i, c in enumerate(denoising_contexts(method))}
 
         def added(x: Tensor, context: StepContext) -> Tensor:
             now = order[moment(context)]
@@ -66,22 +62,20 @@ class PerturbedSampler(Sampler):
             for row, p in zip(x, own, strict=True):
                 if p is not None:
                     then = order[moment(p.context)]
-                    if now == then or (p.held and now > then and freshly_replaced(self, context)):
+                    if now == then or (p.held and now > then and freshly_replaced(method, context)):
                         row = row + p.delta[0].to(row)
                 rows.append(row)
             return torch.stack(rows)
 
-        return {
-            **moves,
-            "p_a": lambda x, context: moves["p_a"](added(x, context), context),
-            "p_s": lambda x, context: moves["p_s"](added(x, context), context),
-        }
+        return moves._replace(
+            p_a=lambda x, context: moves.p_a(added(x, context), context),
+            p_s=lambda x, context: moves.p_s(added(x, context), context),
+        )
 
 
-def perturbed(sampler: Sampler, perturbations: Mapping[str, Perturbation]) -> PerturbedSampler:
-    """`sampler` with perturbations by request id."""
-    own: dict[str, Any] = {f.name: getattr(sampler, f.name) for f in fields(Sampler) if f.init}
-    return PerturbedSampler(**own, perturbations=perturbations)
+def perturbed(sampler: Pipeline, perturbations: Mapping[str, Perturbation]) -> Pipeline:
+    """`sampler` with perturbations by request id; it computes every step: what is watched has to happen."""
+    return sampler.variant(around=Perturbing(perturbations), cache=Cache())
 
 
 def moment(context: StepContext) -> tuple[str, int | None, int | None]:
@@ -89,25 +83,25 @@ def moment(context: StepContext) -> tuple[str, int | None, int | None]:
     return context.phase, context.cycle, context.index
 
 
-def denoising_contexts(sampler: Sampler) -> list[StepContext]:
+def denoising_contexts(method: Components) -> list[StepContext]:
     """Every denoising step of the cycles and of the preservation, in order."""
-    end, steps = sampler.cycle.last_state(sampler.t1), sampler.schedule.timesteps
+    end, steps = method.last_state, method.schedule.timesteps
     inside = [
         StepContext("cycle", n, k, steps[k])
-        for n in range(sampler.cycle.cycles)
-        for k in range(sampler.t2 - 1, end - 1, -1)
+        for n in range(method.cycle.cycles)
+        for k in range(method.t2 - 1, end - 1, -1)
     ]
     return inside + [StepContext("preserve", None, k, steps[k]) for k in range(end - 1, -1, -1)]
 
 
-def freshly_replaced(sampler: Sampler, context: StepContext) -> bool:
+def freshly_replaced(method: Components, context: StepContext) -> bool:
     """Whether the latents that a denoising step reads hold v_k inside the condition, not what was made of it."""
     if context.phase == "cycle":
         return True
     assert context.index is not None
-    end = sampler.cycle.last_state(sampler.t1)
-    after_cycle = sampler.cycle.cycles > 0 and sampler.cycle.steps == "fitted" and context.index == end - 1
-    return after_cycle or context.index + 1 in sampler.t3
+    end = method.last_state
+    after_cycle = method.cycle.cycles > 0 and method.cycle.steps == "fitted" and context.index == end - 1
+    return after_cycle or context.index + 1 in method.t3
 
 
 def spread(contexts: Sequence[StepContext], count: int) -> list[int]:

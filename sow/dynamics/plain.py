@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sow.attention.modulation import NoModulation
 from sow.dynamics.perturb import perturbed
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sow.method.diffusion import Schedule
-    from sow.pipeline.pipeline import Sampler
+    from sow.pipeline.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -23,15 +20,13 @@ class NoCycle:
     cycles: int = 0
     eta: float = 0.0
     steps: str = "fitted"
+    official: bool = False
 
     def resolve(self, num_inference_steps: int) -> tuple[int, int]:
         return self.start, self.start
 
     def last_state(self, t1: int) -> int:
         return t1
-
-    def levels(self, schedule: Schedule, t1: int, t2: int) -> tuple[Tensor, Tensor]:
-        return schedule.level(t1), schedule.level(t2)
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,9 @@ class LaidInOnce:
         return (self.start,)
 
 
-def plain(sampler: Sampler, eta: float = 0.0) -> Sampler:
+def plain(sampler: Pipeline, eta: float = 0.0) -> Pipeline:
     """`sampler` without cycles, replacements after x_{t2}, and modulation: DDIM from x_{t2} to x_0 at `eta` with c'."""
-    parts: dict[str, Any] = {
-        "cycle": NoCycle(sampler.t2),
-        "preservation": LaidInOnce(sampler.t2, eta),
-        "modulation": NoModulation(),
-    }
-    return replace(perturbed(sampler, {}), **parts)
+    start = sampler.method.t2
+    return perturbed(sampler, {}).variant(
+        cycle=NoCycle(start), preservation=LaidInOnce(start, eta), modulation=NoModulation()
+    )

@@ -21,10 +21,9 @@ from sow.dynamics.perturb import (
     responses,
     spread,
 )
-from sow.method import noise
 from sow.method.regions import regions_of
-from sow.method.seed_init import place
-from sow.pipeline.pipeline import Sampler
+from sow.method.seed_init import Batch
+from sow.pipeline.pipeline import Pipeline
 from sow.types import Plan, Request, Sample, Step, StepContext
 
 Row = dict[str, Any]
@@ -32,15 +31,11 @@ INSIDE = ("sample", "cycle", "preserve")  # phases in which the image is made
 
 
 def regions(
-    sampler: Sampler, requests: Sequence[Request], plans: Sequence[Plan], region: str
+    sampler: Pipeline, requests: Sequence[Request], plans: Sequence[Plan], region: str
 ) -> list[SampleRegions]:
     """c (its "box" or latent "mask"), cr and centres of each request, where the sampler would place them."""
-    seeds = [
-        seed
-        for i, (r, p) in enumerate(zip(requests, plans, strict=True))
-        for seed in place(sampler.seed_init, r, p, sampler.canvas, i, noise.generator(r.seed))[1]
-    ]
-    return regions_of(plans, seeds, sampler.canvas, region)
+    batch = Batch.of(requests, plans, sampler.canvas, sampler.method.seed_init)
+    return regions_of(plans, batch.placed, sampler.canvas, region)
 
 
 def batches(count: int, size: int) -> list[slice]:
@@ -49,7 +44,7 @@ def batches(count: int, size: int) -> list[slice]:
 
 
 def watch(
-    sampler: Sampler,
+    sampler: Pipeline,
     requests: Sequence[Request],
     plans: Sequence[Plan],
     *watchers: Watcher,
@@ -65,13 +60,13 @@ def watch(
             contexts.append(step.context)
 
     with observed(sampler.backbone.unet, lambda: phase[0] in phases, *watchers):
-        watched = replace(perturbed(sampler, {}), batch_size=len(requests))
+        watched = perturbed(sampler, {}).variant(batch_size=len(requests))
         samples = watched.generate(requests, plans=plans, on_step=on_step)
     return samples, contexts
 
 
 def flow_rows(
-    sampler: Sampler,
+    sampler: Pipeline,
     requests: Sequence[Request],
     plans: Sequence[Plan],
     region: str,
@@ -87,7 +82,7 @@ def flow_rows(
     gates: list[Row] = []
     samples: list[Sample] = []
     size, device = sampler.canvas.latent_size, sampler.backbone.device
-    branch = sampler.guidance.in_cycle().text_branch
+    branch = sampler.method.guidance.in_cycle().text_branch
     for here in batches(len(requests), sampler.batch_size):
         found = regions(sampler, requests[here], plans[here], region)
         masses = AttentionMass(found, size, device)
@@ -108,7 +103,7 @@ def flow_rows(
 
 
 def gate_readings(
-    sampler: Sampler,
+    sampler: Pipeline,
     requests: Sequence[Request],
     plans: Sequence[Plan],
     shadows: Mapping[str, tuple[Any, Any, Any]],
@@ -116,7 +111,7 @@ def gate_readings(
     """What every gate of `shadows`, name -> (modulation, gate, decay of distance), reads in the cycles of the same runs."""
     rows: list[Row] = []
     size, device = sampler.canvas.latent_size, sampler.backbone.device
-    branch = sampler.guidance.in_cycle().text_branch
+    branch = sampler.method.guidance.in_cycle().text_branch
     for here in batches(len(requests), sampler.batch_size):
         found = {
             kind: regions(sampler, requests[here], plans[here], kind)
@@ -205,7 +200,7 @@ def gate_rows(
     return rows
 
 
-def layout(sampler: Sampler, request: Request, plan: Plan, region: str) -> Tensor:
+def layout(sampler: Pipeline, request: Request, plan: Plan, region: str) -> Tensor:
     """(h, w, 3) indicators of condition, related region and rest on the latents."""
     height, width = sampler.canvas.latent_size
     (found,) = regions(sampler, [request], [plan], region)
@@ -225,14 +220,14 @@ class Probe:
 
 
 def response_rows(
-    sampler: Sampler, request: Request, plan: Plan, probe: Probe
+    sampler: Pipeline, request: Request, plan: Plan, probe: Probe
 ) -> tuple[list[Row], dict[tuple[str, int], Tensor], Sample]:
     """One row a source, step and target region, with G and F; the changes |D| (h, w) by (source, step); the plain run.
 
     Every row of a batch has the request's own seed, so a change comes from the perturbation and from rounding alone.
     """
     indicators = layout(sampler, request, plan, probe.region)
-    contexts = denoising_contexts(sampler)
+    contexts = denoising_contexts(sampler.method)
     wanted: dict[str, tuple[str, int]] = {}
     perturbations: dict[str, Perturbation] = {}
     for step in spread(contexts, probe.positions):

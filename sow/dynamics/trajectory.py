@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from sow.errors import UserError
-from sow.method import diffusion, noise
+from sow.method import noise
+from sow.method.denoiser import Denoiser
 from sow.method.diffusion import Schedule
-from sow.method.guidance import classifier_free
+from sow.method.guidance import ClassifierFree
 from sow.models.backbone import Backbone
 
 
@@ -46,17 +47,12 @@ class Trajectory:
         self, x: Tensor, k: int, prompts: Sequence[str] | None, scale: float, negative: str = ""
     ) -> Tensor:
         """Guided noise prediction of step k for x (B, C, h, w); no prompts mean the empty one for all rows."""
-        rule = classifier_free(scale, negative)
+        rule = ClassifierFree(scale, negative)
         prompts = [""] * len(x) if prompts is None else list(prompts)
         out = []
         rows = max(1, self.batch // len(rule.prompts("")))
         for part, words in zip(x.split(rows), _split(prompts, rows), strict=True):
-            branches = list(zip(*(rule.prompts(p) for p in words), strict=True))
-            embeds = torch.cat([self.backbone.embed(b) for b in branches])
-            stacked = torch.cat([part] * len(branches))
-            e = self.backbone.predict(stacked, self.schedule.timesteps[k], embeds)
-            e = self.schedule.epsilon(e, stacked, k)
-            out.append(rule.combine(e.chunk(len(branches)), part.new_zeros((len(part), 1, 1, 1))))
+            out.append(Denoiser(self.backbone, self.schedule, rule, tuple(words)).epsilon(part, k))
         return torch.cat(out)
 
     def invert(
@@ -66,7 +62,7 @@ class Trajectory:
         states = [x]
         for k in range(self.steps if stop is None else stop):
             e = self.epsilon(x, k, prompts, scale)
-            x = diffusion.invert_step(x, e, self.schedule.level(k), self.schedule.level(k + 1))
+            x = self.schedule.invert(x, e, k)
             states.append(x)
         return states
 
@@ -82,7 +78,7 @@ class Trajectory:
         """(k, x_k) for k = start - 1 .. stop, from x_start."""
         for k in range(start - 1, stop - 1, -1):
             e = self.epsilon(x, k, prompts, scale, negative)
-            x, _ = diffusion.ddim_step(x, e, self.schedule.level(k + 1), self.schedule.level(k))
+            x, _ = self.schedule.step(x, e, k)
             yield k, x
 
     def denoise(

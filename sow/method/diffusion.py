@@ -25,8 +25,8 @@ from sow.errors import UserError
 class Schedule:
     """The noise schedule of a frozen model, read at K sampling steps.
 
-    `alphas_cumprod` (num_train_timesteps,) float32; `timesteps` t_0 .. t_{K-1} as ints; `final_alpha` the level of x_0;
-    `prediction_type` "epsilon" or "v_prediction".
+    `alphas_cumprod` (num_train_timesteps,) float32; `timesteps` t_0 .. t_{K-1} as ints; `final_alpha` the
+    level of x_0; `prediction_type` "epsilon" or "v_prediction".
     """
 
     alphas_cumprod: Tensor
@@ -50,8 +50,8 @@ class Schedule:
         timesteps = tuple(k * ratio + offset for k in range(num_inference_steps))
         if timesteps[-1] >= total:
             raise UserError(
-                f"num_inference_steps={num_inference_steps} puts the last step at timestep {timesteps[-1]}, past "
-                f"{total - 1}: take fewer steps (num_inference_steps)"
+                f"num_inference_steps={num_inference_steps} puts the last step at timestep {timesteps[-1]}, "
+                f"past {total - 1}: take fewer steps (num_inference_steps)"
             )
         prediction = str(trained.config["prediction_type"])
         if prediction not in ("epsilon", "v_prediction"):
@@ -63,31 +63,55 @@ class Schedule:
         """K."""
         return len(self.timesteps)
 
-    def level(self, k: int) -> Tensor:
-        """alpha where the sampler reads state x_k, k = 0 .. K (spec of the step index; A4 `aligned`)."""
-        return self.final_alpha if k == 0 else self.alphas_cumprod[self.timesteps[k - 1]]
+    def level(self, k: int, official: bool = False) -> Tensor:
+        """alpha where the sampler reads state x_k, k = 0 .. K (A4 "aligned").
 
-    def official_level(self, k: int) -> Tensor:
-        """alpha[t_k]: where the published COW code puts the inverted x_k, one level above `level`."""
-        if k >= self.steps:
-            step = self.timesteps[-1] + (self.timesteps[-1] - self.timesteps[-2] if self.steps > 1 else 1)
-            return self.alphas_cumprod[min(step, len(self.alphas_cumprod) - 1)]
-        return self.alphas_cumprod[self.timesteps[k]]
+        `official`: alpha[t_k], where the published COW code puts the inverted x_k, one level above.
+        """
+        if not official:
+            return self.final_alpha if k == 0 else self.alphas_cumprod[self.timesteps[k - 1]]
+        if k < self.steps:
+            return self.alphas_cumprod[self.timesteps[k]]
+        beyond = self.timesteps[-1] + (self.timesteps[-1] - self.timesteps[-2] if self.steps > 1 else 1)
+        return self.alphas_cumprod[min(beyond, len(self.alphas_cumprod) - 1)]
 
     def epsilon(self, output: Tensor, x: Tensor, k: int) -> Tensor:
-        """Noise prediction from the UNet's output at step k, whatever the model was trained to predict."""
+        """Noise prediction from the network's output at step k, whatever the model was trained to predict."""
         if self.prediction_type == "epsilon":
             return output
         alpha = self.alphas_cumprod[self.timesteps[k]]
         return alpha**0.5 * output + (1 - alpha) ** 0.5 * x
 
+    def step(
+        self, x: Tensor, e: Tensor, k: int, eta: float = 0.0, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x_{k+1} -> x_k and the predicted x_0 (Eq. 3)."""
+        return ddim_step(x, e, self.level(k + 1), self.level(k), eta, noise)
+
+    def invert(self, x: Tensor, e: Tensor, k: int, official: bool = False) -> Tensor:
+        """x_k -> x_{k+1}, the exact reverse of the deterministic step (Eq. 3)."""
+        return invert_step(x, e, self.level(k, official), self.level(k + 1, official))
+
+    def inject(self, x: Tensor, k: int, target: int, noise: Tensor, official: bool = False) -> Tensor:
+        """q(x_target | x_k) in one jump, target > k (Eq. 2)."""
+        return inject_noise(x, self.level(k, official), self.level(target, official), noise)
+
+    def noised(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
+        """q(x_k | x_0) at the level where the sampler reads x_k; x_0 itself for k = 0."""
+        if k == 0:
+            return x0
+        level = self.level(k)
+        return level**0.5 * x0 + (1 - level) ** 0.5 * noise
+
 
 def ddim_step(
     x: Tensor, e: Tensor, alpha: Tensor, alpha_prev: Tensor, eta: float = 0.0, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """One DDIM step x_{k+1} -> x_k (Eq. 3 by Euler; DDIM's sigma for eta > 0): returns x_k and the predicted x_0.
+    """One DDIM step x_{k+1} -> x_k (Eq. 3 by Euler; DDIM's sigma for eta > 0): returns x_k and the predicted
+    x_0.
 
-    `x`, `e`, `noise` (B, C, h, w); `alpha`, `alpha_prev` the levels of x_{k+1} and x_k. `noise` is needed for eta > 0.
+    `x`, `e`, `noise` (B, C, h, w); `alpha`, `alpha_prev` the levels of x_{k+1} and x_k. `noise` is needed for
+    eta > 0.
     """
     variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
     sigma = eta * variance**0.5
@@ -101,7 +125,8 @@ def ddim_step(
 
 
 def invert_step(x: Tensor, e: Tensor, alpha: Tensor, alpha_next: Tensor) -> Tensor:
-    """The exact reverse of the deterministic step, x_k at level `alpha` -> x_{k+1} at level `alpha_next` (Eq. 3)."""
+    """The exact reverse of the deterministic step, x_k at level `alpha` -> x_{k+1} at level `alpha_next` (Eq.
+    3)."""
     x0 = (x - (1 - alpha) ** 0.5 * e) / alpha**0.5
     return alpha_next**0.5 * x0 + (1 - alpha_next) ** 0.5 * e
 
@@ -113,5 +138,6 @@ def inject_noise(x: Tensor, alpha: Tensor, alpha_next: Tensor, noise: Tensor) ->
 
 
 def replace(x: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Replace(x, v): inside `mask` (B, 1, h, w, bool) the condition's inverted latents `v`, outside `x` untouched."""
+    """Replace(x, v): inside `mask` (B, 1, h, w, bool) the condition's inverted latents `v`, outside `x`
+    untouched."""
     return torch.where(mask, v, x)

@@ -1,79 +1,96 @@
-"""Guidance: which prompts a UNet call runs and how their noise predictions become one."""
+"""Guidance: which prompts a network call runs and how their noise predictions become one.
+
+Notation
+    u, c     noise predictions under the negative prompt and under the prompt
+    s, d     the same under the prompts that regional guidance suppresses and enhances outside the condition
+    M        (B, 1, h, w) the condition's mask
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Protocol
 
-from sow.config.bounds import need_at_least
+from sow.types import Bound, component
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One way to guide: `prompts` for a text prompt (one branch each), the index of its `text_branch`, and `combine`,
-    which maps the branches' predictions, each (B, C, h, w), and the condition mask (B, 1, h, w) to one prediction."""
+class Rule(Protocol):
+    """One way to guide."""
 
-    prompts: Callable[[str], tuple[str, ...]]
-    text_branch: int
-    combine: Callable[[Sequence[Tensor], Tensor], Tensor]
+    @property
+    def text_branch(self) -> int:
+        """Which of the branches runs the prompt itself."""
+        ...
 
+    def prompts(self, prompt: str) -> tuple[str, ...]:
+        """What the branches run for a text prompt, one per branch."""
+        ...
 
-def classifier_free(scale: float, negative_prompt: str) -> Rule:
-    """eps = u + scale (c - u); scale 1 needs no negative branch and runs none."""
-    if scale == 1:
-        return Rule(lambda prompt: (prompt,), 0, lambda e, mask: e[0])
-    return Rule(lambda prompt: (negative_prompt, prompt), 1, lambda e, mask: e[0] + scale * (e[1] - e[0]))
-
-
-def regional(scale: float, negative_prompt: str, suppress: str, enhance: str) -> Rule:
-    """COW's guidance outside the condition: u' = u + (1 - M)(s - d); eps = u' + scale (c - u')."""
-
-    def combine(e: Sequence[Tensor], mask: Tensor) -> Tensor:
-        u, c, s, d = e
-        u = u + (1 - mask.to(u.dtype)) * (s - d)
-        return u + scale * (c - u)
-
-    return Rule(lambda prompt: (negative_prompt, prompt, suppress, enhance), 1, combine)
+    def combine(self, e: Sequence[Tensor], M: Tensor | None) -> Tensor:
+        """One prediction from those of the branches, each (B, C, h, w); no `M` means no condition
+        anywhere."""
+        ...
 
 
-@dataclass(frozen=True)
+@component("guidance")
 class ClassifierFree:
-    """Classifier-free guidance, the same in the cycles and in preservation (Sec. V: 7.5 and a negative prompt)."""
+    """eps = u + scale (c - u), the same in the cycles and in preservation (Sec. V: 7.5 and a negative
+    prompt).
 
-    scale: float
+    Scale 1 needs no negative branch and runs none.
+    """
+
+    scale: Annotated[float, Bound(ge=0)]
     negative_prompt: str
-    _target_: str = "sow.method.guidance.ClassifierFree"
 
-    def __post_init__(self) -> None:
-        need_at_least(self, "guidance", scale=0)
+    @property
+    def text_branch(self) -> int:
+        return 0 if self.scale == 1 else 1
+
+    def prompts(self, prompt: str) -> tuple[str, ...]:
+        return (prompt,) if self.scale == 1 else (self.negative_prompt, prompt)
+
+    def combine(self, e: Sequence[Tensor], M: Tensor | None) -> Tensor:
+        return e[0] if self.scale == 1 else e[0] + self.scale * (e[1] - e[0])
 
     def in_cycle(self) -> Rule:
-        return classifier_free(self.scale, self.negative_prompt)
+        return self
 
     def in_preservation(self) -> Rule:
-        return classifier_free(self.scale, self.negative_prompt)
+        return self
 
 
-@dataclass(frozen=True)
+@component("guidance")
 class Regional:
-    """The published COW code's guidance: four branches in the cycles, an empty negative prompt in preservation."""
+    """The published COW code's guidance: four branches in the cycles, an empty negative prompt in
+    preservation.
 
-    scale: float
+    In the cycles u' = u + (1 - M) (s - d) and eps = u' + scale (c - u').
+    """
+
+    scale: Annotated[float, Bound(ge=0)]
     negative_prompt: str
     suppress_prompt: str
     enhance_prompt: str
     preserve_negative_prompt: str
-    _target_: str = "sow.method.guidance.Regional"
 
-    def __post_init__(self) -> None:
-        need_at_least(self, "guidance", scale=0)
+    @property
+    def text_branch(self) -> int:
+        return 1
+
+    def prompts(self, prompt: str) -> tuple[str, ...]:
+        return self.negative_prompt, prompt, self.suppress_prompt, self.enhance_prompt
+
+    def combine(self, e: Sequence[Tensor], M: Tensor | None) -> Tensor:
+        u, c, s, d = e
+        u = u + (s - d if M is None else (1 - M.to(u.dtype)) * (s - d))
+        return u + self.scale * (c - u)
 
     def in_cycle(self) -> Rule:
-        return regional(self.scale, self.negative_prompt, self.suppress_prompt, self.enhance_prompt)
+        return self
 
     def in_preservation(self) -> Rule:
-        return classifier_free(self.scale, self.preserve_negative_prompt)
+        return ClassifierFree(self.scale, self.preserve_negative_prompt)

@@ -1,23 +1,24 @@
-"""Visual condition preservation: the last stage of Algorithm 1, where t3 and eta trade fidelity to the two conditions."""
+"""Visual condition preservation: the last stage of Algorithm 1, where t3 and eta trade fidelity to the two
+conditions."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from sow.config.bounds import need_one_of, need_within
 from sow.errors import UserError
 from sow.method.cycle import Cycle, on_grid
+from sow.types import Bound, component
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@component("preservation")
 class Preservation:
     """Algorithm 1, lines 20-26, and the task settings of Sec. V.
 
-    `t3`             states x_{t3} that are replaced before their denoising, on the K = 10 scale; empty = none; None =
-                     `calibrated_t3`, moved with t1 when t1 is not `calibrated_t1` (A7)
+    `t3`             states x_{t3} that are replaced before their denoising, on the K = 10 scale; empty =
+                     none; None = `calibrated_t3`, moved with t1 when t1 is not `calibrated_t1` (A7)
     `eta`            stochasticity of the sampler here, 0 .. 1
     `prompt`         "user" = c (Algorithm 1, line 23), "intensified" = c' (A8)
     """
@@ -25,13 +26,8 @@ class Preservation:
     t3: list[float] | None
     calibrated_t3: list[float]
     calibrated_t1: float
-    eta: float
-    prompt: str
-    _target_: str = "sow.method.preservation.Preservation"
-
-    def __post_init__(self) -> None:
-        need_within(self, "preservation", 0, 1, "eta")
-        need_one_of(self, "preservation", prompt=("user", "intensified"))
+    eta: Annotated[float, Bound(ge=0, le=1)]
+    prompt: Literal["user", "intensified"]
 
     def resolve(self, cycle: Cycle, num_inference_steps: int) -> tuple[int, ...]:
         """The t3 as steps of K, latest state first; raises UserError for an explicit t3 >= t1 or below 1."""
@@ -45,12 +41,13 @@ class Preservation:
         for t in scale:
             if t >= cycle.t1 or t < 0:
                 raise UserError(
-                    f"need 0 < t3 < t1, got t3={t:g}, t1={cycle.t1:g}: lower t3 or raise t1 (preservation.t3, cycle.t1)"
+                    f"need 0 < t3 < t1, got t3={t:g}, t1={cycle.t1:g}: lower t3 or raise t1 "
+                    "(preservation.t3, cycle.t1)"
                 )
         steps = sorted({on_grid(t, num_inference_steps) for t in scale}, reverse=True)
         if steps and steps[-1] < 1:
             raise UserError(
-                f"num_inference_steps={num_inference_steps} is too small: t3={scale} of 10 falls on step {steps[-1]}; "
-                "take more steps (num_inference_steps, preservation.t3)"
+                f"num_inference_steps={num_inference_steps} is too small: t3={scale} of 10 falls on step "
+                f"{steps[-1]}; take more steps (num_inference_steps, preservation.t3)"
             )
         return tuple(steps)

@@ -1,14 +1,14 @@
-"""Seed initialisation (Sec. IV-B): visual conditions pasted on a predefined background, ready to be encoded."""
+"""Seed initialisation (Sec. IV-B): visual conditions pasted on a predefined background, ready to be
+encoded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from sow.config.bounds import need_one_of
 from sow.errors import UserError
-from sow.types import Box, Canvas, Plan, Request, VisualCondition
+from sow.types import Box, Canvas, Plan, Request, VisualCondition, component
 
 if TYPE_CHECKING:
     import torch
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Seed:
+class PlacedCondition:
     """One visual condition in its place.
 
     `image` (3, h, w) float32 in [-1, 1], background-coloured outside the mask; `latent_mask` (h/f, w/f) bool;
-    `top`, `left` its place in the latents; `sample` which request of the batch it belongs to, `condition` which of that
-    request's conditions it is; `box` in pixels.
+    `top`, `left` its place in the latents; `sample` which request of the batch it belongs to, `condition`
+    which of that request's conditions it is; `box` in pixels.
     """
 
     image: Tensor
@@ -46,8 +46,8 @@ def to_tensor(image: Image.Image) -> Tensor:
 def pixel_mask(condition: VisualCondition, box: Box, how: str) -> Image.Image:
     """The condition's mask at the size of its box, mode "L", 0 or 255.
 
-    "threshold": resized, then cut at one half. "dither": as COW's code does it: white is what is dropped, PIL's default
-    resampling, PIL's dithering to one bit, then inverted.
+    "threshold": resized, then cut at one half. "dither": as COW's code does it: white is what is dropped,
+    PIL's default resampling, PIL's dithering to one bit, then inverted.
     """
     from PIL import Image, ImageOps
 
@@ -60,21 +60,46 @@ def pixel_mask(condition: VisualCondition, box: Box, how: str) -> Image.Image:
     return mask.resize(size).point(lambda value: 255 if value >= 128 else 0)
 
 
-@dataclass(frozen=True)
+class SeedInit(Protocol):
+    """How the latents of the first cycle come about (Fig. 6)."""
+
+    @property
+    def start(self) -> str:
+        """ "invert", "inject" or "noise"."""
+        ...
+
+    @property
+    def mask(self) -> str:
+        """ "threshold" or "dither"."""
+        ...
+
+    @property
+    def snap(self) -> bool:
+        """Whether boxes snap to the VAE's grid."""
+        ...
+
+    def background(self, canvas: Canvas, generator: torch.Generator) -> Image.Image:
+        """The canvas before anything is pasted on it."""
+        ...
+
+
+@component("seed_init")
 class Background:
     """Conditions on a background that is encoded and inverted with them.
 
-    `color`  [r, g, b] in 0..255, or "noise": Gaussian pixels of mean 0 and standard deviation 1 on [-1, 1], clipped
-    `start`  "invert": x_{t2} of the first cycle by inversion; "inject": invert to x_{t1}, then inject noise (A6)
+    `color`  [r, g, b] in 0..255, or "noise": Gaussian pixels of mean 0 and standard deviation 1 on [-1, 1],
+             clipped
+    `start`  "invert": x_{t2} of the first cycle by inversion; "inject": invert to x_{t1}, then inject noise
+             (A6)
     `mask`   "threshold" or "dither", how a mask becomes pixels (COW's code dithers)
-    `snap`   whether boxes snap to the VAE's grid; COW's code pastes at any pixel and rounds only the latents' place down
+    `snap`   whether boxes snap to the VAE's grid; COW's code pastes at any pixel and rounds only the latents'
+             place down
     """
 
     color: list[int] | str
-    start: str
-    mask: str
+    start: Literal["invert", "inject"]
+    mask: Literal["threshold", "dither"]
     snap: bool
-    _target_: str = "sow.method.seed_init.Background"
 
     def __post_init__(self) -> None:
         bad_color = self.color != "noise" and (
@@ -82,10 +107,8 @@ class Background:
         )
         if bad_color:
             raise UserError(f"color is [r, g, b] of 0..255 or noise, got {self.color!r} (seed_init.color)")
-        need_one_of(self, "seed_init", start=("invert", "inject"), mask=("threshold", "dither"))
 
     def background(self, canvas: Canvas, generator: torch.Generator) -> Image.Image:
-        """The canvas before anything is pasted on it."""
         from PIL import Image
 
         if self.color == "noise":
@@ -100,15 +123,13 @@ class Background:
         return Image.new("RGB", (canvas.width, canvas.height), tuple(self.color))
 
 
-@dataclass(frozen=True)
+@component("seed_init")
 class PureNoise:
     """No seed initialisation (Fig. 6): x_K ~ N(0, 1), plain denoising to x_{t2}, then the cycles."""
 
-    mask: str
+    mask: Literal["threshold", "dither"]
     snap: bool
-    _target_: str = "sow.method.seed_init.PureNoise"
-
-    start: str = "noise"
+    start: Literal["noise"] = "noise"
 
     def background(self, canvas: Canvas, generator: torch.Generator) -> Image.Image:
         """Gray, which only the pixels of a condition outside its mask ever see."""
@@ -118,17 +139,17 @@ class PureNoise:
 
 
 def place(
-    seed_init: Background | PureNoise,
+    seed_init: SeedInit,
     request: Request,
     plan: Plan,
     canvas: Canvas,
     sample: int,
     generator: torch.Generator,
-) -> tuple[Tensor, list[Seed]]:
+) -> tuple[Tensor, list[PlacedCondition]]:
     """Algorithm 1, line 3: the canvas X_0 (3, H, W) in [-1, 1] and each condition alone, in its box.
 
-    Pixels of a condition outside its mask take the background's colour. Raises UserError for a box off the canvas or
-    off the VAE's grid, and for a mask that keeps no latent.
+    Pixels of a condition outside its mask take the background's colour. Raises UserError for a box off the
+    canvas or off the VAE's grid, and for a mask that keeps no latent.
     """
     import numpy as np
     import torch
@@ -136,17 +157,18 @@ def place(
 
     base = seed_init.background(canvas, generator)
     picture = base.copy()
-    seeds = []
+    placed = []
     if len(plan.boxes) != len(request.conditions):
         raise UserError(
-            f"the plan has {len(plan.boxes)} boxes for {len(request.conditions)} visual conditions (planner.boxes)"
+            f"the plan has {len(plan.boxes)} boxes for {len(request.conditions)} visual conditions "
+            "(planner.boxes)"
         )
     for number, (condition, planned) in enumerate(zip(request.conditions, plan.boxes, strict=True)):
         box = planned.snapped(canvas.factor) if seed_init.snap else planned
         if not box.inside(canvas.width, canvas.height):
             raise UserError(
-                f"box {box.as_list()} reaches outside the {canvas.width} x {canvas.height} canvas: move or shrink it "
-                "(planner.boxes)"
+                f"box {box.as_list()} reaches outside the {canvas.width} x {canvas.height} canvas: move or "
+                "shrink it (planner.boxes)"
             )
         if box.w % canvas.factor or box.h % canvas.factor:
             raise UserError(
@@ -161,34 +183,76 @@ def place(
         latent = torch.from_numpy(np.asarray(mask)[:: canvas.factor, :: canvas.factor] >= 128)
         if not latent.any():
             raise UserError(
-                f"the mask of {condition.name} keeps no latent of {latent.shape[1]} x {latent.shape[0]}: give a larger "
-                "mask or box (condition.mask)"
+                f"the mask of {condition.name} keeps no latent of {latent.shape[1]} x {latent.shape[0]}: "
+                "give a larger mask or box (condition.mask)"
             )
-        seeds.append(
-            Seed(to_tensor(crop), latent, box.y // canvas.factor, box.x // canvas.factor, sample, number, box)
-        )
-    return to_tensor(picture), seeds
+        top, left = box.y // canvas.factor, box.x // canvas.factor
+        placed.append(PlacedCondition(to_tensor(crop), latent, top, left, sample, number, box))
+    return to_tensor(picture), placed
 
 
-def paste_latents(seeds: Sequence[Seed], values: Sequence[Tensor], canvas: Tensor) -> Tensor:
-    """Each seed's latents (C, h, w), cut to its mask, laid on zeros of `canvas`'s shape (B, C, H, W)."""
+def window(x: Tensor, placed: PlacedCondition) -> Tensor:
+    """The part (C, h, w) of canvas latents or masks `x` (B, C, H, W) where a condition lies, as a view."""
+    height, width = placed.latent_mask.shape
+    return x[placed.sample, :, placed.top : placed.top + height, placed.left : placed.left + width]
+
+
+def paste_latents(placed: Sequence[PlacedCondition], values: Sequence[Tensor], canvas: Tensor) -> Tensor:
+    """Each condition's latents (C, h, w), cut to its mask, laid on zeros of `canvas`'s shape (B, C, H, W)."""
     import torch
 
     out = torch.zeros_like(canvas)
-    for seed, value in zip(seeds, values, strict=True):
-        height, width = seed.latent_mask.shape
-        window = out[seed.sample, :, seed.top : seed.top + height, seed.left : seed.left + width]
-        mask = seed.latent_mask.to(canvas.device)
-        window.copy_(torch.where(mask, value, window))
+    for condition, value in zip(placed, values, strict=True):
+        here = window(out, condition)
+        here.copy_(torch.where(condition.latent_mask.to(canvas.device), value, here))
     return out
 
 
-def canvas_mask(seeds: Sequence[Seed], batch: int, latent_size: tuple[int, int]) -> Tensor:
+def canvas_mask(placed: Sequence[PlacedCondition], batch: int, latent_size: tuple[int, int]) -> Tensor:
     """M: (B, 1, H, W) bool, True where a condition's latent mask lies."""
     import torch
 
     out = torch.zeros((batch, 1, *latent_size), dtype=torch.bool)
-    for seed in seeds:
-        height, width = seed.latent_mask.shape
-        out[seed.sample, 0, seed.top : seed.top + height, seed.left : seed.left + width] |= seed.latent_mask
+    for condition in placed:
+        here = window(out, condition)
+        here |= condition.latent_mask
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Requests that share their network calls, their conditions in place (Algorithm 1, line 3).
+
+    `pictures` (B, 3, H, W) in [-1, 1], the conditions on the background; `placed` each condition alone; `M`
+    (B, 1, h, w) bool, True where a condition lies, on the CPU.
+    """
+
+    requests: Sequence[Request]
+    plans: Sequence[Plan]
+    generators: Sequence[torch.Generator]
+    canvas: Canvas
+    pictures: Tensor
+    placed: Sequence[PlacedCondition]
+    M: Tensor
+
+    @classmethod
+    def of(
+        cls, requests: Sequence[Request], plans: Sequence[Plan], canvas: Canvas, seed_init: SeedInit
+    ) -> Batch:
+        """Requests placed where their plans say; raises UserError for a place that cannot be."""
+        import torch
+
+        from sow.method import noise
+
+        generators = [noise.generator(r.seed) for r in requests]
+        found = [
+            place(seed_init, request, plan, canvas, sample, generator)
+            for sample, (request, plan, generator) in enumerate(zip(requests, plans, generators, strict=True))
+        ]
+        placed = [condition for _, own in found for condition in own]
+        M = canvas_mask(placed, len(requests), canvas.latent_size)
+        return cls(requests, plans, generators, canvas, torch.stack([p for p, _ in found]), placed, M)
+
+    def prompts(self, user: bool) -> list[str]:
+        """The prompt of each request: the user's c, or the planner's c'."""
+        return [r.prompt if user else p.prompt for r, p in zip(self.requests, self.plans, strict=True)]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.store.cache import Cache
 from sow.types import Canvas
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ class Backbone:
         self.evaluations: Counter[tuple[int, int]] = Counter()
         self.calls = 0
         self.encodings = 0
-        self.cache = Cache()
-        self._embeds: dict[str, Tensor] = {}
+        self.prompt_embeds: dict[str, Tensor] = {}
         self._warned: set[str] = set()
         self._timesteps: dict[int, Tensor] = {}
 
@@ -66,16 +64,17 @@ class Backbone:
         import torch
 
         for prompt in prompts:
-            if prompt not in self._embeds:
-                self._embeds[prompt] = self._encode_prompt(prompt)
-        return torch.cat([self._embeds[p] for p in prompts])
+            if prompt not in self.prompt_embeds:
+                self.prompt_embeds[prompt] = self.encode_prompt(prompt)
+        return torch.cat([self.prompt_embeds[p] for p in prompts])
 
     @property
     def encoders(self) -> list[tuple[Any, Any]]:
         """(tokenizer, text encoder), one pair here."""
         return [(self.tokenizer, self.text_encoder)]
 
-    def _encode_prompt(self, prompt: str) -> Tensor:
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """The embedding (1, length, channels) of a prompt, encoded anew."""
         import torch
 
         ids = [self.tokens(tokenizer, encoder, prompt) for tokenizer, encoder in self.encoders]

@@ -47,8 +47,8 @@ class XLBackbone(Backbone):
     def encoders(self) -> list[tuple[Any, Any]]:
         return list(zip(self.tokenizers, self.text_encoder, strict=True))
 
-    def _encode_prompt(self, prompt: str) -> Tensor:
-        embeds = super()._encode_prompt(prompt)
+    def encode_prompt(self, prompt: str) -> Tensor:
+        embeds = super().encode_prompt(prompt)
         return embeds * 0 if prompt == "" and self.zero_empty else embeds
 
     def states(self, ids: Sequence[Tensor]) -> Tensor:

@@ -178,7 +178,6 @@ class Pretrained:
             backbone.unet.fuse_qkv_projections()
         if self.compile != "none":
             backbone.compile(mode=self.compile)
-        backbone.cache.settle(backbone)
         return backbone
 
     def canvas_of(self, backbone: Backbone, width: int | None, height: int | None) -> Canvas:

@@ -14,8 +14,9 @@ from sow.types import Canvas
 
 log = logging.getLogger(__name__)
 
-# Activations alive at once, in copies of the first level's feature map: a UNet's skip connections, the widest of its
-# feed-forward layers and attention; a decoder's last blocks. Rounded up: a batch that fails costs more than one too small.
+# Activations alive at once, in copies of the first level's feature map: a UNet's skip connections, the widest
+# of its feed-forward layers and attention; a decoder's last blocks. Rounded up: a batch that fails costs more
+# than one too small.
 UNET_COPIES = 64
 DECODER_COPIES = 8
 SHARE = 0.8  # of free memory; the rest is for workspaces and fragmentation
@@ -23,7 +24,8 @@ LARGEST = 16  # beyond it a batch gains nothing
 
 
 def automatic_batch_size(backbone: Backbone, canvas: Canvas, branches: int) -> int:
-    """The number of requests, 1..16, whose activations fit free memory; `branches` rows of each in a UNet call."""
+    """The number of requests, 1..16, whose activations fit free memory; `branches` rows of each in a UNet
+    call."""
     size = torch.empty((), dtype=backbone.dtype).element_size()
     height, width = canvas.latent_size
     unet = UNET_COPIES * branches * height * width * backbone.unet.config.block_out_channels[0] * size
@@ -55,19 +57,18 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release(backbone: Backbone) -> None:
-    """Give back what is not in use: what the cache holds, and the device's reserve."""
-    backbone.cache.clear()
+    """Give back the device's memory that is not in use."""
     if backbone.device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def halved(backbone: Backbone, canvas: Canvas, count: int) -> int:
+def halved(canvas: Canvas, count: int) -> int:
     """Half of a batch of `count` that memory did not hold; raises UserError where it was one request."""
-    release(backbone)
     if count == 1:
         raise UserError(
-            f"out of memory with one request of {canvas.width} x {canvas.height} pixels: try a smaller canvas, "
-            "model.dtype=float16, model.vae_tiling=true or model.cpu_offload=true (width, height, model)"
+            f"out of memory with one request of {canvas.width} x {canvas.height} pixels: try a smaller "
+            "canvas, model.dtype=float16, model.vae_tiling=true or model.cpu_offload=true (width, height, "
+            "model)"
         )
     log.warning("out of memory with %d requests in a batch: going on with %d (batch_size)", count, count // 2)
     return count // 2

@@ -1,49 +1,86 @@
-"""Methods under one signature: `generate(requests) -> samples`."""
+"""From a configuration to a pipeline: the model is loaded once per process, a method makes the rest."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sow.errors import UserError
+from sow.types import component
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
     from sow.models.backbone import Backbone
-    from sow.pipeline.pipeline import Sampler
+    from sow.pipeline.cached import Cache
+    from sow.pipeline.pipeline import Pipeline
 
 COMPONENTS = (
-    "planner position intensify seed_init inversion cycle preservation guidance modulation p_plus p_minus decay_time "
-    "decay_distance gate"
+    "inversion cycle preservation guidance modulation p_plus p_minus decay_time decay_distance gate"
 ).split()
 
+_loaded: dict[str, tuple[Backbone, Cache]] = {}
 
-@dataclass(frozen=True)
+
+def build(config: Config) -> Pipeline:
+    """The pipeline of a configuration; the model is loaded once per process. This imports torch."""
+    from sow.pipeline.cached import Cache
+
+    key = json.dumps(config.resolved["model"], sort_keys=True)
+    if key not in _loaded:
+        _quiet()
+        _loaded.clear()  # two models seldom fit one device
+        backbone, cache = config.model.load(), Cache()
+        cache.settle(backbone)
+        _loaded[key] = backbone, cache
+    backbone, cache = _loaded[key]
+    made = config.method.sampler(config, backbone)
+    if not config.method.cached:
+        return made
+    cache.configure(config.cache.memory_mb << 20, config.cache.folder, config.cache.folder_mb << 20)
+    return replace(made, cache=cache)
+
+
+def _quiet() -> None:
+    """No bars for reading weights from a disk; downloads keep theirs."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+
+
+@component("method")
 class SOW:
     """Selective and, composed of other options, Cyclic One-Way Diffusion: the groups hold every choice."""
 
-    def sampler(self, config: Config, backbone: Backbone) -> Sampler:
+    cached: ClassVar[bool] = True
+
+    def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         """The components of `config` on a loaded model."""
-        from sow.pipeline.pipeline import Sampler
-
-        need_plain(backbone)
-        return Sampler(**arguments(config, backbone))
+        return one_way(config, backbone)
 
 
-def arguments(config: Config, backbone: Backbone, steps: int | None = None) -> dict[str, Any]:
-    """What every sampler takes from a configuration; `steps` in place of the configuration's, if any."""
-    from sow.pipeline.batches import automatic_batch_size
+def one_way(config: Config, backbone: Backbone, **more: Any) -> Pipeline:
+    """The pipeline of SOW's cycles; `more` are further fields of `OneWayDiffusion`."""
+    from sow.method.denoiser import Model
+    from sow.method.run import OneWayDiffusion
 
+    need_plain(backbone)
+    components = {name: getattr(config, name) for name in ("seed_init", *COMPONENTS)}
+    model = Model.of(backbone, config.num_inference_steps)
     canvas = config.model.canvas_of(backbone, config.width, config.height)
-    return {
-        "backbone": backbone,
-        "canvas": canvas,
-        **{name: getattr(config, name) for name in COMPONENTS},
-        "num_inference_steps": steps or config.num_inference_steps,
-        "task": config.task.name,
-        "batch_size": config.batch_size
-        or automatic_batch_size(backbone, canvas, len(config.guidance.in_cycle().prompts(""))),
-    }
+    return pipeline(config, OneWayDiffusion(model, canvas, **components, **more))
+
+
+def pipeline(config: Config, method: Any) -> Pipeline:
+    """The pipeline of `config` with a method; nothing is cached."""
+    from sow.pipeline.batches import automatic_batch_size
+    from sow.pipeline.pipeline import Pipeline
+
+    branches = len(config.guidance.in_cycle().prompts(""))
+    size = config.batch_size or automatic_batch_size(method.backbone, method.canvas, branches)
+    return Pipeline(method, config.planner, config.position, config.intensify, config.task.name, size)
 
 
 def need_plain(backbone: Backbone) -> None:
@@ -51,6 +88,6 @@ def need_plain(backbone: Backbone) -> None:
     unet = backbone.unet.config
     if unet.in_channels != unet.out_channels:
         raise UserError(
-            f"the UNet takes {unet.in_channels} channels for {unet.out_channels} latents: an inpainting checkpoint serves "
-            "method=sd_inpaint alone, give a plain one (model, method)"
+            f"the UNet takes {unet.in_channels} channels for {unet.out_channels} latents: an inpainting "
+            "checkpoint serves method=sd_inpaint alone, give a plain one (model, method)"
         )

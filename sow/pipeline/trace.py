@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its image: a row a step, seconds a phase, UNet evaluations by size."""
+"""What a run leaves behind besides its image: a row per step, seconds per phase, UNet evaluations by size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sow.types import Step, StepContext
 
 
 class Recorder:
-    """Collects the steps of one batch on the device and brings them to the host once a phase."""
+    """Collects the steps of one batch on the device and brings them to the host once per phase."""
 
     def __init__(self, backbone: Backbone, seconds: Mapping[str, float] | None = None) -> None:
         self.backbone = backbone
@@ -63,8 +63,8 @@ class Recorder:
             if not good.all():
                 context = self.unchecked[int((~good).nonzero()[0])][0]
                 raise UserError(
-                    f"latents are not finite in phase {context.phase}, cycle {context.cycle}, step {context.index}: try "
-                    "model.dtype=float32 or bfloat16 (model.dtype)"
+                    f"latents are not finite in phase {context.phase}, cycle {context.cycle}, step "
+                    f"{context.index}: try model.dtype=float32 or bfloat16 (model.dtype)"
                 )
         self.unchecked = []
 
@@ -73,7 +73,7 @@ class Recorder:
             torch.cuda.synchronize(self.backbone.device)
 
     def finish(self, batch: int) -> tuple[list[tuple[dict[str, Any], ...]], dict[str, float], dict[str, int]]:
-        """(rows a sample, seconds by phase, UNet sample-evaluations by latent size)."""
+        """(rows per sample, seconds by phase, UNet sample-evaluations by latent size)."""
         self._turn(None)
         traces: list[list[dict[str, Any]]] = [[] for _ in range(batch)]
         for step, norm in self.rows:

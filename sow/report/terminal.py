@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sow.pipeline.pipeline import Sampler
+    from sow.pipeline.pipeline import Pipeline
     from sow.types import Plan, Step
 
 PHASES = {
@@ -29,7 +29,7 @@ COLUMNS = 10  # pictures in a row of it
 
 @contextmanager
 def progress_bar(
-    sampler: Sampler, plans: Sequence[Plan], batch_size: int | None = None
+    sampler: Pipeline, plans: Sequence[Plan], batch_size: int | None = None
 ) -> Iterator[Callable[[Step], None]]:
     """A bar over the UNet calls that names the phase and the cycle; yields the callback that moves it."""
     batch_size = batch_size or sampler.batch_size
@@ -43,7 +43,7 @@ def progress_bar(
         def on_step(step: Step) -> None:
             words = PHASES[step.context.phase]
             if step.context.cycle is not None:
-                words += f", cycle {step.context.cycle + 1} of {sampler.cycle.cycles}"
+                words += f", cycle {step.context.cycle + 1} of {sampler.method.cycle.cycles}"
             progress.update(task, description=words, advance=int(step.event == "denoise"))
 
         yield on_step

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def digest(*parts: Any) -> bytes:
-    """A hash of plain values, CPU tensors and dataclasses of them; raises TypeError for what has no content to hash."""
+    """A hash of plain values, tensors and dataclasses of them; raises TypeError for what has no content to hash.
+
+    A dataclass's fields that it does not compare are no part of its content.
+    """
     state = hashlib.blake2b(digest_size=20)
     for part in parts:
         _feed(state, part)
@@ -32,14 +35,14 @@ def _feed(state: Any, part: Any) -> None:
     elif isinstance(part, Mapping):
         _feed(state, [(k, part[k]) for k in sorted(part)])
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-        names = [f.name for f in dataclasses.fields(part)]
+        names = [f.name for f in dataclasses.fields(part) if f.compare]
         _feed(state, [type(part).__module__, type(part).__qualname__, *names])
         _feed(state, [getattr(part, name) for name in names])
-    elif is_tensor(part) and part.device.type == "cpu":
+    elif is_tensor(part):
         import torch
 
         state.update(f"tensor:{part.dtype}:{tuple(part.shape)}:".encode())
-        state.update(part.detach().contiguous().flatten().view(torch.uint8).numpy())
+        state.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     else:
         raise TypeError(f"{type(part).__qualname__} has no content to hash")
 

@@ -1,0 +1,150 @@
+"""A frozen model at K steps, and its guided noise prediction for a batch of prompts.
+
+Notation
+    x_k      latents (B, C, h, w) at state k; step k maps x_{k+1} -> x_k
+    e        the guided noise prediction (B, C, h, w)
+    M        (B, 1, h, w) bool, where the conditions lie; None where there are none
+    R_c      what the attention's gates read (Eq. 7)
+
+Every method of `Model` and `Denoiser` is a function of its arguments and of the object's compared fields
+alone, and draws nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sow.method import noise
+from sow.method.diffusion import Schedule
+from sow.method.guidance import Rule
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from sow.models.backbone import Backbone
+    from sow.types import StepContext
+
+Gates = Mapping[str, tuple[Tensor, Tensor]]  # layer -> (R_c, factor), each (B, parts)
+Held = tuple[
+    tuple[int, Tensor], ...
+]  # guidance branches, and the R_c (B, parts) that their next step may borrow
+Inputs = Callable[["Denoiser", Tensor, int], tuple[Tensor, dict[str, Any]]]
+
+
+class Attention(Protocol):
+    """Who computes the network's attention in a step."""
+
+    def strengths(self, context: StepContext) -> tuple[float, ...]:
+        """The numbers that change from step to step."""
+        ...
+
+    def applied(
+        self, unet: Any, rule: Rule, strengths: Sequence[float], held: Held
+    ) -> AbstractContextManager[Callable[[], tuple[Gates, Held]]]:
+        """Within the block attention is this one; what is yielded returns, after the call, what was read in
+        it."""
+        ...
+
+
+@dataclass(frozen=True)
+class StockAttention:
+    """The network's own attention."""
+
+    def strengths(self, context: StepContext) -> tuple[float, ...]:
+        return ()
+
+    @contextmanager
+    def applied(
+        self, unet: Any, rule: Rule, strengths: Sequence[float], held: Held
+    ) -> Iterator[Callable[[], tuple[Gates, Held]]]:
+        yield lambda: ({}, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """The guided noise prediction of one batch.
+
+    `rule` combines its branches, one row of `prompts` per latent in each; `attention` computes their
+    attention; `inputs` says what the network sees of the latents (branches x B, C, h, w) at step k and is
+    given besides, None = just them.
+    """
+
+    backbone: Backbone = field(compare=False)
+    schedule: Schedule
+    rule: Rule
+    prompts: tuple[str, ...]
+    attention: Attention = field(default_factory=StockAttention)
+    inputs: Inputs | None = None
+
+    @cached_property
+    def embeds(self) -> Tensor:
+        """Prompt embeddings of every branch, branch by branch: (branches x B, length, channels)."""
+        branches = zip(*(self.rule.prompts(p) for p in self.prompts), strict=True)
+        return torch.cat([self.backbone.embed(branch) for branch in branches])
+
+    def epsilon(self, x: Tensor, k: int, M: Tensor | None = None) -> Tensor:
+        """e of step k for x_{k+1}, or for x_k in an inversion."""
+        branches = len(self.embeds) // len(x)
+        rows = torch.cat([x] * branches)
+        seen, more = self.inputs(self, rows, k) if self.inputs else (rows, {})
+        output = self.backbone.predict(seen, self.schedule.timesteps[k], self.embeds, **more)
+        return self.rule.combine(self.schedule.epsilon(output, rows, k).chunk(branches), M)
+
+    def step(
+        self,
+        x: Tensor,
+        k: int,
+        M: Tensor | None = None,
+        eta: float = 0.0,
+        noise: Tensor | None = None,
+        strengths: Sequence[float] = (),
+        held: Held = (),
+    ) -> tuple[Tensor, Tensor, Gates, Held]:
+        """x_{k+1} -> x_k: the latents, the predicted x_0, what the attention's gates read, and what they
+        hold.
+
+        `noise` like x, needed for `eta` > 0; `strengths` and `held` are the attention's.
+        """
+        with self.attention.applied(self.backbone.unet, self.rule, strengths, held) as read:
+            e = self.epsilon(x, k, M)
+            gates, held = read()
+        return *self.schedule.step(x, e, k, eta, noise), gates, held
+
+    def invert(self, x: Tensor, k: int, official: bool = False) -> Tensor:
+        """x_k -> x_{k+1}; `official` between the levels of COW's published code."""
+        return self.schedule.invert(x, self.epsilon(x, k), k, official)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen model at the K steps of its schedule: encodes pictures, draws latents, makes denoisers."""
+
+    backbone: Backbone = field(compare=False)
+    schedule: Schedule
+
+    @classmethod
+    def of(cls, backbone: Backbone, num_inference_steps: int) -> Model:
+        """The model at K = `num_inference_steps`; raises UserError for a K that its schedule does not
+        have."""
+        return cls(backbone, Schedule.from_config(backbone.scheduler_config, num_inference_steps))
+
+    def encode(self, images: Tensor, noises: Tensor | None = None) -> Tensor:
+        """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mode, or mean + std *
+        `noises`."""
+        return self.backbone.encode(images, noises)
+
+    def draw(self, size: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+        """Standard normal latents (B, C, h, w) of `size` (h, w), one row per generator."""
+        shape = (1, self.backbone.channels, *size)
+        return noise.batch(shape, generators, self.backbone.device, self.backbone.dtype)
+
+    def denoiser(self, rule: Rule, prompts: Sequence[str], attention: Attention | None = None) -> Denoiser:
+        """The denoiser of a batch with one prompt per row."""
+        return Denoiser(self.backbone, self.schedule, rule, tuple(prompts), attention or StockAttention())

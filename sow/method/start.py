@@ -1,0 +1,143 @@
+"""From placed pictures, or from noise, to the latents of the cycle: encode and invert, each distinct picture
+once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sow.method.components import Components
+from sow.method.guidance import ClassifierFree
+from sow.method.seed_init import Batch, PlacedCondition, paste_latents
+from sow.types import Phase, Step, StepContext
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture to be inverted: `image` (3, H, W) in [-1, 1] on the CPU, the prompt that guides it, and the
+    standard normal draw (1, C, h, w) that samples the autoencoder's posterior, None for its mode (A17)."""
+
+    image: Tensor
+    prompt: str
+    draw: Tensor | None
+
+    @property
+    def content(self) -> tuple[bytes, str, bytes]:
+        """What decides its latents, besides its size."""
+        draw = b"" if self.draw is None else self.draw.cpu().view(torch.uint8).numpy().tobytes()
+        return self.image.numpy().tobytes(), self.prompt, draw
+
+
+def pictures_of(
+    method: Components, batch: Batch, images: Sequence[Tensor], samples: Sequence[int]
+) -> list[Picture]:
+    """Pictures of one size that belong to `samples` of the batch, drawn for in order where the posterior is
+    sampled."""
+    size = [n // method.canvas.factor for n in images[0].shape[-2:]]
+    sampled = method.inversion.vae == "sample"
+    return [
+        Picture(
+            image,
+            method.inversion.choose_prompt(batch.requests[i].prompt, batch.plans[i].prompt),
+            method.model.draw(size, [batch.generators[i]]) if sampled else None,
+        )
+        for image, i in zip(images, samples, strict=True)
+    ]
+
+
+def invert(
+    method: Components, pictures: Sequence[Picture], stop: int, phase: Phase, condition: int | None
+) -> Iterator[Step]:
+    """DDIM inversion x_0 -> x_stop of pictures of one size: a start, then one step per state.
+
+    Steps hold a row per picture; pictures that are the same with the same prompt and draw are inverted once.
+    """
+    distinct = {picture.content: picture for picture in pictures}
+    own = list(distinct.values())
+    numbers = {content: i for i, content in enumerate(distinct)}
+    rows = None
+    if len(own) < len(pictures):
+        rows = torch.tensor([numbers[p.content] for p in pictures], device=method.backbone.device)
+
+    draws = [p.draw for p in own if p.draw is not None]
+    x = method.model.encode(torch.stack([p.image for p in own]), torch.cat(draws) if draws else None)
+    yield Step(x if rows is None else x[rows], "start", StepContext(phase, None, 0, None, condition))
+    inversion = method.inversion
+    rule = ClassifierFree(inversion.guidance_scale, inversion.negative_prompt)
+    denoiser = method.model.denoiser(rule, [p.prompt for p in own])
+    for k in range(stop):
+        x = denoiser.invert(x, k, inversion.official)
+        context = StepContext(phase, None, k, method.schedule.timesteps[k], condition)
+        yield Step(x if rows is None else x[rows], "denoise", context)
+
+
+def reached(step: Step) -> int:
+    """The state that a step of `invert` ends in: 0 for the start, k + 1 for x_k -> x_{k+1}."""
+    k = step.context.index
+    assert k is not None
+    return 0 if step.event == "start" else k + 1
+
+
+def by_size(placed: Sequence[PlacedCondition]) -> list[list[int]]:
+    """Numbers of the conditions grouped by latent size: those of one size are inverted together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, condition in enumerate(placed):
+        groups.setdefault(tuple(condition.latent_mask.shape), []).append(i)
+    return list(groups.values())
+
+
+def invert_conditions(method: Components, batch: Batch) -> Generator[Step, None, dict[int, Tensor]]:
+    """v_k (B, C, h, w) for k = 0 .. t2: the conditions inverted alone and laid where they are placed, zero
+    elsewhere.
+
+    Empty where the inverted canvas itself serves as v.
+    """
+    if method.inversion.condition != "alone":
+        return {}
+    placed = batch.placed
+    kept: dict[int, dict[int, Tensor]] = {k: {} for k in range(method.t2 + 1)}
+    for group in by_size(placed):
+        members = [placed[i] for i in group]
+        number = members[0].condition if len(members) == 1 else None
+        alone = pictures_of(method, batch, [m.image for m in members], [m.sample for m in members])
+        for step in invert(method, alone, method.t2, "invert_condition", number):
+            kept[reached(step)].update(zip(group, step.latents, strict=True))
+            yield step
+    backbone = method.backbone
+    shape = (len(batch.requests), backbone.channels, *batch.canvas.latent_size)
+    like = torch.zeros(shape, dtype=backbone.dtype, device=backbone.device)
+    return {k: paste_latents(placed, [own[i] for i in range(len(placed))], like) for k, own in kept.items()}
+
+
+def start(method: Components, batch: Batch, v: dict[int, Tensor]) -> Generator[Step, None, Tensor]:
+    """The latents that enter the cycles: the canvas inverted, or x_K ~ N(0, 1) denoised to x_{t2} with c'.
+
+    Fills `v` where the inverted canvas serves as v.
+    """
+    if method.seed_init.start == "noise":
+        return (yield from from_noise(method, batch))
+    pictures = pictures_of(method, batch, batch.pictures, range(len(batch.requests)))
+    wanted, x = method.t1 if method.seed_init.start == "inject" else method.t2, None
+    for step in invert(method, pictures, method.inverted_steps, "invert_canvas", None):
+        if method.inversion.condition == "canvas":
+            v[reached(step)] = step.latents
+        if reached(step) == wanted:
+            x = step.latents
+        yield step
+    assert x is not None
+    return x
+
+
+def from_noise(method: Components, batch: Batch) -> Generator[Step, None, Tensor]:
+    """x_K ~ N(0, 1) denoised to x_{t2} with c' (Fig. 6)."""
+    steps = method.schedule.steps
+    x = method.model.draw(batch.canvas.latent_size, batch.generators)
+    yield Step(x, "start", StepContext("sample", None, steps))
+    denoiser = method.model.denoiser(method.guidance.in_cycle(), batch.prompts(user=False))
+    for k in range(steps - 1, method.t2 - 1, -1):
+        x, x0, *_ = denoiser.step(x, k)
+        yield Step(x, "denoise", StepContext("sample", None, k, method.schedule.timesteps[k]), {}, x0)
+    return x
