@@ -2,7 +2,7 @@
 
 python -m benchmarks.speed                  # CPU: the embedded model
 python -m benchmarks.speed --device cuda    # Stable Diffusion 2.1-base at full size, random weights, bfloat16
-python -m benchmarks.speed --publish        # and the table into README.md
+python -m benchmarks.speed --publish        # and the table into docs/speed.md
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks import models, ratios
 from benchmarks.work import Row
-from sow.report.blocks import README, write_block
+from sow.report import blocks
 from sow.store.files import atomic_write
 
 
@@ -50,7 +50,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="write the table into README.md, between the marks of speed-DEVICE",
+        help="write the table into docs/speed.md, between the marks of speed-DEVICE",
     )
     chosen = parser.parse_args(words)
     cuda = kind(chosen) == "cuda"
@@ -100,7 +100,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def markdown(chosen: argparse.Namespace, rows: Sequence[Row]) -> str:
-    """The rows for README.md, and what they were measured on."""
+    """The rows for docs/speed.md, and what they were measured on."""
     lines = [
         "| ratio | median | quartiles | aim | peak MiB | work |",
         "| --- | ---: | ---: | --- | --- | --- |",
@@ -164,7 +164,7 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
     console.print(table(rows))
     console.print(f"written: {chosen.out}")
     if chosen.publish:
-        write_block(README, f"speed-{kind(chosen)}", markdown(chosen, rows))
+        blocks.publish(f"speed-{kind(chosen)}", markdown(chosen, rows))
     return rows
 
 

@@ -168,7 +168,7 @@ class CycleProgress:
         return figures.draw(9.0, 2.8 + 0.85 * len(chosen), paint)
 
     def markdown(self, found: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
-        """What README says."""
+        """What its page says."""
         curves = {k: v for k, v in found.items() if isinstance(v, Mapping)}
         each = [
             {
@@ -182,7 +182,7 @@ class CycleProgress:
         ]
         return "\n".join(
             [
-                f"![The predicted image after each cycle](docs/{NAME}.png)",
+                f"![The predicted image after each cycle]({NAME}.png)",
                 "",
                 f"{found['seeds']} seeds, eta {found['eta']:g} in the cycles, the image predicted after each of {table[-1]['cycle']} cycles; "
                 "change is the root mean square difference to the cycle before, in gray levels.",

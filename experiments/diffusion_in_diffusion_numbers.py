@@ -1,4 +1,4 @@
-"""The numbers of `study=diffusion_in_diffusion`: its headline, its table in the terminal, its words in README."""
+"""The numbers of `study=diffusion_in_diffusion`: its headline, its table in the terminal, its words for a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALONE = "alone"  # each source denoised on its own, the finished pictures merged
 
 
 def headline(rows: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
-    """The numbers of README, means over the layouts.
+    """The numbers of its page, means over the layouts.
 
     k = 1 .. K/3 is the earliest third of the merges, k > 2K/3 the latest. `of_decoded` is the contrast against a merge
     at k = 0, which only the decoder has seen: what the denoising itself mixed.
@@ -85,7 +85,7 @@ def short(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def markdown(found: Mapping[str, Any], table: Sequence[Mapping[str, Any]], steps: int) -> str:
-    """What README says."""
+    """What its page says."""
     early, late = found["earliest_third"], found["latest_third"]
     holds = {k: "yes" if v else "no" for k, v in found["holds"].items()}
     expected = [
@@ -120,7 +120,7 @@ def markdown(found: Mapping[str, Any], table: Sequence[Mapping[str, Any]], steps
         ("(c) never less than unprocessed", "", "suppressed_keeps_more_than_unprocessed"),
     ]
     lines = [
-        f"![Two pictures merged at every step and denoised](docs/{NAME}.png)",
+        f"![Two pictures merged at every step and denoised]({NAME}.png)",
         "",
         f"K = {steps}, means over the layouts; contrast is the share of the sources' own, distances are in gray levels. Each source "
         f"denoised alone, the finished pictures merged, keeps at least {found['contrast_kept_alone_lowest']:.1%}; halves merged as clean "

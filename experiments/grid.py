@@ -57,7 +57,7 @@ class Grid:
     `across`    what runs from left to right: requests (below one another after `columns` of them) or rows
     `inset`     the condition in the image's lower right corner; else in a row or column of its own
     `size`      inches of an image
-    `publish`   figure and caption into docs/ and between their marks in README.md
+    `publish`   figure and caption on their page of docs/
     """
 
     name: str
@@ -108,7 +108,7 @@ class Grid:
 
     def run(self, context: StudyContext) -> None:
         """Generate row after row, draw, write."""
-        from sow.report import figures
+        from sow.report import blocks, figures
 
         from .grid_figure import figure_of
 
@@ -133,7 +133,7 @@ class Grid:
         context.console.print(caption)
         context.console.print(f"figure: {path}")
         if self.publish:
-            figures.publish(self.name, caption, path)
+            blocks.publish(self.name, caption, path)
 
     def words(self, rows: Mapping[str, Config]) -> str:
         """The caption: the figure's own words, which photographs, which models, how many steps; `rows` by label."""

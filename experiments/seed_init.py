@@ -143,7 +143,7 @@ class SeedInit:
         return figures.draw(8.0, 2.3 + 1.25 * count, paint)
 
     def markdown(self, found: Mapping[str, Any]) -> str:
-        """What README says."""
+        """What its page says."""
         others = [arm for arm in self.arms if arm != self.reference]
         each = [
             {
@@ -159,7 +159,7 @@ class SeedInit:
         ]
         return "\n".join(
             [
-                f"![Backgrounds of the seed initialisation](docs/{NAME}.png)",
+                f"![Backgrounds of the seed initialisation]({NAME}.png)",
                 "",
                 f"{found['seeds']} seeds, all with the same conditions, plans and prompt; means, and in brackets the difference to "
                 f"{self.reference} over the same seeds with its 95 % bootstrap interval.",

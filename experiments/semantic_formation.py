@@ -214,7 +214,7 @@ class SemanticFormation:
     def markdown(
         self, found: Mapping[str, Any], sides: Sequence[int], table: Sequence[Mapping[str, Any]]
     ) -> str:
-        """What README says."""
+        """What its page says."""
         each = [
             {
                 "size": f"{side} px",
@@ -233,7 +233,7 @@ class SemanticFormation:
         )
         return "\n".join(
             [
-                f"![Pictures disturbed by noise around them](docs/{NAME}.png)",
+                f"![Pictures disturbed by noise around them]({NAME}.png)",
                 "",
                 f"{found['seeds']} pictures, K = {self.steps}, {self.length} steps of disturbance from step k on. A size has settled at the "
                 f"largest k from which on the loss above the undisturbed one stays within {self.tolerance:.0%} of that at k = {self.steps}; "

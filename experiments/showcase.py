@@ -1,4 +1,4 @@
-"""`study=showcase`: the images of consecutive seeds, all of them, with their numbers: what README shows unpicked."""
+"""`study=showcase`: the images of consecutive seeds, all of them, with their numbers: what the documentation shows unpicked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sow import report
 from sow.config.bounds import need_at_least
-from sow.report import figures
-from sow.report.blocks import README, write_block
+from sow.report import blocks
 
 from .generate import mean, numbers, write_sample
 
@@ -32,8 +31,8 @@ VERDICTS = {  # what is written above an image: when false, when true
 
 @dataclass(frozen=True)
 class Showcase:
-    """Seeds `seed` .. `seed` + `seeds` - 1, each with the visual condition of its seed; `publish` puts the figure into
-    docs/ and the table into README.md."""
+    """Seeds `seed` .. `seed` + `seeds` - 1, each with the visual condition of its seed; `publish` puts figure
+    and table on their page of docs/."""
 
     seeds: int
     publish: bool
@@ -64,8 +63,7 @@ class Showcase:
         context.console.print(report.table(mean(rows), context.seconds))
         context.console.print(f"figure: {figure}")
         if self.publish:
-            write_block(README, "showcase", markdown(rows))
-            figures.into_docs("showcase", figure)
+            blocks.publish("showcase", markdown(rows), figure)
 
 
 def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -232,11 +232,11 @@ class TextSensitivity:
         return figures.draw(8.5, 2.7 + 0.95 * len(chosen), paint)
 
     def markdown(self, found: Mapping[str, Any], column: str, table: Sequence[Mapping[str, Any]]) -> str:
-        """What README says."""
+        """What its page says."""
         text, effect = found["spearman_text"], found["spearman_effect"]
         return "\n".join(
             [
-                f"![Text in a window of {self.length} of {self.steps} steps](docs/{NAME}.png)",
+                f"![Text in a window of {self.length} of {self.steps} steps]({NAME}.png)",
                 "",
                 f"{found['images']} images, K = {self.steps}, windows of {self.length} guided steps. Spearman's rank correlation of a "
                 f"window's place (early to late) with the mean {column.replace('_', ' ')}: {bracket(text)}, averaged over the images' own "

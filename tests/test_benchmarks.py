@@ -13,6 +13,7 @@ from benchmarks.attention import calls
 from benchmarks.timing import Timed, interleaved, quartiles, ratio
 from sow.attention.processor import SelfAttentionProcessor, self_attention
 from sow.models.backbone import Backbone
+from sow.report import blocks
 
 CPU = torch.device("cpu")
 
@@ -110,9 +111,9 @@ def test_a_sweep_that_shares_less_than_it_should_would_show(sampler, requests):
 
 
 def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys, monkeypatch):
-    out, readme = tmp_path / "speed.json", tmp_path / "README.md"
-    readme.write_text("above\n<!-- speed-cpu:begin -->\nold\n<!-- speed-cpu:end -->\nbelow\n")
-    monkeypatch.setattr(speed, "README", readme)
+    out, page = tmp_path / "speed.json", tmp_path / "README.md"
+    page.write_text("above\n<!-- speed-cpu:begin -->\nold\n<!-- speed-cpu:end -->\nbelow\n")
+    monkeypatch.setattr(blocks, "publish", lambda name, block: blocks.write_block(page, name, block))
     words = [
         "--model",
         "tiny",
@@ -132,7 +133,7 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys, monkey
     assert {"median", "quartiles", "expected"} <= set(capsys.readouterr().out.split())
     assert report["threads"] == torch.get_num_threads() and report["rows"][0]["met"] in (True, False)
 
-    text = readme.read_text()
+    text = page.read_text()
     lines = [line for line in text.splitlines() if line.startswith(f"| {rows[0].name} |")]
     assert len(lines) == 1 and f"| {rows[0].value[0]:.4g} | " in lines[0] and "| >= 4.0 m" in lines[0]
     assert "old" not in text and text.startswith("above") and text.endswith("below\n")

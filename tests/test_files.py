@@ -7,14 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.training.judge_check import CARD
 from sow.errors import UserError
-from sow.report import figures
-from sow.report.blocks import README, REPOSITORY, write_block
+from sow.report import blocks
+from sow.report.blocks import REPOSITORY, write_block
 from sow.store.files import atomic_folder, atomic_write
 
+STUDIES = [
+    "diffusion_in_diffusion",
+    "text_sensitivity",
+    "semantic_formation",
+    "seed_init",
+    "cycle_progress",
+    "information_flow",
+    "gate_landscape",
+    "find_phases",
+]
 MARKED = "head\n<!-- a:begin -->\nold\n<!-- a:end -->\nbetween <!-- b:begin --><!-- b:end -->\ntail\n"
 
 
@@ -91,24 +103,58 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old(
     assert list(tmp_path.iterdir()) == [target] and not list(target.iterdir())
 
 
-def test_a_figure_is_published_with_its_words(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(MARKED)
-    (tmp_path / "drawn.png").write_bytes(b"picture")
-    figures.publish("a", "words", tmp_path / "drawn.png", tmp_path)
-    assert (tmp_path / "README.md").read_text() == MARKED.replace("old", "![a](docs/a.png)\n\nwords")
-    assert (tmp_path / "docs" / "a.png").read_bytes() == b"picture"
+def test_a_picture_is_published_with_its_words(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(MARKED)
+    Image.new("RGB", (40, 30), "navy").save(tmp_path / "drawn.png")
+    blocks.publish("a", "words", tmp_path / "drawn.png", tmp_path)
+    assert page.read_text() == MARKED.replace("old", "![a](figures/a.png)\n\nwords")
+    blocks.publish("a", "words ![seen](drawn.png)", tmp_path / "drawn.png", tmp_path)
+    assert page.read_text() == MARKED.replace("old", "words ![seen](figures/a.png)")
+    (tmp_path / "README.md").write_text(MARKED.replace("a:", "d:"))
+    blocks.publish("d", "words", tmp_path / "drawn.png", tmp_path)
+    assert "(docs/figures/d.png)" in (tmp_path / "README.md").read_text()
     with pytest.raises(UserError, match="c:begin"):
-        figures.publish("c", "words", tmp_path / "drawn.png", tmp_path)
-    assert not (tmp_path / "docs" / "c.png").exists()
+        blocks.publish("c", "words", tmp_path / "drawn.png", tmp_path)
+    assert {p.name for p in (tmp_path / "docs" / "figures").iterdir()} == {"a.png", "d.png"}
+
+
+def test_published_pictures_are_small(tmp_path: Path) -> None:
+    """Drawings stay PNG, photographs become JPEG; the file of the other kind goes."""
+    figures = tmp_path / "docs" / "figures"
+    pixels = np.random.default_rng(0).integers(0, 256, (230, 1840, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    Image.new("RGB", (3200, 100), "white").save(tmp_path / "flat.png")
+    for source, kind, size in (("noise", "jpg", (1600, 200)), ("flat", "png", (1600, 50))):
+        blocks.publish_picture("shown", tmp_path / f"{source}.png", tmp_path)
+        (made,) = figures.iterdir()
+        assert made.name == f"shown.{kind}" and made.stat().st_size <= 500_000
+        assert Image.open(made).size == size
+
+
+def test_the_pictures_of_the_documentation_are_small() -> None:
+    sizes = {p.name: p.stat().st_size for p in (REPOSITORY / blocks.FIGURES).iterdir()}
+    assert max(sizes.values()) <= 500_000 and sum(sizes.values()) <= 6_000_000, sizes
 
 
 @pytest.mark.parametrize(
-    ("file", "names"), [(README, ["showcase", "table1", "fig1", "find_phases"]), (CARD, ["measured"])]
+    ("page", "names"),
+    [
+        ("docs/seeds.md", ["showcase"]),
+        ("docs/results.md", [*(f"table{n}" for n in range(1, 8)), "fig1", "fig7", "fig10"]),
+        ("docs/studies.md", STUDIES),
+        ("docs/speed.md", ["speed-cpu", "speed-cuda"]),
+        (str(CARD.relative_to(REPOSITORY)), ["measured", "generated"]),
+    ],
 )
-def test_what_studies_publish_has_its_marks(tmp_path: Path, file: Path, names: list[str]) -> None:
+def test_what_commands_publish_has_its_marks(tmp_path: Path, page: str, names: list[str]) -> None:
     """And a block written again as it stands changes not a byte."""
+    file = REPOSITORY / page
     copy = tmp_path / file.name
     copy.write_bytes(file.read_bytes())
+    if page.startswith("docs/"):
+        assert {blocks.page_of(name) for name in names} == {file}
     for name in names:
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         write_block(copy, name, copy.read_text().partition(begin)[2].partition(end)[0])

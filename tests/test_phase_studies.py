@@ -16,7 +16,7 @@ from PIL import Image
 
 from experiments.core import finding
 from sow.method import diffusion
-from sow.report import figures
+from sow.report import blocks
 from sow.runs import tracking
 
 Call = Callable[..., Result]
@@ -60,9 +60,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Path]]:
-    """What a study would put into README.md and docs/."""
+    """What a study would put on its page of docs/."""
     calls: list[tuple[str, str, Path]] = []
-    monkeypatch.setattr(figures, "publish", lambda *words: calls.append(words))
+    monkeypatch.setattr(blocks, "publish", lambda *words: calls.append(words))
     return calls
 
 
@@ -107,7 +107,7 @@ def test_diffusion_in_diffusion(
     assert set(headline["holds"].values()) <= {True, False}
     ((name, block, png),) = published
     assert name == "diffusion_in_diffusion" and png.is_file()
-    assert f"docs/{name}.png" in block and "| k |" in block
+    assert f"]({name}.png)" in block and "| k |" in block
     assert "contrast" in result.out and str(png) in result.out
 
 

@@ -1,7 +1,7 @@
 """The W&B dashboard as code: a workspace with panels for Tables II to IV, gate histories and phase curves.
 
     python tools/dashboard.py publish --entity ENTITY --project sow     # saves the workspace; needs wandb-workspaces and a login
-    python tools/dashboard.py draw RUNS docs/dashboard.png              # the same panels from the offline W&B runs below RUNS
+    python tools/dashboard.py draw RUNS docs/figures/dashboard.png              # the same panels from the offline W&B runs below RUNS
     python tools/dashboard.py json                                      # the panels as plain containers
 
 `SECTIONS` is all there is to edit; both commands read it.

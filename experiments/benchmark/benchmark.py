@@ -31,14 +31,14 @@ SPLITS = ("validation", "test", "all")
 class Benchmark:
     """One table: `rows` on the groups of a `split`, `seeds` images each.
 
-    `name`      of the table, and of its place in README.md; `title` what a reader sees
+    `name`      of the table, and of its place in docs/; `title` what a reader sees
     `settings`  the settings that count, null = all; `limit` as many groups in all, the settings in turn, null = all
     `only`      names of the rows to run, null = all
     `shard`     "2/8" runs the third of eight parts and makes the table only when all parts are there; null = all of it
     `marks`     heads of the leading columns; `columns` what is reported: metric, label, better, format
     `reference` the row that the others are tested against; `source` what the paper's numbers are
     `level`     of the intervals; `resamples` of bootstrap and permutation tests, `resample_seed` their draws
-    `publish`   the table between its marks in README.md
+    `publish`   the table between its marks in docs/
     """
 
     name: str

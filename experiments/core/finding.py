@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sow import report
-from sow.report import figures
+from sow.report import blocks
 
 if TYPE_CHECKING:
     from sow.runs.records import RunFolder
@@ -26,7 +26,7 @@ class Finding:
     """The result of the study `name`.
 
     `headline`  numbers by name, nested containers allowed: headline.json
-    `markdown`  what README says of it
+    `markdown`  what the documentation says of it
     `figure`    path of the PNG; its PDF lies beside it
     `tables`    tidy tables by file name
     `short`     the rows of the table in the terminal, all of the same columns
@@ -43,7 +43,7 @@ class Finding:
     pictures: Mapping[str, Path] = field(default_factory=dict)
 
     def deliver(self, context: StudyContext, publish: bool) -> None:
-        """Write, track, print; `publish` also puts figure and text into docs/ and README.md."""
+        """Write, track, print; `publish` also puts figure and text on their page of docs/."""
         for name, rows in self.tables.items():
             save_tidy(context.folder, name, rows)
         context.folder.save_json("headline.json", self.headline)
@@ -58,7 +58,7 @@ class Finding:
         context.console.print(terminal_table(self.short))
         context.console.print(f"figure: {self.figure}")
         if publish:
-            figures.publish(self.name, self.markdown, self.figure)
+            blocks.publish(self.name, self.markdown, self.figure)
 
 
 def save_tidy(folder: RunFolder, name: str, rows: Sequence[Row]) -> None:
@@ -90,7 +90,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A value for README: three significant digits, "-" where there is none."""
+    """A value for a page: three significant digits, "-" where there is none."""
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.{digits}g}"
     return report.text(value)

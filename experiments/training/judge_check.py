@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
-from sow.report.blocks import write_block
+from sow.report.blocks import publish_picture, write_block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +117,7 @@ class JudgeCheck:
         context.tracked.images({"judge_check": path})
         context.console.print(f"sheet: {path}")
         if self.publish:
-            figures.into_docs("judge_check", path)
+            publish_picture("judge_check", path)
 
 
 def generate(context: StudyContext, split: str, limit: int) -> tuple[list[Group], list[Sample]]:

@@ -1,14 +1,57 @@
-"""Blocks of a Markdown file that runs write: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
+"""What commands write into the documentation: the block of a Markdown page between its marks, and the block's picture.
+
+A page holds a block where it has the two lines `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 from sow.errors import UserError
 from sow.store.files import atomic_write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-README = REPOSITORY / "README.md"
+FIGURES = Path("docs") / "figures"
+WIDEST = 1600  # pixels of a published picture
+HEAVIEST = 480_000  # its bytes
+FLAT = 2.0  # gray levels of root mean square error up to which 256 colours are taken for all of a picture's
+
+
+def publish(name: str, block: str, picture: Path | None = None, root: Path = REPOSITORY) -> None:
+    """Put `block` (Markdown) between the marks of `name` on the page of README.md and docs/ that has them.
+
+    `picture` is published as docs/figures/NAME.png or .jpg; a link to it in the block by its file name, as a run folder
+    has it, becomes a link to there, and a block without one gets the picture above it.
+
+    Raises UserError when no page has the marks; then nothing is written.
+    """
+    page = page_of(name, root)
+    if page is None:
+        raise _no_marks(name, f"no page of {root / 'README.md'} and {root / 'docs'} has")
+    if picture is None:
+        return write_block(page, name, block)
+    link = f"]({picture.name})"
+    if link not in block:
+        block = f"![{name.replace('_', ' ')}{link}\n\n{block}"
+    data, kind = compact(picture)
+    place = root / FIGURES / f"{name}{kind}"
+    write_block(page, name, block.replace(link, f"]({Path(os.path.relpath(place, page.parent)).as_posix()})"))
+    _replace_picture(place, data)
+    return None
+
+
+def publish_picture(name: str, picture: Path, root: Path = REPOSITORY) -> None:
+    """A picture without a block, as docs/figures/NAME.png or .jpg."""
+    data, kind = compact(picture)
+    _replace_picture(root / FIGURES / f"{name}{kind}", data)
+
+
+def page_of(name: str, root: Path = REPOSITORY) -> Path | None:
+    """The page that has the marks of `name`: README.md or one of docs/."""
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return next((page for page in pages if _parts(page, name) is not None), None)
 
 
 def write_block(file: Path, name: str, block: str) -> None:
@@ -16,14 +59,64 @@ def write_block(file: Path, name: str, block: str) -> None:
 
     Raises UserError when the file or its marks are missing; then nothing is written.
     """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    parts = _parts(file, name)
+    if parts is None:
+        raise _no_marks(name, f"{file} has no")
+    begin, end = _marks(name)
+    with atomic_write(file) as part:
+        part.write_text(f"{parts[0]}{begin}\n{block.strip()}\n{end}{parts[1]}", encoding="utf-8")
+
+
+def compact(picture: Path) -> tuple[bytes, str]:
+    """The picture for a page, at most WIDEST pixels and HEAVIEST bytes, and its file ending.
+
+    Drawings of few colours stay sharp as PNG of 256 colours; what holds photographs is JPEG.
+    """
+    import numpy as np
+    from PIL import Image
+
+    image = Image.open(picture).convert("RGB")
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+    few = image.quantize(256, dither=Image.Dither.NONE)
+    error = np.asarray(few.convert("RGB"), np.float32) - np.asarray(image, np.float32)
+    buffer = io.BytesIO()
+    if float(np.sqrt((error**2).mean())) <= FLAT:
+        few.save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= HEAVIEST:
+            return buffer.getvalue(), ".png"
+    for quality in (88, 80, 70, 55, 35):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+        if buffer.tell() <= HEAVIEST:
+            break
+    return buffer.getvalue(), ".jpg"
+
+
+def _replace_picture(place: Path, data: bytes) -> None:
+    for kind in (".png", ".jpg"):
+        if kind != place.suffix:
+            place.with_suffix(kind).unlink(missing_ok=True)
+    with atomic_write(place) as part:
+        part.write_bytes(data)
+
+
+def _parts(file: Path, name: str) -> tuple[str, str] | None:
+    """What stands above and below the block in `file`; None where the marks are missing."""
+    begin, end = _marks(name)
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     head, _, rest = text.partition(begin)
     _, found, tail = rest.partition(end)
-    if not found:
-        raise UserError(
-            f"{file} has no {begin} ... {end} to write between: add these two lines, or leave out "
-            "study.publish=true (study.publish)"
-        )
-    with atomic_write(file) as part:
-        part.write_text(f"{head}{begin}\n{block.strip()}\n{end}{tail}", encoding="utf-8")
+    return (head, tail) if found else None
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def _no_marks(name: str, where: str) -> UserError:
+    begin, end = _marks(name)
+    return UserError(
+        f"{where} {begin} ... {end} to write between: add these two lines, or leave out "
+        "study.publish=true (study.publish)"
+    )

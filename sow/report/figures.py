@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from sow.report.blocks import REPOSITORY, write_block
-from sow.store.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,22 +61,3 @@ def save(folder: RunFolder, name: str, figure: Figure) -> Path:
             figure.savefig(buffer, format=kind, metadata=metadata)
             paths[kind] = folder.save_bytes(f"{name}.{kind}", buffer.getvalue())
     return paths["png"]
-
-
-def publish(study: str, block: str, png: Path, root: Path = REPOSITORY) -> None:
-    """`block` (Markdown) between `<!-- study:begin -->` and `<!-- study:end -->` in README.md, the figure as docs/study.png.
-
-    A block that does not show the figure itself gets it above.
-
-    Raises UserError when README.md has no such marks; then nothing is written.
-    """
-    if f"docs/{study}.png" not in block:
-        block = f"![{study.replace('_', ' ')}](docs/{study}.png)\n\n{block}"
-    write_block(root / "README.md", study, block)
-    into_docs(study, png, root)
-
-
-def into_docs(name: str, png: Path, root: Path = REPOSITORY) -> None:
-    """The figure as docs/name.png."""
-    with atomic_write(root / "docs" / f"{name}.png") as part:
-        shutil.copyfile(png, part)

@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV, LaTeX and for the terminal, and between its marks in README.md."""
+"""A table as Markdown, CSV, LaTeX and for the terminal, and on its page of the documentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table as Terminal
 
-from sow.report.blocks import README, write_block
+from sow.report import blocks
 from sow.report.tables import Cell, Column, Line, Table
 
 LATEX = {
@@ -130,9 +130,33 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     return heads, lines
 
 
-def publish(table: Table, readme: Path = README) -> None:
-    """The Markdown table between the marks of its name; UserError where these are missing."""
-    write_block(readme, table.name, markdown(table))
+def publish(table: Table, root: Path = blocks.REPOSITORY) -> None:
+    """The Markdown table between the marks of its name, and its means where a page has marks of NAME-short.
+
+    Raises UserError when no page has the marks of the name.
+    """
+    blocks.publish(table.name, markdown(table), root=root)
+    if blocks.page_of(f"{table.name}-short", root):
+        blocks.publish(f"{table.name}-short", short(table), root=root)
+
+
+def short(table: Table) -> str:
+    """A GitHub table of means alone, the paper's beside them where it has any, and what it was measured on."""
+    labelled = _labelled(table)
+    heads = [*table.marks, *(["row"] if labelled else []), *(["n"] if table.counted else [])]
+    align = [":---"] * (len(heads) - table.counted) + ["---:"] * table.counted
+    printed = [any(not _none(line.cells[i].paper) for line in table.lines) for i in range(len(table.columns))]
+    for i, column in enumerate(table.columns):
+        heads += [f"{column.head}{_unit(column)}", *(["paper"] if printed[i] else [])]
+    align += ["---:"] * (len(heads) - len(align))
+    out = [_md(heads), _md(align)]
+    for line in table.lines:
+        cells = [*_padded(line, table), *([line.label] if labelled else []), *_count(line, table)]
+        for i, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
+            cells.append(column.text(cell.ours.mean if cell.ours else None))
+            cells += [column.text(cell.paper)] if printed[i] else []
+        out.append(_md(cells))
+    return "\n".join([*out, "", table.caption[0]]) + "\n"
 
 
 def escape(text: str) -> str:
