@@ -15,11 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sow.config.places import CONF
 from sow.config.schema import MISSING, construct, instantiate, unknown
 from sow.errors import UserError
 from sow.types import Bound, component
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import importlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sow.config import places
 from sow.errors import UserError
 from sow.types import VALIDATION, strict_numbers
 
@@ -61,7 +61,7 @@ def locate(target: str, key: str) -> type[Any]:
             f"{target!r} is outside this project: a _target_ starts with {' or '.join(ROOMS)} ({key})"
         )
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = getattr(places.module(module), name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(f"{target!r} does not exist: {error} ({key})") from error
     if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):

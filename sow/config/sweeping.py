@@ -12,10 +12,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
+from sow.config.places import CONF
 from sow.errors import UserError
 
 log = logging.getLogger(__name__)
-GROUPS = Path(__file__).resolve().parents[2] / "conf"
 
 
 class Trials(Callback):
@@ -144,7 +144,7 @@ def write_best(study: Any, file: Path) -> Path | None:
 
 def overrides(params: Mapping[str, Any]) -> DictConfig:
     """A trial's values as a config: dotted keys nested, options of groups as overrides in its defaults list."""
-    chosen = {k: v for k, v in params.items() if "." not in k and (GROUPS / k).is_dir()}
+    chosen = {k: v for k, v in params.items() if "." not in k and (CONF / k).is_dir()}
     words = [f"{k}={v}" for k, v in params.items() if k not in chosen]
     values: DictConfig | ListConfig = OmegaConf.from_dotlist(words)
     if chosen:
