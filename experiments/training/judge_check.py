@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.config.bounds import need_at_least
+from sow.config.places import PACKAGE
 from sow.errors import UserError
 from sow.report.blocks import publish_picture, write_block
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..core.study import StudyContext
 
-CARD = Path(__file__).resolve().parents[2] / "sow" / "people" / "judge" / "README.md"
+CARD = PACKAGE / "people" / "judge" / "README.md"
 STATES = {"clean": "as rendered", "softened": "softened, noisy or recoloured", "closeups": "close-ups"}
 NUMBERS = {
     "face_found": "face found",

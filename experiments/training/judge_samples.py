@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.config.places import PACKAGE
 from sow.metrics.people import OVERLAP
 
 if TYPE_CHECKING:
     from sow.people.judge import Reading
     from sow.types import Box
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "sow" / "people" / "weights"
+WEIGHTS = PACKAGE / "people" / "weights"
 
 
 def measure(count: int, steps: int) -> dict[str, Any]:
