@@ -57,6 +57,7 @@ class Grid:
     `across`    what runs from left to right: requests (below one another after `columns` of them) or rows
     `inset`     the condition in the image's lower right corner; else in a row or column of its own
     `size`      inches of an image
+    `chosen`    what the caption says of how the images were chosen
     `publish`   figure and caption on their page of docs/
     """
 
@@ -72,6 +73,7 @@ class Grid:
     columns: int
     inset: bool
     size: float
+    chosen: str
     publish: bool
 
     def __post_init__(self) -> None:
@@ -149,8 +151,8 @@ class Grid:
             words.append(str(self.stand_in["caption"]).strip())
         seeds = sorted({a.seed if a.seed is not None else configs[0].seed for a in self.asked})
         words.append(
-            f"Made by {' and '.join(models)}, {', '.join(counted)}, seeds {', '.join(map(str, seeds))}; nothing was "
-            "chosen by its result."
+            f"Made by {' and '.join(models)}, {', '.join(counted)}, seed{'s' * (len(seeds) > 1)} "
+            f"{', '.join(map(str, seeds))}; {self.chosen}."
         )
         return " ".join(w for w in words if w)
 

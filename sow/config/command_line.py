@@ -51,4 +51,3 @@ def command_line() -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 1 if failed else 0
-

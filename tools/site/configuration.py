@@ -1,0 +1,165 @@
+"""The pages that conf/ writes: every group, option and field with its comment, and the assumptions among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+WHOLE = ("ablation", "experiment", "sweep", "hydra")  # groups whose files are shown as they are
+ASSUMPTION = re.compile(r"ASSUMPTION (A\d+): (.*?)(?:; alternatives?:? (.*))?$")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value of a YAML file: its dotted name, its text, and the comment behind it."""
+
+    name: str
+    value: str
+    comment: str
+
+
+def fields(text: str) -> Iterator[Field]:
+    """Every value of a YAML file but its defaults list, in order."""
+    lines = text.splitlines()
+
+    def comment(node: yaml.Node) -> str:
+        """What stands behind the node's last line, or behind the key above a block."""
+        block = node.start_mark.line != node.end_mark.line and not getattr(node, "flow_style", True)
+        line = lines[node.start_mark.line - 1] if block else lines[node.end_mark.line][node.end_mark.column :]
+        return line.partition(" # ")[2].strip()
+
+    def walk(node: yaml.MappingNode, prefix: str) -> Iterator[Field]:
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            if isinstance(value, yaml.MappingNode) and not value.flow_style:
+                yield from walk(value, f"{name}.")
+                continue
+            shown = text[value.start_mark.index : value.end_mark.index]
+            if isinstance(value, yaml.SequenceNode) and not value.flow_style:
+                plain = yaml.safe_load(
+                    shown.strip() if value.start_mark.column == 0 else _dedent(shown, value)
+                )
+                shown = yaml.safe_dump(plain, default_flow_style=True, width=10_000).strip()
+            yield Field(name, shown.strip(), comment(value))
+
+    root = yaml.compose(text)
+    if isinstance(root, yaml.MappingNode):
+        yield from (f for f in walk(root, "") if f.name != "defaults")
+
+
+def _dedent(shown: str, node: yaml.Node) -> str:
+    return "\n".join(line.removeprefix(" " * node.start_mark.column) for line in shown.splitlines())
+
+
+def about(text: str) -> str:
+    """The comment at the head of a YAML file."""
+    head = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            head.append(line.lstrip("# ").strip())
+    return " ".join(head)
+
+
+def configuration(conf: Path) -> str:
+    """The page of every group, option and field."""
+    out = [
+        "# Configuration",
+        "",
+        "Written from `conf/`. `uv run run.py --cfg job` prints what a command line means; `group=option` chooses, "
+        "`group.field=value` sets, `+ablation=NAME` takes a part of the method away.",
+        "",
+        "## The root",
+        "",
+        about((conf / "config.yaml").read_text()),
+        "",
+        *_defaults((conf / "config.yaml").read_text()),
+        *_table((conf / "config.yaml").read_text(), leave_out=("hydra.",)),
+    ]
+    for folder in sorted(p for p in conf.iterdir() if p.is_dir()):
+        out += ["", f"## {folder.name}", ""]
+        for file in sorted(folder.rglob("*.yaml")):
+            text = file.read_text()
+            out += [
+                f"### {folder.name}={file.relative_to(folder).with_suffix('').as_posix()}",
+                "",
+                about(text),
+                "",
+            ]
+            out += ["```yaml", text.strip(), "```", ""] if folder.name in WHOLE else _table(text)
+    return "\n".join(out) + "\n"
+
+
+def deviations(conf: Path) -> str:
+    """The page of what the paper leaves open and what is done here."""
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for file in sorted(conf.rglob("*.yaml")):
+        option = file.relative_to(conf)
+        for field in fields(file.read_text()):
+            match = ASSUMPTION.search(field.comment)
+            if match:
+                here = f"{option.parent.as_posix()}.{field.name}={field.value}"
+                found.setdefault(match[1], []).append((here, match[2], match[3] or ""))
+    rows = [
+        f"| {number} | `{_cell(here)}` | {_cell(words)} | {_cell(other)} |"
+        for number in sorted(found, key=lambda n: int(n[1:]))
+        for here, words, other in found[number]
+    ]
+    return "\n".join(
+        [
+            "# Deviations",
+            "",
+            "The paper leaves choices open. Each one taken here is marked `ASSUMPTION` beside its value in `conf/`, with what "
+            "else could be meant; this page is `grep -r ASSUMPTION conf/`, sorted. Every alternative is a setting.",
+            "",
+            "| | here | why, or what it means | alternatives |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            "On the embedded model some of the paper's numbers are replaced (`calibration=people`, chosen on validation "
+            "groups; `calibration=paper` runs the paper's):",
+            "",
+            *_table((conf / "calibration" / "people.yaml").read_text()),
+            about((conf / "calibration" / "people.yaml").read_text()),
+            "",
+            "COW's published code exists in more than one state; where they differ (the eta of the cycles is 0 in one and 1 "
+            'in another) `method=cow` follows the paper\'s "noise level eta set 1"; `cycle.eta=0` gives the other.',
+            "",
+        ]
+    )
+
+
+def _defaults(text: str) -> list[str]:
+    chosen = [next(iter(d.items())) for d in yaml.safe_load(text)["defaults"] if isinstance(d, dict)]
+    return [
+        "| group | option |",
+        "| --- | --- |",
+        *(f"| [{group}](#{group}) | `{option}` |" for group, option in chosen),
+        "",
+    ]
+
+
+def _table(text: str, leave_out: tuple[str, ...] = ()) -> list[str]:
+    rows = [f for f in fields(text) if not f.name.startswith((*leave_out, "_target_"))]
+    targets = [f.value for f in fields(text) if f.name.rpartition(".")[2] == "_target_"]
+    bases = [
+        str(d)
+        for d in (yaml.safe_load(text) or {}).get("defaults", ())
+        if isinstance(d, str) and d != "_self_"
+    ]
+    out = [f"Class: {', '.join(f'`{t}`' for t in targets)}.", ""] if targets else []
+    out += [f"Begins as {', '.join(f'`{b}`' for b in bases)}.", ""] if bases else []
+    rows = [f for f in rows if not f.name.endswith("._target_")]
+    if rows:
+        out += ["| field | value | |", "| --- | --- | --- |"]
+        out += [f"| `{f.name}` | `{_cell(f.value)}` | {_cell(f.comment)} |" for f in rows]
+    return [*out, ""]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") if text else " "
