@@ -48,6 +48,11 @@ def test_links_and_paths_exist(page: Path) -> None:
     text = written(page)
     links = [m[3] for m in site.LINK.finditer(text) if m[3] and ":" not in m[3]]
     lost = [link for link in links if not page.parent.joinpath(link).exists()]
+    for name, file in re.findall(r"\[`(\w+)`\]\(([^)#]+\.py)\)", text):  # a name leads to where it is defined
+        if not re.search(
+            rf"^(?:@\w.*\n)?(?:def|class) {name}\b|^{name} =", page.parent.joinpath(file).read_text(), re.M
+        ):
+            lost.append(f"{name} in {file}")
     for path in re.findall(r"`([\w./-]+)`", text):
         if path.startswith(FOLDERS) and not re.search(
             r"[A-Z]{4}", path

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ("sow", "experiments")
-ENTRANCES = {"sow.config.cli"}  # the command line, which runs the studies
+ENTRANCES = {"sow.config.command_line"}  # which runs the studies
 MATHS = ("method", "attention")  # the paper's equations
 SURROUNDINGS = ("runs", "store", "config", "report")  # what they know nothing of
 LOOSE = {"__init__", "errors", "types"}  # files of sow/ outside a room
