@@ -135,7 +135,7 @@ class Grid:
         context.console.print(caption)
         context.console.print(f"figure: {path}")
         if self.publish:
-            blocks.publish(self.name, caption, path)
+            blocks.publish(self.name, f"![{self.title}]({path.name})\n\n{caption}", path)
 
     def words(self, rows: Mapping[str, Config]) -> str:
         """The caption: the figure's own words, which photographs, which models, how many steps; `rows` by label."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -296,22 +295,3 @@ def test_processes_share_records_without_corrupting_them(outputs: Path) -> None:
             assert folder is not None and json.loads((folder / "metrics.json").read_text())["key"] == key
     assert not list(outputs.rglob("*.part"))
     assert json.loads((outputs / ".index" / "weights.json").read_text())
-
-
-def test_documented_commands_compose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every `run.py` line of docs/sweeps.md means something."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    lines = [
-        line
-        for line in (ROOT / "docs" / "sweeps.md").read_text().splitlines()
-        if line.startswith("python run.py")
-    ]
-    assert len(lines) >= 5
-    for line in lines:
-        words = [w for w in shlex.split(line, comments=True)[2:] if w != "-m"]
-        if "--config-dir" in words:
-            continue
-        plain = [w for w in words if not w.startswith("hydra")]
-        assert all("=" in word for word in plain), line
-        first = [w.split(",")[0] if "[" not in w and "(" not in w else w for w in plain]
-        compose(["model=tiny", *(w for w in first if "range(" not in w and not w.startswith("model="))])

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.config.places import INSTALLED
 from sow.errors import UserError
 from sow.store.files import atomic_write
 
@@ -264,6 +265,8 @@ def git_revision() -> dict[str, Any] | None:
 
     Looked up once a process: the code that it runs is the one that it began with.
     """
+    if INSTALLED:  # a repository around it is somebody else's
+        return None
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return None if commit is None else {"commit": commit, "dirty": bool(status)}
 
