@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sow import report
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
-from sow.runs.records import MANIFEST, NOT_THE_RUN
+from sow.runs import reading
+from sow.runs.records import MANIFEST, NOT_THE_RUN, manifests_below
 
 if TYPE_CHECKING:
     from .core.study import StudyContext
@@ -40,14 +41,15 @@ class Collect:
         need_at_least(self, "study", axes=1, bins=2)
 
     @cached_property
-    def manifests(self) -> list[Path]:
-        """Manifests of the complete runs, oldest folder first; other collections are no runs."""
-        found = sorted(Path(self.folder).expanduser().rglob(MANIFEST))
-        return [f for f in found if json.loads(f.read_text()).get("choices", {}).get("study") != "collect"]
+    def manifests(self) -> dict[Path, dict[str, Any]]:
+        """Complete runs and their manifests, by folder; other collections are no runs."""
+        found = manifests_below(Path(self.folder).expanduser())
+        return {run: m for run, m in found if m.get("choices", {}).get("study") != "collect"}
 
     def files(self) -> list[str]:
         """What the table is made of, for the run key."""
-        return [str(path) for path in self.manifests]
+        names = (MANIFEST, "metrics.json", "records.parquet")
+        return [str(run / name) for run in self.manifests for name in names]
 
     def run(self, context: StudyContext) -> None:
         """Read, tabulate, draw."""
@@ -93,27 +95,25 @@ class Collect:
         return next((name for name in wanted if name in metrics), metrics[0] if metrics else None)
 
 
-def tidy(manifests: Sequence[Path], root: Path) -> list[dict[str, Any]]:
+def tidy(runs: Mapping[Path, Mapping[str, Any]], root: Path) -> list[dict[str, Any]]:
     """A row a run, or a row of a benchmark; the keys of a configuration and options that are the same everywhere are left out.
 
     Columns: run, row, study, finished, seconds, commit; choice.GROUP; config.KEY; metric.NAME. Every row has all of them.
     """
     found = []
-    for path in manifests:
-        manifest = json.loads(path.read_text())
+    for run, manifest in runs.items():
+        told = manifest.get("choices", {})
         about = {
-            "run": str(path.parent.relative_to(root)),
-            "study": manifest["choices"].get("study"),
+            "run": str(run.relative_to(root)),
+            "study": told.get("study"),
             "finished": manifest.get("finished"),
             "seconds": manifest.get("total_seconds"),
             "commit": (manifest.get("git") or {}).get("commit"),
         }
-        choices = {
-            f"choice.{k}": v for k, v in manifest["choices"].items() if k not in (*NOT_THE_RUN, "study")
-        }
-        kept = {k: v for k, v in manifest["config"].items() if k not in (*NOT_THE_RUN, "study", "cache")}
+        choices = {f"choice.{k}": v for k, v in told.items() if k not in (*NOT_THE_RUN, "study")}
+        kept = {k: v for k, v in manifest.get("config", {}).items() if k not in (*NOT_THE_RUN, "study")}
         config = {f"config.{k}": v for k, v in flat(kept)}
-        for row, numbers in measured(path.parent):
+        for row, numbers in measured(run):
             metrics = {f"metric.{k}": v for k, v in numbers.items()}
             found.append(({**about, "row": row}, {**choices, **config}, metrics))
     names = list(dict.fromkeys(k for _, keys, _ in found for k in keys))
@@ -149,7 +149,10 @@ def measured(folder: Path) -> Iterator[tuple[str | None, dict[str, float]]]:
         return
     values = {}
     if (folder / "metrics.json").is_file():
-        values = json.loads((folder / "metrics.json").read_text())
+        try:
+            values = reading.numbers(folder, "metrics")
+        except UserError as error:
+            log.warning("%s", error)
     yield (
         None,
         {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k not in NOT_A_METRIC},

@@ -60,6 +60,10 @@ class FindPhases:
         if not self.prompts:
             raise UserError("need at least one prompt (study.prompts)")
 
+    def files(self) -> list[str]:
+        """The folders whose curves are read."""
+        return list(self.runs)
+
     def run(self, context: StudyContext) -> None:
         """Curves, regimes, suggestion, comparison."""
         from sow.dynamics.regimes import regimes, suggest

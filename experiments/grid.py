@@ -108,6 +108,10 @@ class Grid:
         asked = _parse(self.requests, "study.requests")
         return [a for a in asked if not photographs or a.photo is None or a.photo < len(photographs)]
 
+    def configurations(self, config: Config) -> list[Config]:
+        """Those of the rows, which may choose other components than the run's."""
+        return [compose_row(config, row, config.task.name) for row in parse_rows(self.rows)]
+
     def run(self, context: StudyContext) -> None:
         """Generate row after row, draw, write."""
         from sow.report import blocks, figures

@@ -76,6 +76,11 @@ class InformationFlow:
         if wrong:
             raise UserError(f"sources are of {', '.join(SOURCES)}, got {wrong[0]!r} (study.sources)")
 
+    def configurations(self, config: Config) -> list[Config]:
+        """Those of the methods that are compared."""
+        methods = [self.methods[n] for n in self.methods if self.only is None or n in self.only]
+        return [with_words(config, words) for words in methods if words and words != PLAIN]
+
     def run(self, context: StudyContext) -> None:
         """Observe and perturb every method on the same requests and plans; tables, figure, numbers."""
         import pandas as pd

@@ -32,7 +32,7 @@ from sow.method import noise
 from sow.method.seed_init import to_tensor
 from sow.models.tiny import SCHEDULER
 from sow.pipeline.pipeline import Pipeline
-from sow.runs.records import files_of
+from sow.store.inputs import files_read
 from sow.types import Request, Sample
 
 FEW = ["method.num_inference_steps=3"]
@@ -290,9 +290,9 @@ def test_a_path_may_start_at_the_home_folder(controlnet, adapter, monkeypatch, m
     config = lambda path: compose([*WORDS, f"method={method}", f"method.path='{path}'", *more])  # noqa: E731
     own = config(f"~/{folder.name}")
     assert build(own).method.options.path == f"~/{folder.name}"
-    assert files_of(own, "method") == {f.resolve() for f in folder.rglob("*") if f.is_file()} != set()
+    assert set(files_read(own.method)) == {f.resolve() for f in folder.rglob("*") if f.is_file()} != set()
     for missing in ("~/nothing", "~nobody-of-that-name/nothing"):
-        assert files_of(config(missing), "method") == set()
+        assert set(files_read(config(missing).method)) == set()
     with pytest.raises(UserError) as error:
         build(config("~/nothing"))
     assert "~/nothing" in one_line(error) and "method.path" in one_line(error)

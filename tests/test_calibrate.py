@@ -62,7 +62,7 @@ def test_it_takes_the_better_value_and_goes_on_from_there(
 
     monkeypatch.setattr(PeopleBenchmark, "groups", groups)
     monkeypatch.setattr(benchmark_work.Work, "_one", one)
-    monkeypatch.setattr(benchmark_store, "code_files", dict)
+    monkeypatch.setattr(benchmark_store, "code_digests", lambda *roots: {})
     config = compose([*WORDS, STEPS, f"paths.outputs={tmp_path}"])
     config.study.run(StudyContext(config, RunFolder(tmp_path / "run")))
     values = yaml.safe_load((tmp_path / "run/calibrated.yaml").read_text())

@@ -18,7 +18,8 @@ from sow.planner.calling import api_key, redact, retriable, retry_after
 from sow.planner.conventions import condition_cost, numbers, recognise, region_cost
 from sow.planner.replies import BadReply, Position, Recognition, Region, Single, parse, strict_schema
 from sow.planner.stages import prompt_texts, prompts_digest
-from sow.planner.store import PlanStore, key_of
+from sow.planner.store import PlanStore
+from sow.store.fingerprint import fingerprint
 from sow.types import Box, Canvas, Request, VisualCondition
 
 CANVAS = Canvas(512, 512, 8, 184, 256)
@@ -300,7 +301,7 @@ def test_keys_follow_what_decides_a_plan(tmp_path: Path) -> None:
     planner = compose(["planner=gemini", "tracker=none"]).planner
 
     def key(planner: Any, request: Request, canvas: Canvas = CANVAS) -> str:
-        return key_of(planner._parts(request, canvas))
+        return fingerprint(planner._parts(request, canvas))
 
     red, blue = (VisualCondition(Image.new("RGB", (64, 64), c)) for c in ("red", "blue"))
     base = key(planner, Request((red,), "a person"))

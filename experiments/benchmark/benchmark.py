@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from sow.config.bounds import need_at_least
 from sow.errors import UserError
 
-from ..benchmark.rows import Row, parse_rows
+from ..benchmark.rows import Row, compose_row, parse_rows
 
 if TYPE_CHECKING:
+    from sow.config.compose import Config
+
     from ..core.study import StudyContext
 
 SPLITS = ("validation", "test", "all")
@@ -95,6 +97,11 @@ class Benchmark:
         if not found or not int(found[1]) < int(found[2]):
             raise UserError(f"a shard is k/n with 0 <= k < n, as in 0/8, got {self.shard!r} (study.shard)")
         return int(found[1]), int(found[2])
+
+    def configurations(self, config: Config) -> list[Config]:
+        """Those of the rows, which may choose other components than the run's."""
+        rows = [row for row in self.shown if row.overrides is not None]
+        return [compose_row(config, row, config.task.name) for row in rows]
 
     def run(self, context: StudyContext) -> None:
         """Make what is missing of this shard; when nothing is missing anywhere, the table."""

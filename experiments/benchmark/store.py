@@ -8,7 +8,6 @@ every record that of its image. Times lie beside it and are no part of what is c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from sow.runs import records
 from sow.runs.records import RunFolder, jsonable
+from sow.store import inputs
+from sow.store.code import code_digests
+from sow.store.fingerprint import fingerprint, sha256
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
@@ -28,15 +30,6 @@ if TYPE_CHECKING:
 RECORDS, SECONDS = "records.jsonl", "seconds.json"
 # Groups of the configuration that reach an image only through its request, which has a digest of its own.
 IN_THE_REQUEST = ("study", "condition", "data", "prompt", "seed")
-# Code that shows, sends or trains, and cannot change an image or a number.
-NOT_THE_IMAGE = (
-    "sow/report/",
-    "sow/runs/tracking.py",
-    "sow/runs/records.py",
-    "sow/data/",
-    "sow/people/training/",
-    "sow/people/controlnet/",  # an input of the method that reads it
-)
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Store:
             lines = (folder / RECORDS).read_bytes().decode().splitlines()
             found = [_record(line) for line in lines]
             whole = [r["name"] for r in found] == list(names) and all(
-                _digest((folder / f"{r['name']}.png").read_bytes()) == r["image"] for r in found
+                sha256((folder / f"{r['name']}.png").read_bytes()) == r["image"] for r in found
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -74,7 +67,7 @@ class Store:
         for name, image in images.items():
             folder.save_image(f"{name}.png", image)
         kept = [
-            jsonable({**row, "image": _digest((folder.path / f"{row['name']}.png").read_bytes())})
+            jsonable({**row, "image": sha256((folder.path / f"{row['name']}.png").read_bytes())})
             for row in rows
         ]
         folder.save_json(SECONDS, seconds)
@@ -116,43 +109,23 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def method_key(config: Config, cache: records.HashCache) -> str:
-    """SHA-256 of all that makes and measures an image apart from its request."""
+def method_key(config: Config) -> str:
+    """Fingerprint of all that makes and measures an image apart from its request."""
+    chosen = records.chosen_components(config, IN_THE_REQUEST)
     skip = (*records.NOT_THE_RUN, *IN_THE_REQUEST)
-    kept = {k: v for k, v in config.resolved.items() if k not in skip}
-    files = [p for name in kept for p in records.files_of(config, name)]
-    parts = {
-        "config": jsonable(kept),
-        "hub": records.hub_revisions(config),
-        "inputs": {str(p): cache.digest(p) for p in sorted(set(files))},
-        "timed": config.cache.memory_mb == 0,  # a batch that found results ready is no measure of time
-        "code": {str(n): cache.digest(p) for n, p in code_files().items()},
-    }
-    return _digest(json.dumps(parts, sort_keys=True).encode())
-
-
-def code_files() -> dict[str, Path]:
-    """Files by name that can change an image or what is measured of it, shipped weights included."""
-    named = {p.relative_to(records.REPOSITORY).as_posix(): p for p in records.code_files()}
-    return {n: p for n, p in named.items() if n.startswith("sow/") and not n.startswith(NOT_THE_IMAGE)}
-
-
-def request_digest(request: Request) -> str:
-    """SHA-256 of a request: prompt, task, seed, and each condition's pixels, mask, box and truth."""
-    parts: list[Any] = [request.id, request.prompt, request.task, request.seed]
-    for condition in request.conditions:
-        for picture in (condition.image, condition.mask):
-            parts.append(
-                None if picture is None else [picture.mode, picture.size, _digest(picture.tobytes())]
-            )
-        parts.append([condition.box.as_list() if condition.box else None, condition.name])
-        parts.append(jsonable(condition.truth))
-    return _digest(json.dumps(parts, sort_keys=True).encode())
+    return fingerprint(
+        {
+            "config": jsonable({k: v for k, v in config.resolved.items() if k not in skip}),
+            "reads": inputs.contents(list(chosen.values())),
+            "timed": config.cache.memory_mb == 0,  # a batch that found results ready is no measure of time
+            "code": code_digests(*records.component_types(chosen)),
+        }
+    )
 
 
 def batch_key(method: str, requests: Sequence[Request]) -> str:
-    """SHA-256 of a method's key and the requests that share a UNet call, in order."""
-    return _digest(json.dumps([method, [request_digest(r) for r in requests]]).encode())
+    """Fingerprint of a method's key and the requests that share a UNet call, in order: every pixel, word and number."""
+    return fingerprint([method, list(requests)])
 
 
 def image_name(group: Group, seed: int) -> str:
@@ -162,7 +135,7 @@ def image_name(group: Group, seed: int) -> str:
 
 def _line(record: Mapping[str, Any]) -> str:
     body = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    return json.dumps({**record, "checksum": _digest(body.encode())}, ensure_ascii=False)
+    return json.dumps({**record, "checksum": sha256(body.encode())}, ensure_ascii=False)
 
 
 def _record(line: str) -> dict[str, Any]:
@@ -172,7 +145,3 @@ def _record(line: str) -> dict[str, Any]:
     if _line(record) != line:
         raise ValueError("a line differs from its checksum")
     return record
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

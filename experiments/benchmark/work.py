@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.runs import records
 
 from ..benchmark.rows import Row, compose_row
 from ..benchmark.store import Store, batch_key, image_name, method_key
@@ -98,9 +97,7 @@ class Work:
         settings = list(dict.fromkeys(g.setting for g in self.groups))
         counted = {r.name: {g.id for g in self.groups_of(r)} for r in rows}
         configs = {(r.name, s): compose_row(base, r, self._task(s)) for r in rows for s in settings}
-        cache = records.HashCache(base.paths.outputs / ".index" / "weights.json")
-        keys = {k: method_key(c, cache) for k, c in configs.items()}
-        cache.save()
+        keys = {k: method_key(c) for k, c in configs.items()}
         out, number = [], 0
         for setting in settings:
             mine = [g for g in self.groups if g.setting == setting]

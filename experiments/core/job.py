@@ -15,7 +15,7 @@ from sow.errors import UserError
 def run_composed(composed: DictConfig, hydra: Any) -> float | None:
     """Run the composed configuration in the folder that `hydra` (its own settings) names; the sweeper's objective.
 
-    Raises UserError; then a folder to which nothing was written is gone.
+    Raises UserError; then a folder that was made for this job and to which nothing was written is gone.
     """
     folder = Path(hydra.runtime.output_dir)
     try:
@@ -27,7 +27,7 @@ def run_composed(composed: DictConfig, hydra: Any) -> float | None:
 
         return objective(folder, cast(DictConfig, hydra))  # which is what it is, whatever Hydra annotates
     except UserError:
-        from sow.runs.records import discard_untouched
+        from sow.runs.folders import discard_untouched
 
         discard_untouched(folder)
         raise

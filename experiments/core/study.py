@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from sow.runs import records
+from sow.runs import folders, records
 from sow.runs.records import RunFolder
 from sow.runs.tracking import Job, Tracked
 from sow.types import Request
@@ -106,12 +106,13 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     Returns whether the study ran. Raises UserError; a folder left by that has no manifest and counts for nothing.
     """
     context = StudyContext(config, RunFolder(folder), group)
-    key, outputs = records.run_key(config), config.paths.outputs
+    key, outputs = records.run_key(config, StudyContext), config.paths.outputs
     earlier = records.find(outputs, key)
     if earlier is not None and not config.force:
         records.link_earlier(folder, earlier)
         context.console.print(f"done before: {earlier} (force=true runs it again)")
         return False
+    folders.take(folder, key)
     started, exit_code = time.time(), 1
     try:
         config.study.run(context)
@@ -136,7 +137,9 @@ def manifest(context: StudyContext, started: float) -> dict[str, Any]:
         "seconds": {phase: round(value, 3) for phase, value in context.seconds.items()},
         "total_seconds": round(time.time() - started, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".log"),
+        "files": sorted(
+            p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".log" and p.name != folders.KEY
+        ),
         "git": context.git,
         **records.surroundings(),
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sow.store.fingerprint import sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,7 +101,7 @@ def beside(pictures: Sequence[Image | None], side: int = 256) -> Image | None:
 def slug(text: str) -> str:
     """`text` as a file name of its own on every disk: what had to be changed is told apart by a hash."""
     clean = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48]
-    return clean if clean == text else f"{clean}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return clean if clean == text else f"{clean}-{sha256(text)[:6]}"
 
 
 def about_model(choices: Mapping[str, Any], model: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
 from sow.runs.records import MANIFEST
+from sow.store.fingerprint import sha256
 
 from ..gallery.pictures import (
     KEYS,
@@ -193,7 +193,7 @@ def _plain(roots: Sequence[Path], key: str) -> Pictures:
     for run, manifest, path in found:
         label = " ".join(w for w in words[run] if w not in shared) or "as composed"
         rows.setdefault(label, Row(label, label, {}, " ".join(manifest.get("overrides", []))))
-        metrics = _json(path.with_name("metrics.json"))
+        metrics = _object(path.with_name("metrics.json"))
         seed = int(metrics.get("seed", manifest.get("seed", 0)))
         group = _plain_group(manifest, seed, path)
         groups.setdefault(group.id, group)
@@ -209,14 +209,14 @@ def _images(roots: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any], Path]
         {p.parent for root in roots for p in root.rglob(MANIFEST)}, key=lambda p: (_finished(p), str(p))
     )
     for run in runs:
-        manifest = _json(run / MANIFEST)
+        manifest = _object(run / MANIFEST)
         for path in sorted(run.rglob("image.png")):
             if (path.with_name("metrics.json")).is_file():
                 yield run, manifest, path
 
 
 def _finished(run: Path) -> str:
-    return str(_json(run / MANIFEST).get("finished", ""))
+    return str(_object(run / MANIFEST).get("finished", ""))
 
 
 def _row_words(manifest: Mapping[str, Any]) -> tuple[str, ...]:
@@ -236,13 +236,14 @@ def _plain_group(manifest: Mapping[str, Any], seed: int, path: Path) -> Group:
 
     def shown() -> Image | None:
         from sow.config.schema import instantiate
+        from sow.runs.earlier import current
 
         try:
-            return on_gray(instantiate(condition, "condition").load(drawn_for))
+            return on_gray(instantiate(current(condition), "condition").load(drawn_for))
         except UserError:  # the photograph has gone since: the plan's canvas shows it
             return _opened(path.with_name("canvas.png"))
 
-    return Group(f"{slug(prompt)[:40]}-{hashlib.sha256(what.encode()).hexdigest()[:6]}", task, prompt, shown)
+    return Group(f"{slug(prompt)[:40]}-{sha256(what)[:6]}", task, prompt, shown)
 
 
 # Both kinds.
@@ -276,7 +277,7 @@ def _merged(parts: Sequence[Pictures], key: str) -> Pictures:
 def _manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest of this folder or the nearest one above; {} where there is none."""
     for place in (folder, *folder.parents[:2]):
-        manifest = _json(place / MANIFEST)
+        manifest = _object(place / MANIFEST)
         if "config" in manifest:
             return manifest
     return {}
@@ -291,8 +292,14 @@ def _json(path: Path) -> Any:
     """What the file holds; {} where there is none that can be read."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object that the file holds; {} where there is none."""
+    found = _json(path)
+    return found if isinstance(found, dict) else {}
 
 
 def _opened(path: Path) -> Image | None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from sow.config.bounds import need_at_least, need_one_of
-from sow.data.images import SAMPLE, read_image
+from sow.data.images import SAMPLE, locate, read_image
 from sow.errors import UserError
 from sow.types import Box, VisualCondition
 
@@ -112,6 +112,14 @@ class Photo:
         boxes = _boxes(self.box, len(images))
         masks = self._masks(len(images))
         return tuple(self._one(i, m, b) for i, m, b in zip(images, masks, boxes, strict=True))
+
+    def files(self) -> list[Path]:
+        """The photographs and their masks."""
+        from sow.metrics.faces import mtcnn_files
+
+        masks = [] if self.mask is None else _paths(self.mask, "condition.mask")
+        named = [*_paths(self.image, "condition.image"), *(m for m in masks if m not in ("none", "face"))]
+        return [*(locate(name) for name in named), *(mtcnn_files() if "face" in masks else [])]
 
     def _masks(self, count: int) -> list[str]:
         masks = ["none"] if self.mask is None else _paths(self.mask, "condition.mask")

@@ -17,7 +17,7 @@ def read_image(path: str, key: str = "condition.image") -> tuple[Image.Image, Im
 
     Raises UserError naming `key` for a missing or unreadable file.
     """
-    file = _locate(path, key)
+    file = locate(path, key)
     try:
         with Image.open(file) as opened:
             opened.load()
@@ -32,7 +32,8 @@ def read_image(path: str, key: str = "condition.image") -> tuple[Image.Image, Im
     return _to_rgb(image)
 
 
-def _locate(path: str, key: str) -> Path:
+def locate(path: str, key: str = "condition.image") -> Path:
+    """The file that a path or the name of a sample photograph stands for; raises UserError for a folder."""
     if not path.startswith(SAMPLE):
         file = Path(path).expanduser()
         if file.is_dir():

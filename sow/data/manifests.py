@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sow.errors import UserError
-from sow.metrics import kept
 from sow.runs.records import RunFolder
+from sow.store.fingerprint import file_sha256, sha256
+from sow.store.store import shared_folder
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file's bytes; raises UserError where it cannot be read."""
     try:
-        with open(path, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error} (data.root)") from error
+        return file_sha256(path)
+    except UserError as error:
+        raise UserError(f"{error} (data.root)") from error
 
 
 def manifest_path(name: str, root: Path, manifest: Mapping[str, Any]) -> Path | None:
     """Where the manifest of this data set in this folder is kept; None where nothing is kept."""
-    place = kept.folder()
+    place = shared_folder()
     if place is None:
         return None
-    where = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+    where = sha256(str(root.resolve()))[:8]
     return place / "data" / f"{name}-{manifest['sha256'][:12]}-{where}.json"
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from sow.errors import UserError
 from sow.metrics import Value
 from sow.metrics.faces import resolve_device
-from sow.metrics.kept import Store, image_key, version_of
+from sow.store.code import fingerprint_code
+from sow.store.fingerprint import file_sha256, fingerprint
+from sow.store.store import shared
 from sow.types import Sample
 
 
@@ -41,14 +43,18 @@ class ClipText:
                 f"metrics.pretrained is empty: name the weights of {self.model}, for example laion2b_s34b_b79k"
             )
 
+    def files(self) -> list[Path]:
+        """The weights, if they are a file; a tag of open_clip names them for good."""
+        return [Path(self.pretrained)]
+
     def check(self) -> None:
         """Raises UserError when the model is unknown or its weights are not on disk and cannot be fetched."""
         self._load()
 
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
-        """`text_similarity` in [-1, 1], one row a sample; embeddings are kept by the hash of image and prompt."""
+        """`text_similarity` in [-1, 1], one row a sample; embeddings are kept by image and prompt."""
         model, transform, tokenizer = self._load()
-        version = self._version()
+        instrument = self._instrument()
         prompts = [s.request.prompt for s in samples]
 
         def embed_images(new: list[int]) -> list[list[float]]:
@@ -57,9 +63,10 @@ class ClipText:
         def embed_prompts(new: list[int]) -> list[list[float]]:
             return self._embed(model.encode_text, lambda i: tokenizer([prompts[i]])[0], new)
 
-        keys = [image_key(s.image) for s in samples]
-        images = Store("clip image", version).through(keys, embed_images)
-        texts = Store("clip text", version).through(prompts, embed_prompts)
+        pictures = [fingerprint(["clip image", instrument, s.image]) for s in samples]
+        words = [fingerprint(["clip text", instrument, prompt]) for prompt in prompts]
+        images = shared().values(pictures, embed_images)
+        texts = shared().values(words, embed_prompts)
         return [{"text_similarity": cosine(a, b)} for a, b in zip(images, texts, strict=True)]
 
     def _embed(
@@ -75,13 +82,13 @@ class ClipText:
                 out.extend(encode(batch.to(device)).float().cpu().tolist())
         return out
 
-    def _version(self) -> str:
+    def _instrument(self) -> list[str]:
         """What an embedding depends on beside its input; a tag of open_clip names its weights for good."""
         import open_clip
 
         file = Path(self.pretrained).expanduser()
-        weights = version_of(file) if file.is_file() else self.pretrained
-        return f"{self.model} {weights} {open_clip.__version__} {version_of(Path(__file__))}"
+        weights = file_sha256(file) if file.is_file() else self.pretrained
+        return [self.model, weights, open_clip.__version__, fingerprint_code(ClipText)]
 
     def _load(self) -> tuple[Any, Any, Any]:
         return _load(self.model, self.pretrained, self.cache_dir, resolve_device(self.device))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sow.config.bounds import need_one_of
 from sow.errors import UserError
 from sow.models.backbone import DTYPES, Backbone, make_canvas, pick_device
+from sow.store.inputs import hub_revision
 from sow.types import Canvas
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,20 @@ class Pretrained:
         if self.path == "people":
             return Path(__file__).parents[1] / "people" / "weights"
         return Path(str(self.path)).expanduser()
+
+    def files(self) -> list[Path]:
+        """All that lies in the local folder."""
+        return [] if self.path is None else [self.folder()]
+
+    def revisions(self) -> dict[str, str]:
+        """The commits of the hub's models on this disk that may be loaded."""
+        if self.path is not None:
+            return {}
+        found = [
+            hub_revision(name, "unet/config.json", self.revision)
+            for name in (str(self.repo_id), *self.mirrors)
+        ]
+        return {name: commit for one in found for name, commit in one.items()}
 
     def load(self) -> Backbone:
         """The frozen model on its device; raises UserError with every place that was tried."""

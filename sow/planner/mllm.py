@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -16,8 +15,10 @@ from sow.errors import UserError
 from sow.planner.base import legal_related, or_surround
 from sow.planner.calling import Caller, Client, redact
 from sow.planner.offline import Offline
-from sow.planner.stages import Conversation, prompt_texts, prompts_digest
-from sow.planner.store import PlanStore, key_of
+from sow.planner.stages import Conversation, prompt_files, prompt_texts, prompts_digest
+from sow.planner.store import PlanStore
+from sow.planner.tokens import vocabulary_file
+from sow.store.fingerprint import file_sha256, fingerprint, sha256
 from sow.types import Box, Canvas, Plan, Request
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,10 @@ class MLLM:
         need_at_least(self, "planner", backoff=0, max_backoff=0)
         need_above(self, "planner", timeout=0, budget=0, requests_per_minute=0)
         prompt_texts(self.prompt_version)
+
+    def files(self) -> list[Path]:
+        """The prompts, and the vocabulary that counts tokens."""
+        return [*prompt_files(self.prompt_version), vocabulary_file(self.tokenizer)]
 
     def client(self) -> tuple[Client, str | None]:
         """The SDK's client and the API key in it; raises UserError without a key or SDK."""
@@ -171,9 +176,14 @@ class MLLM:
         # A holder of the lock ends its call within the budget and one call's time-out.
         wait = self.budget + self.timeout + 30
         start = time.perf_counter()
-        found = PlanStore(self.store).get_or_ask(key_of(parts), ask, refresh=self.refresh, wait=wait)
+        found = PlanStore(self.store).get_or_ask(fingerprint(parts), ask, refresh=self.refresh, wait=wait)
         _log.debug("plan after %.2f s", time.perf_counter() - start)
         return found
+
+    def _own_vocabulary(self) -> dict[str, str]:
+        """The hash of a vocabulary that is not CLIP's, which never changes."""
+        file = vocabulary_file(self.tokenizer)
+        return {} if file.suffix == ".gz" else {"vocabulary": file_sha256(file)}
 
     def _parts(self, request: Request, canvas: Canvas) -> dict[str, Any]:
         """Everything that decides a plan; neither the server's address nor the SDK does."""
@@ -187,6 +197,7 @@ class MLLM:
             "image_side": self.image_side,
             "max_tokens": self.max_tokens,
             "tokenizer": self.tokenizer,
+            **self._own_vocabulary(),
             "prompt": request.prompt,
             "canvas": [
                 canvas.width,
@@ -207,7 +218,7 @@ class MLLM:
 
 
 def _digest(image: Any) -> str:
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return sha256(f"{image.size}".encode() + image.tobytes())
 
 
 def _without(value: Any, secret: str | None) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
 from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative, subject_box
 from sow.planner.fusing import fuse
+from sow.planner.tokens import vocabulary_file
 from sow.planner.words import check_placing, propose
 from sow.types import Box, Canvas, Plan, Request, VisualCondition
 
@@ -45,6 +47,10 @@ class Offline:
             raise UserError(f"planner.min_confidence={self.min_confidence}: give a probability in [0, 1]")
         if self.max_tokens < 3:
             raise UserError(f"planner.max_tokens={self.max_tokens}: the text encoder needs at least 3")
+
+    def files(self) -> list[Path]:
+        """The vocabulary that counts tokens."""
+        return [vocabulary_file(self.tokenizer)]
 
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
         """One plan a request; without the judge's weights c' = c, with a warning and a note in the plan."""

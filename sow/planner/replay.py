@@ -23,6 +23,11 @@ class Replay:
 
     path: str
 
+    def files(self) -> list[Path]:
+        """The file, or those of the folder that may hold a plan."""
+        place = Path(self.path).expanduser()
+        return [place] if place.is_file() else [*place.glob("*.json"), *place.glob("*/plan.json")]
+
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
         """The stored plan of each request; raises UserError where there is none or it does not fit the request."""
         return [self._one(request, canvas) for request in requests]
@@ -74,5 +79,6 @@ def _read(file: str, modified: int, request_id: str) -> Plan:
         ValueError,
         AttributeError,
         OSError,
+        RecursionError,
     ) as error:
         raise UserError(f"{file} is no stored plan: {type(error).__name__} {error} (planner.path)") from error

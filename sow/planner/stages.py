@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import string
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +18,7 @@ from sow.planner.calling import Caller
 from sow.planner.conventions import condition_cost, recognise, region_cost
 from sow.planner.replies import BadReply, Position, Recognition, Region, Single, parse
 from sow.planner.tokens import token_count
+from sow.store.fingerprint import sha256
 from sow.types import Box, Canvas, Request, VisualCondition
 
 STAGES = ("recognition", "position", "region", "single")
@@ -34,19 +32,24 @@ _WORDS_PER_TOKEN = 0.75
 Result = TypeVar("Result")
 
 
-@lru_cache(maxsize=8)
+SHIPPED = Path(__file__).with_name("prompts")
+
+
+def prompt_files(version: str) -> list[Path]:
+    """The file of each stage's prompt: those of a version that ships with the package, or of a folder."""
+    folder = Path(version).expanduser()
+    return [(folder if folder.is_dir() else SHIPPED / version) / f"{stage}.txt" for stage in STAGES]
+
+
 def prompt_texts(version: str) -> dict[str, str]:
     """The prompt of each stage: those of a version that ships with the package, or the files of a folder.
 
     Raises UserError for an unknown version or a missing file.
     """
-    shipped = resources.files("sow.planner") / "prompts"
-    folder = Path(version).expanduser()
-    source = folder if folder.is_dir() else shipped / version
     try:
-        return {stage: (source / f"{stage}.txt").read_text(encoding="utf-8") for stage in STAGES}
-    except OSError as error:
-        known = ", ".join(sorted(p.name for p in shipped.iterdir() if not p.name.startswith((".", "_"))))
+        return {file.stem: file.read_text(encoding="utf-8") for file in prompt_files(version)}
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if not p.name.startswith((".", "_"))))
         files = ", ".join(f"{s}.txt" for s in STAGES)
         raise UserError(
             f"no prompts {version}: choose {known}, or a folder with {files} (planner.prompt_version)"
@@ -56,7 +59,7 @@ def prompt_texts(version: str) -> dict[str, str]:
 def prompts_digest(version: str) -> str:
     """SHA-256 of the prompts, so that an edited prompt is asked anew."""
     texts = prompt_texts(version)
-    return hashlib.sha256("\0".join(texts[s] for s in STAGES).encode()).hexdigest()
+    return sha256("\0".join(texts[s] for s in STAGES))
 
 
 def picture(condition: VisualCondition, side: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from sow.people.training.denoiser import noise_schedule
 from sow.store.files import atomic_folder
+from sow.store.fingerprint import file_sha256
 
 SHARD = "15MB"  # of one weight file, at most
 KEPT = ("README.md",)  # lives in the folder, but is not written by the export
@@ -88,7 +88,7 @@ def carry_over(old: Path, fresh: Path) -> None:
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of the folder but the list itself and the model card, by relative path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("CHECKSUMS", *KEPT))
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
 
 
 def write_checksums(folder: Path) -> None:
