@@ -16,8 +16,9 @@ from PIL import Image
 
 from experiments.generate import mean, open_gates
 from sow.config.compose import Config, compose
+from sow.errors import UserError
 from sow.report import strip, text
-from sow.runs import records
+from sow.runs import folders, records
 from sow.runs.records import RunFolder
 
 NAN = float("nan")
@@ -43,7 +44,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match=r"a.txt: no space .*\(paths.outputs\)"):
         folder.save_bytes("a.txt", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_bytes() == b"old"
@@ -139,14 +140,17 @@ def test_the_earlier_run_is_linked(tmp_path: Path) -> None:
     assert (tmp_path / "b/earlier/image.png").read_bytes() == b"x"
 
 
-def test_only_untouched_folders_are_discarded(tmp_path: Path) -> None:
-    for name in ("fresh", "begun"):
+def test_only_untouched_folders_of_this_process_are_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "_fresh", {tmp_path / "fresh", tmp_path / "begun"})
+    for name in ("fresh", "begun", "old"):
         (tmp_path / name / ".hydra").mkdir(parents=True)
         (tmp_path / name / "run.log").touch()
     (tmp_path / "begun/image.png").touch()
-    for name in ("fresh", "begun"):
-        records.discard_untouched(tmp_path / name)
-    assert [p.name for p in tmp_path.iterdir()] == ["begun"]
+    for name in ("fresh", "begun", "old"):
+        folders.discard_untouched(tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["begun", "old"]
 
 
 def test_open_gates_counts_layers_and_steps() -> None:
