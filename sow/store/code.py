@@ -149,9 +149,15 @@ def _parse(path: Path) -> dict[str, Any]:
 class _Bare(ast.NodeTransformer):
     """Takes out what does nothing: docstrings, and what only type checkers read."""
 
+    def generic_visit(self, node: ast.AST) -> Any:
+        super().generic_visit(node)
+        if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
+            node.body = [ast.Pass()]  # type: ignore[attr-defined]
+        return node
+
     def visit_If(self, node: ast.If) -> Any:
         if ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING":
-            return [self.visit(n) for n in node.orelse] or ast.Pass()
+            return [self.visit(n) for n in node.orelse]
         return self.generic_visit(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
@@ -161,7 +167,7 @@ class _Bare(ast.NodeTransformer):
 
     def visit_Expr(self, node: ast.Expr) -> Any:
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return ast.Pass()
+            return None
         return self.generic_visit(node)
 
 
@@ -189,7 +195,7 @@ def _passed_on(tree: ast.Module, package: str) -> dict[str, str] | None:
         if isinstance(node, ast.ImportFrom):
             module = _module(node, package)
             found |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in node.names}
-        elif not isinstance(node, ast.Pass) and not _is_all(node):
+        elif not _is_all(node):
             return None
     return {k: v for k, v in found.items() if v != "__future__.annotations"}
 
