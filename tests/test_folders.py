@@ -49,15 +49,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 MIXED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "two runs": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}")),
     "a run forced in another's place": ((DEBUG, "seed=1", "hydra.run.dir={}"), (DEBUG, "force=true", "hydra.run.dir={}")),
-    "two sweeps": ((DEBUG, "-m", "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "-m", "seed=2,3", "hydra.sweep.dir={}")),
-    "a longer sweep": ((DEBUG, "-m", "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "-m", "seed=0,1,2", "hydra.sweep.dir={}")),
+    "two sweeps": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
+    "a longer sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), ("-m", DEBUG, "seed=0,1,2", "hydra.sweep.dir={}")),
     "a sweep over another key": (
-        (DEBUG, "-m", "seed=0,1", "hydra.sweep.dir={}"),
-        (DEBUG, "-m", "gate.tau=0.2,0.3", "hydra.sweep.dir={}"),
+        ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        ("-m", DEBUG, "gate.tau=0.2,0.3", "hydra.sweep.dir={}"),
     ),
-    "a run in a sweep": ((DEBUG, "-m", "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "hydra.run.dir={}")),
-    "a run in a sweep's job": ((DEBUG, "-m", "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "seed=5", "hydra.run.dir={}/0")),
-    "a sweep in a run": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "-m", "seed=2,3", "hydra.sweep.dir={}")),
+    "a run in a sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "hydra.run.dir={}")),
+    "a run in a sweep's job": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "seed=5", "hydra.run.dir={}/0")),
+    "a sweep in a run": ((DEBUG, "hydra.run.dir={}"), ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
     "a run that failed": ((DEBUG, "seed=9", "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}")),
     "named from elsewhere": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}/../place/.")),
 }  # fmt: skip
@@ -78,7 +78,7 @@ def test_two_never_share_a_folder(tmp_path: Path, command_line: Call, how: str) 
 def test_the_same_words_again_go_on(tmp_path: Path, command_line: Call, quick: list[int]) -> None:
     for words in (
         (DEBUG, f"hydra.run.dir={tmp_path}/run"),
-        (DEBUG, "-m", "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep"),
+        ("-m", DEBUG, "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep"),
     ):
         assert command_line(*words).status == 0
         again = command_line(*words)
@@ -102,7 +102,7 @@ def test_a_folder_of_other_code_or_inputs_is_not_written_to(tmp_path: Path) -> N
 @pytest.mark.parametrize("subfolder", ["same", "", "a/b", "0"])
 def test_jobs_of_a_sweep_do_not_share_a_folder(command_line: Call, tmp_path: Path, subfolder: str) -> None:
     refused = command_line(
-        DEBUG, "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/s", f"hydra.sweep.subdir={subfolder}"
+        "-m", DEBUG, "seed=0,1", f"hydra.sweep.dir={tmp_path}/s", f"hydra.sweep.subdir={subfolder}"
     )
     assert refused.status == 1 and "hydra.sweep.subdir" in refused.err and not (tmp_path / "s").exists()
 
@@ -114,14 +114,14 @@ NOWHERE = {
     "an empty quoted run folder": (DEBUG, "hydra.run.dir=''"),
     "blanks": (DEBUG, "hydra.run.dir=' '"),
     "null": (DEBUG, "hydra.run.dir=null"),
-    "an empty sweep folder": (DEBUG, "-m", "seed=0,1", "hydra.sweep.dir="),
+    "an empty sweep folder": ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir="),
     "this folder": (DEBUG, "hydra.run.dir=."),
     "the one above": (DEBUG, "hydra.run.dir=.."),
-    "this folder for a sweep": (DEBUG, "-m", "seed=0,1", "hydra.sweep.dir=./"),
+    "this folder for a sweep": ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir=./"),
     "the checkout": (DEBUG, f"hydra.run.dir={ROOT}"),
     "a file": (DEBUG, "hydra.run.dir=file"),
     "below a file": (DEBUG, "hydra.run.dir=file/run"),
-    "a sweep below a file": (DEBUG, "-m", "seed=0,1", "hydra.sweep.dir=file/run"),
+    "a sweep below a file": ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir=file/run"),
 }
 
 
@@ -138,7 +138,7 @@ def test_a_folder_that_is_none_is_refused_before_anything_is_written(
     assert refused.status == 1 and contents(here) == {"file": b"words"}
     assert sorted(os.listdir(ROOT)) == before and not (tmp_path / ".hydra").exists()
     (line,) = refused.err.strip().splitlines()
-    assert line.startswith("error: ") and "(hydra." in line
+    assert line.startswith("error: ") and "hydra." in line
 
 
 def test_an_empty_folder_of_all_outputs_is_refused(
@@ -187,7 +187,7 @@ def test_a_folder_made_for_a_job_that_failed_at_once_is_gone(
     assert not (tmp_path / "new/deep").exists()
     assert command_line(DEBUG, BAD).status == 1
     assert not [p for p in outputs.rglob("*") if p.name == ".hydra"]
-    failed = command_line(DEBUG, "-m", "seed=0", "gate.tau=0.2,words")
+    failed = command_line("-m", DEBUG, "seed=0", "gate.tau=0.2,words")
     assert failed.status == 1
     (sweep,) = {p.parent for p in outputs.rglob(SWEEP)}
     assert (sweep / "0" / MANIFEST).is_file() and not (sweep / "1").exists()

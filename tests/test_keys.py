@@ -178,7 +178,7 @@ REACHED = [
     (SOW, "sow/models/pretrained.py", False),
     (SOW, "sow/planner/gemini.py", False),
     (SOW, "sow/baselines/dreambooth.py", False),
-    (SOW, "sow/metrics/faces.py", False),
+    (SOW, "sow/metrics/clip.py", False),
     (SOW, "sow/people/training/denoiser.py", False),
     (SOW, "experiments/benchmark/work.py", False),
     ((*SOW, "planner=gemini"), "sow/planner/stages.py", True),

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sow.planner.store import PlanStore
 from sow.store import store as module
 from sow.store.fingerprint import fingerprint
 from sow.store.store import ABANDONED, LOCK, Store
@@ -272,6 +273,21 @@ def test_a_broken_folder_ends_no_run_and_is_named_once(
     written = [r.getMessage() for r in caplog.records if "nothing can be kept" in r.getMessage()]
     assert len(written) == 1 and str(tmp_path / "store") in written[0] and "\n" not in written[0]
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [a_file, a_dangling_link, a_subfolder_is_a_file, *map(failing, (errno.ENOSPC, errno.EROFS))],
+    ids=lambda f: f.__name__,
+)
+def test_a_plan_is_had_without_a_place_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Path, pytest.MonkeyPatch], None]
+) -> None:
+    broken(tmp_path / "plans", monkeypatch)
+    store = PlanStore(tmp_path / "plans")
+    for _ in range(2):
+        assert store.get_or_ask(key(1), lambda: {"boxes": [1]}, refresh=False, wait=1) == {"boxes": [1]}
+    assert 0 <= store.reserve("model", 1.0) <= 1
 
 
 def test_a_file_removed_by_another_process_is_a_miss_without_a_word(

@@ -8,6 +8,7 @@ every record that of its image. Times lie beside it and are no part of what is c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.errors import UserError
 from sow.runs import records
 from sow.runs.records import RunFolder, jsonable
 from sow.store import inputs
@@ -101,12 +103,15 @@ def sweep(folder: Path) -> None:
 
 def link(source: Path, target: Path) -> None:
     """The file again under another name, without its bytes where the disk can."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
     try:
-        target.hardlink_to(source)
-    except OSError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.hardlink_to(source)
+            return
         shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error} (paths.outputs)") from error
 
 
 def method_key(config: Config) -> str:

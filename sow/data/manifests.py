@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from sow.errors import UserError
 from sow.runs.records import RunFolder
 from sow.store.fingerprint import file_sha256, sha256
 from sow.store.store import shared_folder
+
+log = logging.getLogger(__name__)
 
 
 def digest(path: Path) -> str:
@@ -40,7 +43,7 @@ def keep(name: str, root: Path, manifest: Mapping[str, Any], files: Mapping[str,
         return
     try:
         known = dict(json.loads(path.read_text())["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         known = {}
     changed = [key for key, hashes in files.items() if known.get(key, hashes) != hashes]
     if changed:
@@ -49,6 +52,8 @@ def keep(name: str, root: Path, manifest: Mapping[str, Any], files: Mapping[str,
             "restore them, or delete that manifest to begin anew (data.root)"
         )
     if not files.keys() <= known.keys():
-        RunFolder(path.parent).save_json(
-            path.name, {**manifest, "root": str(root), "files": {**known, **files}}
-        )
+        whole = {**manifest, "root": str(root), "files": {**known, **files}}
+        try:
+            RunFolder(path.parent).save_json(path.name, whole)
+        except UserError as error:  # a later change of these files will not be noticed
+            log.warning("%s", error)

@@ -161,7 +161,7 @@ class Store:
                 if self.limit:
                     os.utime(file)
                 return found
-            except FileNotFoundError:  # never written, or removed a moment ago
+            except (FileNotFoundError, NotADirectoryError):  # never written, or removed a moment ago
                 continue
             except Exception as error:  # whatever a damaged file makes of its reader
                 log.warning("%s is not used and is made again: %s", file, str(error) or type(error).__name__)
