@@ -219,12 +219,7 @@ def test_the_project_hashes_in_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_bytes()))
         if isinstance(node, ast.Import) and any(a.name in ("hashlib", "zlib") for a in node.names)
     ]
-    assert set(found) - {  # until they go through it
-        "sow/baselines/dreambooth.py",
-        "sow/baselines/personal.py",
-        "sow/store/digest.py",
-        "experiments/training/train_controlnet.py",
-    } == {"sow/store/fingerprint.py"}
+    assert found == ["sow/store/fingerprint.py"]
 
 
 @pytest.fixture

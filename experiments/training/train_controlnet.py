@@ -12,7 +12,6 @@ place things, hardly count. Muon takes the steps.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sow.config.bounds import need_above, need_one_of, need_within
 from sow.errors import UserError
 from sow.store.files import atomic_folder
+from sow.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -202,9 +202,7 @@ class TrainControlNet:
 
     def state(self, backbone: Backbone) -> Path:
         """Where the training's state lies: a file for each model and size of the layers that read the edges."""
-        from sow.baselines.personal import fingerprint
-
-        of = hashlib.sha256(f"{fingerprint(backbone.unet)}:{list(self.channels)}".encode()).hexdigest()
+        of = fingerprint([dict(backbone.unet.state_dict()), list(self.channels)])
         return Path(self.folder).expanduser() / f"{of[:12]}.pt"
 
     def fresh(self, backbone: Backbone, pool: Pool) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import sow.people
 from sow.errors import UserError
 from sow.pipeline.factory import one_way, pipeline
+from sow.store.inputs import hub_revision
 from sow.types import Bound, component
 
 if TYPE_CHECKING:
@@ -147,6 +148,12 @@ class ControlNetCanny(Baseline):
         folder = str(PEOPLE) if shipped else local_folder(self.path)
         return [folder] if folder else []
 
+    def revisions(self) -> dict[str, str]:
+        """The commits of the ControlNets on this disk that may be loaded."""
+        sources = self.hub.values() if self.path is None else [self.path]
+        found = [hub_revision(s, "config.json") for s in sources if s.count("/") == 1 and not local_folder(s)]
+        return {name: commit for one in found for name, commit in one.items()}
+
 
 @component("method")
 class IPAdapter(Baseline):
@@ -168,6 +175,13 @@ class IPAdapter(Baseline):
         """The adapter's own files, where it is a folder."""
         folder = local_folder(self.path)
         return [folder] if folder else []
+
+    def revisions(self) -> dict[str, str]:
+        """The commit of the adapters on this disk."""
+        if local_folder(self.path) or self.path.count("/") != 1:
+            return {}
+        names = [self.weight_name] if self.weight_name else list(self.hub.values())
+        return {k: v for name in names for k, v in hub_revision(self.path, name).items()}
 
 
 @component("method")

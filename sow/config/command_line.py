@@ -16,6 +16,7 @@ from sow.config.compose import explain
 from sow.config.composition import compose_jobs_once
 from sow.config.places import CONF, module
 from sow.errors import UserError
+from sow.runs.folders import Refusal
 
 # Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
@@ -43,6 +44,9 @@ def command_line() -> int:
     compose_jobs_once()
     try:
         main()
+    except Refusal as refused:
+        print(f"error: {refused.error}", file=sys.stderr)
+        return 1
     except (UserError, HydraException, OmegaConfBaseException) as error:
         words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
         print(f"error: {error if isinstance(error, UserError) else explain(error, words)}", file=sys.stderr)
