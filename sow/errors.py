@@ -8,3 +8,11 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
+
+
+class Refusal(BaseException):
+    """A `UserError` out of one of Hydra's callbacks, which makes warnings of other exceptions."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(str(error))
+        self.error = error

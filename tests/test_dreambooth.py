@@ -153,7 +153,7 @@ def test_class_pictures_go_on_after_a_kill(tmp_path, monkeypatch):
     assert asked == [2, 4]
     (bar,) = bars.seen
     assert (bar["total"], bar["initial"], bar["disable"]) == (5, 5, None) and "person" in bar["desc"]
-    seconds = made.finished(key).seconds
+    seconds = made.recall(key).seconds
     assert 700 < seconds < 800  # 100 + 200 + 400 from before the kill, and the two that were drawn now
     assert not any(name in made.store for name in one)
     monkeypatch.setattr(type(made), "_draw_class", lambda *a: pytest.fail("drawn again"))
@@ -171,7 +171,7 @@ def test_the_first_training_counts_the_class_pictures_once(tmp_path, monkeypatch
     made = trained("dreambooth", tmp_path, "method.steps=1")
     class_pictures_of(made, 1000.0)  # and the run is killed, before any training
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **facts):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # killed in the training

@@ -17,7 +17,7 @@ from sow.config.compose import Config, compose
 from sow.errors import UserError
 from sow.planner import stages
 from sow.runs import records
-from sow.store import code, fingerprint, inputs
+from sow.store import code, file_hashes, fingerprint, inputs
 from sow.store.code import closure, code_digests, fingerprint_code
 
 ROOT = code.ROOT
@@ -142,13 +142,13 @@ def test_the_bytes_that_a_run_reads_are_in_its_key(
 
 def test_a_file_put_back_with_its_old_time_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "weights"
-    file.write_bytes(bytes(fingerprint.LARGE))
-    before, state = fingerprint.file_sha256(file), file.stat()
-    file.write_bytes(bytes(fingerprint.LARGE - 1) + b"1")
+    file.write_bytes(bytes(file_hashes.LARGE))
+    before, state = file_hashes.file_sha256(file), file.stat()
+    file.write_bytes(bytes(file_hashes.LARGE - 1) + b"1")
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert file.stat().st_mtime_ns == state.st_mtime_ns and fingerprint.file_sha256(file) != before
+    assert file.stat().st_mtime_ns == state.st_mtime_ns and file_hashes.file_sha256(file) != before
     with pytest.raises(UserError, match="none"):
-        fingerprint.file_sha256(tmp_path / "none")
+        file_hashes.file_sha256(tmp_path / "none")
 
 
 def test_the_place_of_an_input_is_no_part_of_it(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ import json, sys, types
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from sow.runs import records
-from sow.store.fingerprint import file_sha256
+from sow.store.file_hashes import file_sha256
 outputs, me = Path(sys.argv[1]), sys.argv[2]
 large = outputs / "weights.bin"
 for i in range(40):
@@ -275,7 +275,7 @@ for i in range(40):
 
 def test_processes_share_records_without_corrupting_them(outputs: Path) -> None:
     from sow.runs import records
-    from sow.store.fingerprint import LARGE
+    from sow.store.file_hashes import LARGE
 
     outputs.mkdir()
     (outputs / "weights.bin").write_bytes(b"x" * (LARGE + 1))

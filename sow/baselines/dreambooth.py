@@ -134,7 +134,7 @@ class DreamBoothSampler(PersonalSampler):
         if counted != key and counted in self.store:
             return 0.0
         self.store.put(note, key)
-        drawn = self.finished(pictures)
+        drawn = self.recall(pictures)
         return drawn.seconds if drawn is not None else 0.0
 
     def class_key(self, noun: str) -> str:
@@ -153,12 +153,12 @@ class DreamBoothSampler(PersonalSampler):
         from tqdm import tqdm
 
         key, count = self.class_key(noun), self.options.class_images
-        found = self.finished(key)
+        found = self.recall(key)
         if found is not None:
             return found.tensors["latents"]
         texts = captions(self.options, noun)
         one = [fingerprint([key, i]) for i in range(count)]
-        drawn = {i: d for i in range(count) if (d := self.finished(one[i])) is not None}
+        drawn = {i: d for i in range(count) if (d := self.recall(one[i])) is not None}
         left = [i for i in range(count) if i not in drawn]
         with tqdm(
             desc=f"pictures of the class {noun}", total=count, initial=len(drawn), disable=None, leave=False

@@ -158,7 +158,7 @@ class PersonalSampler(BaselineSampler):
     def learn(self, request: Request) -> Training:
         """The training for the request's condition, from the folder where it is finished there."""
         key = self.key(request)
-        found = self.finished(key)
+        found = self.recall(key)
         if found is not None:
             return found
         self.prepare_training(request)
@@ -179,7 +179,7 @@ class PersonalSampler(BaselineSampler):
         """Finished trainings by key."""
         return Store(self.folder)
 
-    def finished(self, key: str) -> Training | None:
+    def recall(self, key: str) -> Training | None:
         """The training that is kept as `key`, on the model's device; None where there is none, or none unharmed."""
         found = self.store.get(key)
         if found is None:

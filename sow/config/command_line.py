@@ -15,8 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.compose import explain
 from sow.config.composition import compose_jobs_once
 from sow.config.places import CONF, module
-from sow.errors import UserError
-from sow.runs.folders import Refusal
+from sow.errors import Refusal, UserError
 
 # Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")

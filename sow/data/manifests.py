@@ -10,7 +10,8 @@ from typing import Any
 
 from sow.errors import UserError
 from sow.runs.records import RunFolder
-from sow.store.fingerprint import file_sha256, sha256
+from sow.store.file_hashes import file_sha256
+from sow.store.fingerprint import sha256
 from sow.store.store import shared_folder
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from sow.errors import UserError
 from sow.metrics import Value
 from sow.metrics.faces import resolve_device
 from sow.store.code import fingerprint_code
-from sow.store.fingerprint import file_sha256, fingerprint
+from sow.store.file_hashes import file_sha256
+from sow.store.fingerprint import fingerprint
 from sow.store.store import shared
 from sow.types import Sample
 

@@ -16,8 +16,9 @@ import numpy as np
 from sow.errors import UserError
 from sow.metrics import Value, mean
 from sow.store.code import fingerprint_code
+from sow.store.file_hashes import file_sha256, fingerprint_files
 from sow.store.files import atomic_write
-from sow.store.fingerprint import file_sha256, fingerprint, fingerprint_files
+from sow.store.fingerprint import fingerprint
 from sow.store.store import shared
 from sow.types import Box, Sample
 

@@ -18,7 +18,8 @@ from sow.planner.offline import Offline
 from sow.planner.stages import Conversation, prompt_files, prompt_texts, prompts_digest
 from sow.planner.store import PlanStore
 from sow.planner.tokens import vocabulary_file
-from sow.store.fingerprint import file_sha256, fingerprint, sha256
+from sow.store.file_hashes import file_sha256
+from sow.store.fingerprint import fingerprint, sha256
 from sow.types import Box, Canvas, Plan, Request
 
 _log = logging.getLogger(__name__)

@@ -14,20 +14,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.errors import UserError
+from sow.errors import Refusal, UserError
 from sow.runs.records import MANIFEST, REPOSITORY
 
 SWEEP = ".sweep.json"  # the words of the sweep that a folder belongs to
 KEY = ".key"  # of the run that a folder belongs to, from its start on
 _fresh: set[Path] = set()  # folders that were not there when this process's runs and sweeps began
-
-
-class Refusal(BaseException):
-    """A `UserError` out of one of Hydra's callbacks: exceptions of other kinds become warnings there."""
-
-    def __init__(self, error: UserError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class OwnFolders(Callback):

@@ -16,7 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sow.store.fingerprint import file_sha256, fingerprint, sha256
+from sow.store.file_hashes import file_sha256
+from sow.store.fingerprint import fingerprint, sha256
+from sow.store.store import shared
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("sow", "experiments")
@@ -122,16 +124,14 @@ def data_beside(folder: Path) -> tuple[Path, ...]:
 
 def source(path: Path) -> Source:
     """What a file of code is, parsed once for each of its states."""
-    from sow.store.store import shared
-
     key = fingerprint(
         ["source", 1, sys.version_info[:2], path.relative_to(ROOT).as_posix(), file_sha256(path)]
     )
-    return _source(path, key, shared)
+    return _source(path, key)
 
 
 @lru_cache(maxsize=4096)
-def _source(path: Path, key: str, shared: Any) -> Source:
+def _source(path: Path, key: str) -> Source:
     found = shared().value(key, lambda: _parse(path))
     return Source(found["digest"], tuple(found["imports"]), found["passes_on"])
 

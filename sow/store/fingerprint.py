@@ -1,16 +1,13 @@
-"""The one fingerprint: SHA-256 of values, pictures, tensors and files. That of code is in `sow.store.code`."""
+"""The one fingerprint: SHA-256 of values, pictures and tensors; `file_hashes` has that of files, `code` of code."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from sow.errors import UserError
 
 
 def sha256(data: bytes | str) -> str:
@@ -58,43 +55,10 @@ def fingerprint_image(image: Any) -> str:
     return sha256(f"{image.mode} {image.width} {image.height} ".encode() + image.tobytes())
 
 
-# Files: large ones are read once for each of their states.
-
-LARGE = 1 << 20  # bytes from which a hash is worth keeping between processes
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, kept by its size and times; raises UserError where it cannot be read.
-
-    The time of the last change of its state counts too: a file that was put back with its old modification time is read.
-    """
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    return _file_sha256(str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-
-
-@lru_cache(maxsize=65536)
-def _file_sha256(path: str, size: int, modified: int, changed: int) -> str:
-    from sow.store.store import shared
-
-    def read() -> str:
-        try:
-            with open(path, "rb") as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-
-    if size < LARGE:
-        return read()
-    key = fingerprint(["file", str(Path(path).resolve()), size, modified, changed])
-    return shared().value(key, read)
-
-
-def fingerprint_files(paths: Iterable[Path]) -> str:
-    """One hash of the names and bytes of files; raises UserError where one cannot be read."""
-    return fingerprint([[path.name, file_sha256(path)] for path in sorted(paths)])
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read now; raises OSError."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # Tensors in nested values.

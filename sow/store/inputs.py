@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from sow.store.fingerprint import file_sha256
+from sow.store.file_hashes import file_sha256
 
 
 @runtime_checkable

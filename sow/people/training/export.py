@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sow.people.training.denoiser import noise_schedule
+from sow.store.file_hashes import file_sha256
 from sow.store.files import atomic_folder
-from sow.store.fingerprint import file_sha256
 
 SHARD = "15MB"  # of one weight file, at most
 KEPT = ("README.md",)  # lives in the folder, but is not written by the export
