@@ -23,7 +23,7 @@ from experiments.benchmark import table as benchmark_table
 from experiments.benchmark import work as benchmark_work
 from experiments.benchmark.benchmark import Benchmark
 from experiments.benchmark.rows import compose_row, merge_ablations, parse_rows
-from experiments.benchmark.store import Store, request_digest
+from experiments.benchmark.store import Store
 from experiments.benchmark.work import Work, first_of_each
 from experiments.core.study import StudyContext, run_job
 from sow.config.compose import CONF, Config, Paths, compose
@@ -32,6 +32,7 @@ from sow.data.people import PeopleBenchmark
 from sow.errors import UserError
 from sow.report.tables import from_folder
 from sow.runs.records import RunFolder
+from sow.store.fingerprint import fingerprint
 from sow.types import Request, VisualCondition
 
 TABLES = sorted(p.stem for p in (CONF / "experiment").glob("table*.yaml"))
@@ -309,7 +310,7 @@ def test_a_request_is_its_pixels_words_and_seed() -> None:
     other = Request(
         (VisualCondition(Image.new("RGB", (64, 64), (1, 200, 90))),), group.prompt, "normal", 0, group.id
     )
-    assert request_digest(group) == request_digest(same) != request_digest(other)
+    assert fingerprint(group) == fingerprint(same) != fingerprint(other)
 
 
 def test_limits_take_the_settings_in_turn() -> None:
