@@ -146,7 +146,8 @@ def _defaults(text: str) -> list[str]:
 
 def _table(text: str, leave_out: tuple[str, ...] = ()) -> list[str]:
     rows = [f for f in fields(text) if not f.name.startswith((*leave_out, "_target_"))]
-    targets = [f.value for f in fields(text) if f.name.rpartition(".")[2] == "_target_"]
+    own = (f for f in fields(text) if not f.name.startswith("hydra."))
+    targets = [f.value for f in own if f.name.rpartition(".")[2] == "_target_"]
     bases = [
         str(d)
         for d in (yaml.safe_load(text) or {}).get("defaults", ())
