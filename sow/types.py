@@ -213,7 +213,8 @@ class Step:
     """One visible step.
 
     `latents` (B, C, h, w) after the event; `gates` maps a layer's name to its (R_c, factor), each (B, parts), nan where
-    the layer is not modulated; `denoised` the x_0 predicted by a denoising step.
+    the layer is not modulated; `denoised` the x_0 predicted by a denoising step;
+    `samples` the sample of the batch that each row belongs to, None where row i is sample i.
     """
 
     latents: torch.Tensor
@@ -221,6 +222,7 @@ class Step:
     context: StepContext
     gates: Mapping[str, Any] = field(default_factory=dict)
     denoised: torch.Tensor | None = None
+    samples: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,7 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from experiments.collect import Collect, tidy
-from experiments.collect_importance import epsilon_squared, importances
+from experiments.collect import Collect, epsilon_squared, importances, tidy
 from sow.errors import UserError
 from sow.runs.records import RunFolder, manifests_below
 
@@ -53,6 +52,30 @@ def runs(outputs: Path) -> Path:
         made(outputs, i, tau, "dynamic" if i % 2 else "none", tau + 0.01 * float(rng.normal()))
     (outputs / "2026-01-01" / "sweep" / "unfinished").mkdir()
     return outputs
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "shown"),
+    [
+        ("prompt", ["a", 2024], ["a", "2024"]),
+        ("seed", [3, 2**63 + 5], ["3", str(2**63 + 5)]),
+        ("t3", [[4, 3], 4], ["[4, 3]", "4"]),
+        ("tau", [None, True], [None, True]),
+    ],
+)
+def test_one_odd_run_does_not_spoil_the_table(
+    key: str, values: list[Any], shown: list[Any], outputs: Path, command_line: Callable[..., Result]
+) -> None:
+    for i, value in enumerate(values):
+        made(outputs, i, 0.2, "none", 0.5 + i)
+        file = outputs / "2026-01-01" / "sweep" / str(i) / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["config"][key] = value
+        file.write_text(json.dumps(manifest))
+    result = command_line(*COLLECT, f"study.folder={outputs}")
+    assert result.status == 0, result.err
+    (table,) = outputs.rglob("runs.parquet")
+    assert pandas.read_parquet(table)[f"config.{key}"].tolist() == shown
 
 
 def test_the_table_is_tidy(runs: Path) -> None:

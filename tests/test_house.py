@@ -23,10 +23,6 @@ WAITING: dict[tuple[str, str], str] = {
     ("sow.metrics.people", "sow.planner.base"): "A",
     ("sow.config.sweeping", "sow.runs.records"): "C",
     ("sow.people.training.evaluate", "sow.metrics.faces"): "W",
-    ("experiments.benchmark.work", "experiments.benchmark.benchmark"): "E",
-    ("experiments.benchmark.table", "experiments.benchmark.benchmark"): "E",
-    ("experiments.grid_figure", "experiments.grid"): "E",
-    ("experiments.semantic_formation_figure", "experiments.semantic_formation"): "E",
 }
 
 

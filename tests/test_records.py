@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.generate import mean, open_gates
+from experiments.core.samples import mean, open_gates
 from sow.config.compose import Config, compose
 from sow.errors import UserError
 from sow.report import strip, text

@@ -149,6 +149,13 @@ def test_the_search_space_is_possible() -> None:
         compose(["model=tiny", *(f"{n}={v[end]}" for n, v in ends.items() if n != "preservation.t3")])
 
 
+def test_a_calibration_is_where_other_options_take_their_numbers() -> None:
+    words = ["calibration.preservation.normal.t3=[4, 3, 2]", "calibration.guidance_scale=4.0"]
+    config = compose(["model=tiny", *words])
+    assert config.preservation.resolve(config.cycle, 10) == (4, 3, 2)
+    assert config.guidance.scale == 4.0
+
+
 def test_best_values_become_a_config() -> None:
     best = overrides({"gate.tau": 0.25, "cycle.t1": 5, "preservation.t3": "[3, 2]", "seed_init": "noise"})
     assert OmegaConf.to_container(best) == {

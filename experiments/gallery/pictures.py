@@ -20,7 +20,7 @@ KEYS = ("row", "group", "setting", "seed")  # columns of the records that are no
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: a method or an ablation, with the paper's numbers by metric where there are any."""
+    """One row of a table: a method or an ablation, with the paper's numbers by metric if there are any."""
 
     name: str
     label: str
@@ -30,7 +30,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """What was asked for: prompt, setting and, where it can be shown, a function that makes the condition's picture."""
+    """What was asked for: prompt, setting and, where it can be shown,
+    a function that makes the condition's picture."""
 
     id: str
     setting: str = ""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from sow.data import Group
     from sow.people.judge import Reading
     from sow.types import Sample
 
@@ -99,13 +98,18 @@ class JudgeCheck:
         from sow.metrics.readings import readings
         from sow.report import figures
 
+        from ..core.groups import first_of_each, generate_groups
+
         if not {"whole", "same_person", "text_missed"} <= explained(context.metrics).keys():
             raise UserError(
                 "the sheet shows the judge's numbers: choose metrics=people or metrics=all (metrics)"
             )
-        groups, samples = generate(context, self.split, self.groups)
+        context.metrics.check()
+        groups = first_of_each(context.config.data.groups(self.split), self.groups)
+        with context.timed("sample"):
+            samples = generate_groups(context.config, groups)
+        rows = context.measure(samples)
         with context.timed("metrics"):
-            rows = context.metrics.measure(samples)
             read = readings([s.image for s in samples])
         columns = min(self.columns, len(samples))
         lines = -(-len(samples) // columns)
@@ -118,26 +122,6 @@ class JudgeCheck:
         context.console.print(f"sheet: {path}")
         if self.publish:
             publish_picture("judge_check", path)
-
-
-def generate(context: StudyContext, split: str, limit: int) -> tuple[list[Group], list[Sample]]:
-    """`limit` groups of a split, the settings in turn, and an image of each by the configured method."""
-    from sow.pipeline.factory import build
-
-    from ..benchmark.rows import Row, compose_row
-    from ..benchmark.work import first_of_each
-
-    config = context.config
-    context.metrics.check()
-    groups = first_of_each(config.data.groups(split), limit)
-    samples: dict[str, Sample] = {}
-    for setting in dict.fromkeys(g.setting for g in groups):
-        mine = [g for g in groups if g.setting == setting]
-        sampler = build(compose_row(config, Row("judge_check", "", (), {}), setting))
-        with context.timed("sample"):
-            made = sampler.generate([g.request for g in mine])
-        samples |= {g.id: s for g, s in zip(mine, made, strict=True)}
-    return groups, [samples[g.id] for g in groups]
 
 
 def side_by_side(sample: Sample) -> Image.Image:

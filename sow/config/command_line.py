@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,8 +16,6 @@ from sow.config.composition import compose_jobs_once
 from sow.config.places import CONF, module
 from sow.errors import Refusal, UserError
 
-# Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line
 failed: list[str] = []
 

@@ -1,4 +1,5 @@
-"""Plain deterministic trajectories of a frozen model: inversion, partial runs, runs that join at different states.
+"""Plain deterministic trajectories of a frozen model: inversion, partial runs, runs that join at different
+states.
 
 Notation
     x_k     state, x_K the noise end, x_0 clean; step k maps x_{k+1} -> x_k with one UNet call at t_k
@@ -35,7 +36,7 @@ class Trajectory:
     def of(cls, backbone: Backbone, steps: int, batch: int) -> Trajectory:
         """The trajectory of `steps` steps K; raises UserError when the model's schedule has no such K."""
         if batch < 1:
-            raise UserError(f"need at least one latent a UNet call, got {batch} (study.batch)")
+            raise UserError(f"need at least one latent per UNet call, got {batch} (study.batch)")
         return cls(backbone, Schedule.from_config(backbone.scheduler_config, steps), batch)
 
     @property
@@ -46,7 +47,8 @@ class Trajectory:
     def epsilon(
         self, x: Tensor, k: int, prompts: Sequence[str] | None, scale: float, negative: str = ""
     ) -> Tensor:
-        """Guided noise prediction of step k for x (B, C, h, w); no prompts mean the empty one for all rows."""
+        """Guided noise prediction of step k for x (B, C, h, w);
+        no prompts mean the empty one for all rows."""
         rule = ClassifierFree(scale, negative)
         prompts = [""] * len(x) if prompts is None else list(prompts)
         out = []
@@ -99,7 +101,8 @@ class Trajectory:
     def denoise_each(
         self, starts: Mapping[int, Tensor], stop: int = 0, steering: Any | None = None
     ) -> dict[int, Tensor]:
-        """x_stop for every x_k of `starts`, without text: a state joins the batch when the walk reaches its k.
+        """x_stop for every x_k of `starts`, without text: a state joins the batch when the walk reaches its
+        k.
 
         `steering` (see `sow.dynamics.steering`) takes over the self-attention of every step.
         """

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def complete(study: str, outputs: str | Path = "outputs", **choices: str) -> list[Path]:
-    """Folders of the complete runs of `study` below `outputs`, oldest first; `choices` narrows them (model="people").
+    """Folders of the complete runs of `study` below `outputs`, oldest first; `choices` narrows them
+    (model="people").
 
     A relative `outputs` is looked for here, then in the checkout.
     """
