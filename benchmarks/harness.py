@@ -160,9 +160,9 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, float]]:
     for step in range(chosen.steps, -1, -1):
         with tempfile.TemporaryDirectory() as place:
             rows.append(measure(chosen.groups >> step, Path(place)))
+        with atomic_write(chosen.json) as part:  # after each, so that a run cut short leaves what it measured
+            part.write_text(json.dumps(rows, indent=1) + "\n")
     print("\n".join(table(rows)))
-    with atomic_write(chosen.json) as part:
-        part.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
