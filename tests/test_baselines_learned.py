@@ -18,7 +18,7 @@ from diffusers import (
 from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
 from PIL import Image
 from safetensors.torch import save_file
-from test_baselines import NEGATIVE, WORDS, pasted, plan, prepared, request
+from small_baselines import NEGATIVE, WORDS, pasted, plan, prepared, request
 from test_sampler import moved
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_baselines import WORDS, plan, request
+from small_baselines import WORDS, plan, request
 from test_baselines_learned import concept_loss, generated, one_line, trained
 
 from sow import compose

@@ -18,7 +18,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from test_baselines import NEGATIVE, plan, request
+from small_baselines import NEGATIVE, plan, request
 from test_baselines_learned import adapter_words, save_adapter
 from test_sampler import moved
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
