@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With SOW_SKIP_NONE=1, as in .ci/run, a test that something missing skips is a failure; the kernel alone may lack things."""
+    """With SOW_SKIP_NONE=1, as in .ci/run, a test that something missing skips is a failure;
+    the kernel alone may lack things."""
     if os.environ.get("SOW_SKIP_NONE") != "1" or hasattr(session.config, "workerinput"):
         return
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")

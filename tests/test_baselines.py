@@ -1,4 +1,5 @@
-"""Training-free baselines: against diffusers where it has them, against their papers' equations where it has not."""
+"""Training-free baselines: against diffusers where it has them,
+against their papers' equations where it has not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Baselines with weights of their own: ControlNet, IP-Adapter, Textual Inversion, DreamBooth, on small random models."""
+"""Baselines with weights of their own: ControlNet, IP-Adapter, Textual Inversion,
+DreamBooth, on small random models."""
 
 from __future__ import annotations
 
@@ -150,7 +151,8 @@ def test_a_controlnet_that_is_missing_or_does_not_fit_is_named(tiny, controlnet,
 
 
 def resampler(weight, hidden: int, tokens: int, width: int) -> dict[str, torch.Tensor]:
-    """The image projection of a plus adapter, by its published names: `tokens` queries read the encoder's states."""
+    """The image projection of a plus adapter, by its published names:
+    `tokens` queries read the encoder's states."""
     ones, zeros = torch.ones, torch.zeros
     tensors = {
         "latents": weight(1, tokens, hidden),
@@ -175,7 +177,8 @@ def resampler(weight, hidden: int, tokens: int, width: int) -> dict[str, torch.T
 
 
 def save_adapter(folder: Path, unet) -> None:
-    """Adapters in both published layouts, plain (four tokens) and plus (six here), and a small image encoder."""
+    """Adapters in both published layouts, plain (four tokens) and plus (six here),
+    and a small image encoder."""
     g = noise.generator(3)
     weight = lambda *shape: noise.randn(shape, g, "cpu", torch.float32) / shape[-1] ** 0.5  # noqa: E731
     width = unet.config.cross_attention_dim

@@ -1,4 +1,5 @@
-"""The cache of shared beginnings: found results are the computed ones, and only what changed is computed again."""
+"""The cache of shared beginnings: found results are the computed ones,
+and only what changed is computed again."""
 
 from __future__ import annotations
 

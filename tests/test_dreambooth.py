@@ -1,4 +1,5 @@
-"""DreamBooth and Textual Inversion: what a training depends on, what several share, and how one ends that cannot go on."""
+"""DreamBooth and Textual Inversion: what a training depends on, what several share,
+and how one ends that cannot go on."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def test_the_prompts_own_noun_is_trained_kept_and_sampled(tmp_path, monkeypatch)
     assert captions == {"a photo of child", "a photo of sks child"}
     assert made.prompts([child], [plan()]) == ["A sks child by a person's house"]
     assert made.class_key("child") in made.store and made.class_key("person") not in made.store
-    # The token never goes before a noun that was not trained: the planner's words name another, or the prompt none.
+    # The token never goes before a noun that was not trained: the planner's words name another, or the prompt
+    # none.
     intensified = replace(made, options=replace(made.options, prompt="intensified"))
     assert intensified.prompts([child], [plan()]) == ["sks child, an old person 0"]
     assert made.prompts([asking("a senior by a lake")], [plan()]) == ["sks person, a senior by a lake"]

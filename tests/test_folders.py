@@ -1,4 +1,5 @@
-"""Where runs are written: never into another run, sweep or the checkout, and nothing that a job did not write is removed."""
+"""Where runs are written: never into another run, sweep or the checkout,
+and nothing that a job did not write is removed."""
 
 from __future__ import annotations
 
@@ -48,15 +49,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 MIXED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "two runs": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}")),
-    "a run forced in another's place": ((DEBUG, "seed=1", "hydra.run.dir={}"), (DEBUG, "force=true", "hydra.run.dir={}")),
-    "two sweeps": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
-    "a longer sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), ("-m", DEBUG, "seed=0,1,2", "hydra.sweep.dir={}")),
+    "a run forced in another's place": ((DEBUG, "seed=1", "hydra.run.dir={}"),
+        (DEBUG, "force=true", "hydra.run.dir={}")),
+    "two sweeps": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
+    "a longer sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        ("-m", DEBUG, "seed=0,1,2", "hydra.sweep.dir={}")),
     "a sweep over another key": (
         ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
         ("-m", DEBUG, "gate.tau=0.2,0.3", "hydra.sweep.dir={}"),
     ),
     "a run in a sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "hydra.run.dir={}")),
-    "a run in a sweep's job": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "seed=5", "hydra.run.dir={}/0")),
+    "a run in a sweep's job": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        (DEBUG, "seed=5", "hydra.run.dir={}/0")),
     "a sweep in a run": ((DEBUG, "hydra.run.dir={}"), ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
     "a run that failed": ((DEBUG, "seed=9", "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}")),
     "named from elsewhere": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}/../place/.")),

@@ -135,15 +135,17 @@ def test_a_plan_of_an_earlier_store_is_not_asked_again(tmp_path: Path) -> None:
 
 
 EARLIER_TARGETS = """
-experiments.benchmark.Benchmark experiments.gallery.Gallery experiments.judge_check.JudgeCheck experiments.generate.Generate
-experiments.preference.Preference experiments.preference_tally.Tally experiments.train_controlnet.TrainControlNet
-experiments.train_judge.TrainJudge experiments.train_people.TrainPeople experiments.grid.Grid experiments.collect.Collect
-sow.conditions.Person sow.conditions.Photo sow.cycle.Cycle sow.guidance.ClassifierFree sow.guidance.Regional
-sow.inversion.Inversion sow.methods.SOW sow.preservation.Preservation sow.pretrained.Pretrained sow.seed_init.Background
-sow.seed_init.PureNoise sow.tiny.Tiny sow.tracking.NoTracker sow.tracking.Wandb sow.methods.baselines.BlendedLatent
-sow.methods.baselines.ControlNetCanny sow.methods.baselines.DenseDiffusion sow.methods.baselines.DreamBooth
-sow.methods.baselines.IPAdapter sow.methods.baselines.Inpaint sow.methods.baselines.LanPaint sow.methods.baselines.RePaint
-sow.methods.baselines.TextualInversion sow.planner.offline.Offline sow.attention.gate.RegionGate sow.metrics.faces.Faces
+experiments.benchmark.Benchmark experiments.gallery.Gallery experiments.judge_check.JudgeCheck
+experiments.generate.Generate experiments.preference.Preference experiments.preference_tally.Tally
+experiments.train_controlnet.TrainControlNet experiments.train_judge.TrainJudge
+experiments.train_people.TrainPeople experiments.grid.Grid experiments.collect.Collect sow.conditions.Person
+sow.conditions.Photo sow.cycle.Cycle sow.guidance.ClassifierFree sow.guidance.Regional sow.inversion.Inversion
+sow.methods.SOW sow.preservation.Preservation sow.pretrained.Pretrained sow.seed_init.Background
+sow.seed_init.PureNoise sow.tiny.Tiny sow.tracking.NoTracker sow.tracking.Wandb
+sow.methods.baselines.BlendedLatent sow.methods.baselines.ControlNetCanny sow.methods.baselines.DenseDiffusion
+sow.methods.baselines.DreamBooth sow.methods.baselines.IPAdapter sow.methods.baselines.Inpaint
+sow.methods.baselines.LanPaint sow.methods.baselines.RePaint sow.methods.baselines.TextualInversion
+sow.planner.offline.Offline sow.attention.gate.RegionGate sow.metrics.faces.Faces
 """.split()
 
 

@@ -36,7 +36,8 @@ def test_lanpaints_oscillator_is_an_exact_step():
 
 
 def test_lanpaints_default_friction_is_the_authors_dynamics():
-    """Theirs, in x: dx = q dt, dq = -G A x dt - G q dt over h (1 - alpha), with G = 15^2 h / 0.2 / (h (1 - alpha))."""
+    """Theirs, in x: dx = q dt, dq = -G A x dt - G q dt over h (1 - alpha),
+    with G = 15^2 h / 0.2 / (h (1 - alpha))."""
     options = config("lanpaint").method
     h, alpha = 0.2, 0.37
     assert options.step_size == h
@@ -45,7 +46,8 @@ def test_lanpaints_default_friction_is_the_authors_dynamics():
         theirs = torch.tensor([[0.0, 1.0], [-G * stiffness / (1 - alpha), -G]], dtype=torch.float64)
         E = torch.linalg.matrix_exp(theirs * h * (1 - alpha))
         ours, _ = oscillator(stiffness, options.friction, options.step_size * options.friction)
-        # Both velocities in the unit in which they are standard normal at rest: u = x / sqrt(1 - alpha), v = q / sqrt(G).
+        # Both velocities in the unit in which they are standard normal at rest: u = x / sqrt(1 - alpha), v =
+        # q / sqrt(G).
         units = torch.diag(torch.tensor([(1 - alpha) ** -0.5, G**-0.5], dtype=torch.float64))
         torch.testing.assert_close(ours, units @ E @ units.inverse(), rtol=1e-4, atol=1e-7)
 
@@ -103,10 +105,12 @@ def test_lanpaint_tells_each_level_and_each_prediction_what_is_known():
 
 
 def test_lanpaint_samples_the_unknown_given_the_known():
-    """Correlated Gaussian latents, whose exact score is known: known neighbours must be felt in the unknown half.
+    """Correlated Gaussian latents, whose exact score is known: known neighbours must be felt in the unknown
+    half.
 
-    Each channel's pixel pairs (left, right) have correlation r; the left half is known to be 1. The guided score is
-    exact in the limit of a large weight only, so mean and variance of the right half are held to 15 %.
+    Each channel's pixel pairs (left, right) have correlation r; the left half is known to be 1. The guided
+    score is exact in the limit of a large weight only, so mean and variance of the right half are held to 15
+    %.
     """
     r = 0.8
     made = sampler("lanpaint", "method.weight=50", "method.step_size=0.05")

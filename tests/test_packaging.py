@@ -1,4 +1,5 @@
-"""The wheel: what lies in it, what its installation leaves alone, and that its command works among files of its own names."""
+"""The wheel: what lies in it, what its installation leaves alone,
+and that its command works among files of its own names."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with stand-ins of all that sow needs, a CPU build of torch among them, and then the wheel."""
+    """A new environment with stand-ins of all that sow needs,
+    a CPU build of torch among them, and then the wheel."""
     uv = os.environ.get("UV") or shutil.which("uv")
     assert uv, "install uv (python3 -m pip install uv)"
     around = tmp_path_factory.mktemp("environment")  # somebody's repository, whose commit is not sow's

@@ -1,9 +1,10 @@
 """What a benchmark has finished: one folder a batch, found by what its images depend on, whole or not there.
 
-A batch is some groups' requests under one method. Its key is a hash of the method's configuration, the bytes of the
-weights and of the conditions, prompts, seeds, and the code that makes and measures images; so tables share batches, and
-a killed run goes on where it was. `records.jsonl` is written last; every line carries the checksum of its record, and
-every record that of its image. Times lie beside it and are no part of what is compared.
+A batch is some groups' requests under one method. Its key is a hash of the method's configuration, the bytes
+of the weights and of the conditions, prompts, seeds, and the code that makes and measures images; so tables
+share batches, and a killed run goes on where it was. `records.jsonl` is written last; every line carries the
+checksum of its record, and every record that of its image. Times lie beside it and are no part of what is
+compared.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Store:
         return self.root / key[:2] / key
 
     def read(self, key: str, names: Sequence[str]) -> list[dict[str, Any]] | None:
-        """The records of a batch whose images are called `names`, None unless all of it is there and unharmed."""
+        """The records of a batch whose images are called `names`,
+        None unless all of it is there and unharmed."""
         folder = self.folder(key)
         try:
             lines = (folder / RECORDS).read_bytes().decode().splitlines()
@@ -63,7 +65,8 @@ class Store:
         images: Mapping[str, Any],
         seconds: Mapping[str, Any],
     ) -> list[dict[str, Any]]:
-        """Keep a batch: `rows` each with the `name` of its image, `images` PIL by name; returns the records as read."""
+        """Keep a batch: `rows` each with the `name` of its image, `images` PIL by name;
+        returns the records as read."""
         folder = RunFolder(self.folder(key))
         sweep(folder.path)
         for name, image in images.items():
@@ -129,7 +132,8 @@ def method_key(config: Config) -> str:
 
 
 def batch_key(method: str, requests: Sequence[Request]) -> str:
-    """Fingerprint of a method's key and the requests that share a UNet call, in order: every pixel, word and number."""
+    """Fingerprint of a method's key and the requests that share a UNet call, in order:
+    every pixel, word and number."""
     return fingerprint([method, list(requests)])
 
 

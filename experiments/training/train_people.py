@@ -1,4 +1,5 @@
-"""Trains the embedded world's latent diffusion model from renders alone, exports and measures it: `study=train_people`."""
+"""Trains the embedded world's latent diffusion model from renders alone,
+exports and measures it: `study=train_people`."""
 
 from __future__ import annotations
 
@@ -30,10 +31,12 @@ PHASES = ("figures", "text", "autoencoder", "latents", "decoder", "denoiser", "e
 
 @dataclass(frozen=True)
 class TrainPeople:
-    """The phases named in `phases`, each of which goes on where `folder` left off; the numbers are in `recipes`.
+    """The phases named in `phases`, each of which goes on where `folder` left off; the numbers are in
+    `recipes`.
 
-    `figures` and `latents` run in processes beside the others, which wait for what they need. Phases may also be run
-    one by one, in several terminals at a time, on the same `folder`. Raises UserError for an unknown phase.
+    `figures` and `latents` run in processes beside the others, which wait for what they need. Phases may also
+    be run one by one, in several terminals at a time, on the same `folder`. Raises UserError for an unknown
+    phase.
     """
 
     phases: list[str]

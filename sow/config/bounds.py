@@ -1,7 +1,8 @@
-"""Checks of a component's numbers when it is made; each raises a UserError that names the bound, the value and its key.
+"""Checks of a component's numbers when it is made; each raises a UserError that names the bound, the value
+and its key.
 
-The key is `group.field`, or the field alone for the settings of no group (""). None, where a field may be left open, passes;
-nan never does.
+The key is `group.field`, or the field alone for the settings of no group (""). None, where a field may be
+left open, passes; nan never does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The manifest of a data set made from files on this disk: what was used, kept so that a change is noticed."""
+"""The manifest of a data set made from files on this disk: what was used,
+kept so that a change is noticed."""
 
 from __future__ import annotations
 
@@ -35,9 +36,11 @@ def manifest_path(name: str, root: Path, manifest: Mapping[str, Any]) -> Path | 
 
 
 def keep(name: str, root: Path, manifest: Mapping[str, Any], files: Mapping[str, list[str]]) -> None:
-    """Store `manifest` with the hashes of the image and masks behind each key of `files`, beside those kept earlier.
+    """Store `manifest` with the hashes of the image and masks behind each key of `files`, beside those kept
+    earlier.
 
-    Raises UserError where a file is not the one that an earlier manifest holds: numbers would not be comparable.
+    Raises UserError where a file is not the one that an earlier manifest holds: numbers would not be
+    comparable.
     """
     path = manifest_path(name, root, manifest)
     if path is None:
@@ -49,8 +52,8 @@ def keep(name: str, root: Path, manifest: Mapping[str, Any], files: Mapping[str,
     changed = [key for key, hashes in files.items() if known.get(key, hashes) != hashes]
     if changed:
         raise UserError(
-            f"{len(changed)} images or masks in {root} changed since {path} was written, the first is {changed[0]}: "
-            "restore them, or delete that manifest to begin anew (data.root)"
+            f"{len(changed)} images or masks in {root} changed since {path} was written, the first is "
+            f"{changed[0]}: restore them, or delete that manifest to begin anew (data.root)"
         )
     if not files.keys() <= known.keys():
         whole = {**manifest, "root": str(root), "files": {**known, **files}}

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class PlanStore(Store):
-    """A store of plans that several processes and threads ask for at the same time; nothing in it is ever removed."""
+    """A store of plans that several processes and threads ask for at the same time;
+    nothing in it is ever removed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, undigested=True)
@@ -30,8 +31,9 @@ class PlanStore(Store):
     ) -> dict[str, Any]:
         """The stored value of `key`, or the one that `ask` gives, which is then stored.
 
-        Of several that want the same key at the same time one asks and the others take its value, or its UserError.
-        `refresh` ignores values stored before this call. Raises UserError when the lock is not had in `wait` seconds.
+        Of several that want the same key at the same time one asks and the others take its value, or its
+        UserError. `refresh` ignores values stored before this call. Raises UserError when the lock is not had
+        in `wait` seconds.
         """
         called = time.time()
         if not refresh and (found := self._plan(key)) is not None:
@@ -44,8 +46,8 @@ class PlanStore(Store):
             return self._ask(key, ask)
 
     def reserve(self, name: str, interval: float) -> float:
-        """Seconds to wait before the next call of the limited resource `name`, one call per `interval` among all
-        processes."""
+        """Seconds to wait before the next call of the limited resource `name`,
+        one call per `interval` among all processes."""
         file = self._beside(f"{name}.next")
         with self._locked(name, None):
             try:
@@ -86,7 +88,8 @@ class PlanStore(Store):
 
     @contextlib.contextmanager
     def _locked(self, key: str, wait: float | None) -> Iterator[None]:
-        """Alone with this key, if the folder takes locks; raises UserError when the lock is not had in `wait` seconds."""
+        """Alone with this key, if the folder takes locks;
+        raises UserError when the lock is not had in `wait` seconds."""
         file = self._beside(f"{key}.lock")
         lock = FileLock(str(file), timeout=-1 if wait is None else wait)
         try:
@@ -94,7 +97,8 @@ class PlanStore(Store):
             lock.acquire()
         except Timeout as error:
             raise UserError(
-                f"another process has been asking for this plan for {wait:.0f} s: wait for it or end it (planner.budget)"
+                f"another process has been asking for this plan for {wait:.0f} s: wait for it or end it "
+                "(planner.budget)"
             ) from error
         except OSError as error:
             log.warning("%s cannot be locked, other processes may ask too: %s", file, error.strerror or error)

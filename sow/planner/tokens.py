@@ -20,8 +20,8 @@ _SHIPPED = Path(__file__).resolve().parents[1] / "people" / "weights"
 
 
 def token_count(text: str, model: str | None) -> int:
-    """Tokens of a text, start and end included, for the model in this folder ("people": the shipped one; None or a
-    folder without a tokenizer: CLIP's own tokenizer)."""
+    """Tokens of a text, start and end included, for the model in this folder ("people": the shipped one; None
+    or a folder without a tokenizer: CLIP's own tokenizer)."""
     return 2 + len(_tokenizer(model).encode(text).ids)
 
 
@@ -34,7 +34,8 @@ def _tokenizer(model: str | None) -> Tokenizer:
 
 
 def vocabulary_file(model: str | None) -> Path:
-    """The byte pairs that count tokens for `model`, as `token_count` takes it; UserError without open_clip's."""
+    """The byte pairs that count tokens for `model`, as `token_count` takes it;
+    UserError without open_clip's."""
     if model is not None:
         folder = _SHIPPED if model == "people" else Path(model).expanduser()
         file = folder / "tokenizer" / "merges.txt"

@@ -1,4 +1,5 @@
-"""Where Hydra writes: each run and each sweep has a folder of its own, and no job removes what it did not write."""
+"""Where Hydra writes: each run and each sweep has a folder of its own,
+and no job removes what it did not write."""
 
 from __future__ import annotations
 
@@ -61,8 +62,8 @@ def take(folder: Path, key: str) -> None:
         marked = str(RunFolder(folder).manifest().get("key"))
     if marked not in (None, key) and _holds_more(folder):
         raise UserError(
-            f"{folder} holds another run, of other code, inputs or configuration: name a new folder (hydra.run.dir, "
-            "hydra.sweep.dir, hydra.sweep.subdir)"
+            f"{folder} holds another run, of other code, inputs or configuration: name a new folder "
+            "(hydra.run.dir, hydra.sweep.dir, hydra.sweep.subdir)"
         )
     RunFolder(folder).save_bytes(KEY, key.encode())
 
@@ -95,8 +96,8 @@ def _place(config: DictConfig, kind: str) -> Path:
     here = Path.cwd()
     if place in (here, *here.parents, REPOSITORY, *REPOSITORY.parents):
         raise UserError(
-            f"hydra.{kind}.dir={config.hydra[kind].dir} is a folder that others use: name one for the {kind} alone "
-            f"(hydra.{kind}.dir)"
+            f"hydra.{kind}.dir={config.hydra[kind].dir} is a folder that others use: name one for the "
+            f"{kind} alone (hydra.{kind}.dir)"
         )
     return place
 

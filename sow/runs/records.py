@@ -123,7 +123,8 @@ def read_manifest(file: Path) -> dict[str, Any]:
 
 
 def manifests_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The complete runs below a folder and their manifests, sorted by path; damaged ones are left out with a warning."""
+    """The complete runs below a folder and their manifests, sorted by path;
+    damaged ones are left out with a warning."""
     for file in sorted(root.rglob(MANIFEST)):
         try:
             yield file.parent, read_manifest(file)
@@ -153,9 +154,11 @@ def config_hash(config: Config) -> str:
 
 
 def run_key(config: Config, *code: Any) -> str:
-    """Fingerprint of the configuration, of all that its components read, and of the code that they and `code` reach.
+    """Fingerprint of the configuration, of all that its components read, and of the code that they and `code`
+    reach.
 
-    A study that composes further configurations names them in `configurations(config)`; what those read counts too.
+    A study that composes further configurations names them in `configurations(config)`; what those read
+    counts too.
     """
     others = config.study.configurations(config) if hasattr(config.study, "configurations") else ()
     chosen = [chosen_components(c) for c in (config, *others)]
@@ -202,7 +205,8 @@ def complete(folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, 
 
 
 def link_earlier(folder: Path, earlier: Path) -> None:
-    """Leave a link named `earlier` in this run's folder, if it is another; a text file where links are not to be had."""
+    """Leave a link named `earlier` in this run's folder, if it is another;
+    a text file where links are not to be had."""
     if folder.resolve() == earlier.resolve():
         return
     link = folder / "earlier"

@@ -1,8 +1,10 @@
-"""The one answer to "which code decides this result": the files that given modules import, inside the project.
+"""The one answer to "which code decides this result": the files that given modules import, inside the
+project.
 
-Imports are read from the source, those inside functions too, so nothing is executed. A dotted name of the project in a
-string counts as an import, for that is how classes are named that are looked up later; imports for type checkers alone
-do not. A package's `__init__` that only passes names on leads to where the wanted name is defined, not to all others.
+Imports are read from the source, those inside functions too, so nothing is executed. A dotted name of the
+project in a string counts as an import, for that is how classes are named that are looked up later; imports
+for type checkers alone do not. A package's `__init__` that only passes names on leads to where the wanted
+name is defined, not to all others.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ NOTES = (".md", ".py", ".pyc")  # beside a module: no data of its
 class Source:
     """What a file of code is: the hash of what it does, and the dotted names that it imports.
 
-    `passes_on` maps a name that a package's `__init__` takes from elsewhere to its dotted name there; None for a module
-    that does anything else.
+    `passes_on` maps a name that a package's `__init__` takes from elsewhere to its dotted name there; None
+    for a module that does anything else.
     """
 
     digest: str
@@ -40,13 +42,14 @@ class Source:
 
 
 def fingerprint_code(*roots: Any) -> str:
-    """One hash of all code that `roots`, classes, functions or dotted names of modules, can reach; see `closure`."""
+    """One hash of all code that `roots`, classes, functions or dotted names of modules,
+    can reach; see `closure`."""
     return fingerprint(code_digests(*roots))
 
 
 def code_digests(*roots: Any) -> dict[str, str]:
-    """The hash of each file that `roots` can reach, by its path in the project: code without docstrings and comments,
-    and the bytes of data files that lie beside it."""
+    """The hash of each file that `roots` can reach, by its path in the project: code without docstrings and
+    comments, and the bytes of data files that lie beside it."""
     found = {}
     for root in roots:  # someone's own component, from outside the project
         module = name_of(root) if isinstance(root, str) else str(getattr(root, "__module__", root.__name__))

@@ -1,4 +1,5 @@
-"""The one fingerprint: SHA-256 of values, pictures and tensors; `file_hashes` has that of files, `code` of code."""
+"""The one fingerprint: SHA-256 of values, pictures and tensors;
+`file_hashes` has that of files, `code` of code."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ def sha256(data: bytes | str) -> str:
 def fingerprint(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of a value.
 
-    Takes plain containers, bytes, paths (their names), sets, dataclasses, PIL images, arrays and tensors (dtype, shape
-    and bytes). A dataclass's fields that it does not compare are no part of its content. Raises TypeError for what has no
-    content to hash.
+    Takes plain containers, bytes, paths (their names), sets, dataclasses, PIL images, arrays and tensors
+    (dtype, shape and bytes). A dataclass's fields that it does not compare are no part of its content. Raises
+    TypeError for what has no content to hash.
     """
     return sha256(json.dumps(value, sort_keys=True, default=_content))
 

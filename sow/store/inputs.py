@@ -1,7 +1,7 @@
 """What components read besides their configuration: the files that they declare, by content.
 
-A component that reads files has a method `files()` with their paths; a folder stands for all that lies in it. One that
-takes a model from the hub has `revisions()`: the commit of each on this disk.
+A component that reads files has a method `files()` with their paths; a folder stands for all that lies in it.
+One that takes a model from the hub has `revisions()`: the commit of each on this disk.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def files_read(value: Any) -> list[Path]:
 
 
 def _named(path: str | Path) -> Iterator[tuple[Path, str]]:
-    """A file, or those of a folder, each with its name from there: the place on this machine is not what is read."""
+    """A file, or those of a folder, each with its name from there:
+    the place on this machine is not what is read."""
     place = Path(path).expanduser()
     for file in place.rglob("*") if place.is_dir() else [place]:
         if file.is_file():

@@ -1,8 +1,9 @@
 """The one store: values by the fingerprint of what decides them, in memory and in a folder, never the truth.
 
-A value is what JSON holds, tuples and tensors, nested. Plain values are JSON files, those with tensors safetensors files;
-each carries the fingerprint of its content, which is checked when it is read. What is damaged is made again, with a
-warning of one line; a folder that is full, read-only or broken keeps nothing and ends no run.
+A value is what JSON holds, tuples and tensors, nested. Plain values are JSON files, those with tensors
+safetensors files; each carries the fingerprint of its content, which is checked when it is read. What is
+damaged is made again, with a warning of one line; a folder that is full, read-only or broken keeps nothing
+and ends no run.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class Damaged(ValueError):
 
 
 class Store:
-    """Values by key: the last ones used in memory, at most `memory` bytes of tensors, and all of them in `folder`.
+    """Values by key: the last ones used in memory, at most `memory` bytes of tensors, and all of them in
+    `folder`.
 
-    `limit` bytes are what the files may take together, 0 = no bound; those not used for longest are removed. Several
-    processes may write, read and remove at once; others may be up to a twentieth of the limit further than this one
-    knows. `undigested` takes JSON files without a fingerprint, as earlier versions wrote them.
+    `limit` bytes are what the files may take together, 0 = no bound; those not used for longest are removed.
+    Several processes may write, read and remove at once; others may be up to a twentieth of the limit further
+    than this one knows. `undigested` takes JSON files without a fingerprint, as earlier versions wrote them.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class Store:
         self._shrink()
 
     def get(self, key: str) -> Any | None:
-        """The value of `key`, tensors on the device they came from; None where there is none, or none unharmed."""
+        """The value of `key`, tensors on the device they came from;
+        None where there is none, or none unharmed."""
         found = self._recall(key)
         if found is None and (entry := self.entry(key)) is not None:
             found = entry[0]
@@ -97,7 +100,8 @@ class Store:
         return found
 
     def values(self, keys: Sequence[str], make: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
-        """One value per key, in order: those kept, and `make(places)` for the places of the others, each key once."""
+        """One value per key, in order: those kept, and `make(places)` for the places of the
+        others, each key once."""
         known = {key: found for key in dict.fromkeys(keys) if (found := self.get(key)) is not None}
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         places = sorted(place for key, place in first.items() if key not in known)
@@ -154,7 +158,8 @@ class Store:
     # In the folder.
 
     def entry(self, key: str) -> tuple[Any, float] | None:
-        """The value kept in the folder and when it was stored, in seconds since the epoch; None as for `get`."""
+        """The value kept in the folder and when it was stored,
+        in seconds since the epoch; None as for `get`."""
         for file in self._files(key):
             try:
                 found = _read(file, self.undigested)
@@ -277,13 +282,17 @@ def _unpack(value: Any, flat: Mapping[str, Any]) -> Any:
 
 
 def shared_folder() -> Path | None:
-    """The folder of all that is kept for every run, `outputs/.cache` or what SOW_CACHE says; None where nothing is."""
+    """The folder of all that is kept for every run,
+    `outputs/.cache` or what SOW_CACHE says; None where nothing is."""
     place = os.environ.get(VARIABLE, "outputs/.cache")
     return None if place in ("", "off") else Path(place).expanduser()
 
 
 def shared() -> Store:
-    """The store that all processes share: readings of pictures, hashes of large files. Deleting it costs time only."""
+    """The store that all processes share: readings of pictures, hashes of large files.
+
+    Deleting it costs time only.
+    """
     place = shared_folder()
     return _shared(None if place is None else place.absolute() / "store")
 
