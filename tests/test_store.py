@@ -340,8 +340,8 @@ DISTINCT = [
     1, 1.0, "1", True, None, b"1", [1, 2], [[1, 2]], [[1], 2], ["ab", "c"], ["a", "bc"], {"a": 1}, {"a": 2},
     {"b": 1}, [], {}, "", b"", Path("1"), {1, 2}, {1, 3}, float("nan"), -0.0, 0.0, 2**70,
     torch.zeros(2), torch.zeros(2, dtype=torch.float64), torch.zeros(1, 2), torch.tensor([0.0, -0.0]),
-    np.zeros(2), np.zeros(2, np.float32), Box(1, 2, 3, 4), Box(1, 2, 4, 3), Image.new("L", (2, 3)), Image.new("L", (3, 2)),
-    Image.new("P", (2, 3)), Image.new("L", (2, 3), 1),
+    np.zeros(2), np.zeros(2, np.float32), Box(1, 2, 3, 4), Box(1, 2, 4, 3),
+    Image.new("L", (2, 3)), Image.new("L", (3, 2)), Image.new("P", (2, 3)), Image.new("L", (2, 3), 1),
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@ and what of the outcome moves with it (layer x step x region).
 
 Notation
     site      (module name, step): one activation of a run; steps are named by the caller, `tape.step = k`
-    own       outcome of the run that is patched, left alone; `other` that of the one whose activation is put in
+    own       outcome of the run that is patched, left alone; `other` that of the run that gives it
     moved     (patched - own) . (other - own) / |other - own|^2: 0 where the patch changes nothing, 1 where it
               makes the outcome the other run's; not bounded, and nan where both outcomes agree anyway
 
