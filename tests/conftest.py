@@ -29,6 +29,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         report for report in terminal.stats.get("skipped", ()) if "the kernel" not in str(report.longrepr)
     ]
     if skipped:
+        terminal.ensure_newline()
         terminal.write_line(f"{len(skipped)} skipped although SOW_SKIP_NONE=1", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
