@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import without_weights
 
 from sow.config.compose import CONF, GROUPS, Config, compose
 from sow.config.schema import ROOMS, instantiate
@@ -54,12 +55,7 @@ def changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the format of a checkpoint, as far as a configuration looks."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
-        (folder / part).mkdir()
-    (folder / "unet" / "config.json").write_text("{}")
-    return folder
+    return without_weights(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

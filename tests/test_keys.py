@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import without_weights
 from PIL import Image
 
 from sow.config.compose import Config, compose
@@ -52,9 +53,7 @@ def vocabulary(place: Path) -> None:
 
 
 def model(place: Path) -> None:
-    for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
-        (place / part).mkdir(parents=True)
-    (place / "unet/config.json").write_text("{}")
+    without_weights(place)
     (place / "unet/weights.safetensors").write_bytes(bytes(2 << 20))
 
 

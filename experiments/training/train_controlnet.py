@@ -98,6 +98,7 @@ class TrainControlNet:
         from sow.people.training.export import carry_over, forget_origin
         from sow.people.training.figures import HELD_OUT_SEEDS, TRAINING_SEEDS
         from sow.report import figures
+        from sow.store.checksums import write_checksums
 
         sampler = context.sampler()
         backbone, side = sampler.backbone, sampler.canvas.width
@@ -116,6 +117,7 @@ class TrainControlNet:
             net.half().save_pretrained(fresh)
             forget_origin(fresh / "config.json")
             carry_over(place, fresh)
+            write_checksums(fresh)
         context.folder.save_json(
             "metrics.json",
             {"steps": step, "samples": step * self.batch, "loss": loss, "levels": LEVELS, "ratios": ratios},

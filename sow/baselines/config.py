@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import sow.people
 from sow.errors import UserError
 from sow.pipeline.factory import one_way, pipeline
+from sow.pipeline.fit import check_canvas
 from sow.store.inputs import hub_revision
 from sow.types import Bound, component
 
@@ -61,6 +62,10 @@ class Baseline:
 
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = ""  # module and class of the method
+
+    def check(self, config: Config) -> None:
+        """Raise UserError, before anything is loaded, for a canvas or box that the model cannot take."""
+        check_canvas(config)
 
     def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         """This method on a loaded model; raises UserError where the model or a file it needs is missing."""
@@ -217,6 +222,7 @@ class Personal(Baseline):
 
     def check(self, config: Config) -> None:
         """Raise UserError, before anything is loaded, for a model that cannot be trained."""
+        super().check(config)
         if getattr(config.model, "cpu_offload", False):
             raise UserError(
                 "a method that trains on the condition needs the model's weights on the device: set "
@@ -303,6 +309,10 @@ class DenseDiffusion:
     subjects: list[str]
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = "sow.baselines.dense.DenseModulation"
+
+    def check(self, config: Config) -> None:
+        """Raise UserError, before anything is loaded, for a canvas or box that the model cannot take."""
+        check_canvas(config)
 
     def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         """SOW's cycles with this attention."""

@@ -85,7 +85,7 @@ def denoising_loss(
     """|target - model(z_t, t, c)|^2, the loss the model was trained with; `z`, `e` (B, C, h, w), `t` (B,)."""
     a = alphas.to(z)[t].view(-1, 1, 1, 1)
     noisy = a**0.5 * z + (1 - a) ** 0.5 * e
-    target = e if prediction == "epsilon" else a**0.5 * e - (1 - a) ** 0.5 * z
+    target = {"epsilon": e, "sample": z, "v_prediction": a**0.5 * e - (1 - a) ** 0.5 * z}[prediction]
     inputs = backbone.unet_inputs(noisy, c)
     output = backbone.unet(noisy, t.to(z.device), return_dict=False, **inputs)[0]
     return torch.nn.functional.mse_loss(output.float(), target.float())

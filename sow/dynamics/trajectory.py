@@ -49,13 +49,22 @@ class Trajectory:
     ) -> Tensor:
         """Guided noise prediction of step k for x (B, C, h, w);
         no prompts mean the empty one for all rows."""
+        return self.predict(x, k, prompts, scale, negative)[0]
+
+    def predict(
+        self, x: Tensor, k: int, prompts: Sequence[str] | None, scale: float, negative: str = ""
+    ) -> tuple[Tensor, Tensor | None]:
+        """e of step k, and x_0 of a model that does not predict e."""
         rule = ClassifierFree(scale, negative)
         prompts = [""] * len(x) if prompts is None else list(prompts)
-        out = []
+        e: list[Tensor] = []
+        x0: list[Tensor] = []
         rows = max(1, self.batch // len(rule.prompts("")))
         for part, words in zip(x.split(rows), _split(prompts, rows), strict=True):
-            out.append(Denoiser(self.backbone, self.schedule, rule, tuple(words)).epsilon(part, k))
-        return torch.cat(out)
+            found = Denoiser(self.backbone, self.schedule, rule, tuple(words)).predict(part, k)
+            e.append(found[0])
+            x0 += [] if found[1] is None else [found[1]]
+        return torch.cat(e), torch.cat(x0) if x0 else None
 
     def invert(
         self, x: Tensor, stop: int | None = None, prompts: Sequence[str] | None = None, scale: float = 1.0
@@ -79,8 +88,8 @@ class Trajectory:
     ) -> Iterator[tuple[int, Tensor]]:
         """(k, x_k) for k = start - 1 .. stop, from x_start."""
         for k in range(start - 1, stop - 1, -1):
-            e = self.epsilon(x, k, prompts, scale, negative)
-            x, _ = self.schedule.step(x, e, k)
+            e, x0 = self.predict(x, k, prompts, scale, negative)
+            x, _ = self.schedule.step(x, e, k, x0=x0)
             yield k, x
 
     def denoise(

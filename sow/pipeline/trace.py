@@ -65,7 +65,7 @@ class Recorder:
                 context = self.unchecked[int((~good).nonzero()[0])][0]
                 raise UserError(
                     f"latents are not finite in phase {context.phase}, cycle {context.cycle}, step "
-                    f"{context.index}: try model.dtype=float32 or bfloat16 (model.dtype)"
+                    f"{context.index}: {self.backbone.precision_cure()}"
                 )
         self.unchecked = []
 
