@@ -14,6 +14,7 @@ from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.planner.base import legal_related, or_surround
 from sow.planner.calling import Caller, Client, redact
+from sow.planner.conventions import habit
 from sow.planner.offline import Offline
 from sow.planner.stages import Conversation, prompt_files, prompt_texts, prompts_digest
 from sow.planner.store import PlanStore
@@ -23,7 +24,7 @@ from sow.store.fingerprint import fingerprint, sha256
 from sow.types import Box, Canvas, Plan, Request
 
 _log = logging.getLogger(__name__)
-_STORE_FORMAT = 1  # raise it when a stored plan is no longer what the code would make
+_STORE_FORMAT = 2  # raise it when a stored plan is no longer what the code would make
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class MLLM:
     `max_tokens` limits c' in tokens of the model in the folder `tokenizer` (None: CLIP's); `asks` replies that a stage may waste; `retries`, `backoff` and `max_backoff`
     (seconds) for 408, 429, 5xx and time-outs; `timeout` seconds a call; `budget` seconds a plan; `requests_per_minute`
     among all processes of the store, None for no limit; `store` the folder of plans; `refresh` asks again; `on_error`
-    fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown.
+    fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown;
+    `boxes_as` the order and scale in which the model writes boxes, None: as asked, or found out where only one fits.
     """
 
     model: str
@@ -60,6 +62,20 @@ class MLLM:
     fallback: Offline
     price_in: float | None
     price_out: float | None
+    boxes_as: (
+        Literal[
+            "xywh",
+            "xyxy",
+            "yxyx",
+            "xywh of 1000",
+            "xyxy of 1000",
+            "yxyx of 1000",
+            "xywh of 1",
+            "xyxy of 1",
+            "yxyx of 1",
+        ]
+        | None
+    )
 
     provider: ClassVar[str] = ""
 
@@ -148,6 +164,8 @@ class MLLM:
             self.asks,
             self.max_tokens,
             self.tokenizer,
+            self.boxes_as,
+            habit(self.model),
         )
 
     def _turn(self) -> float:
@@ -199,6 +217,7 @@ class MLLM:
             "max_tokens": self.max_tokens,
             "tokenizer": self.tokenizer,
             **self._own_vocabulary(),
+            "boxes_as": self.boxes_as,
             "prompt": request.prompt,
             "canvas": [
                 canvas.width,
