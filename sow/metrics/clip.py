@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from PIL import Image as Pillow
 
 from sow.errors import UserError
 from sow.metrics import Value
@@ -19,17 +20,21 @@ from sow.store.fingerprint import fingerprint
 from sow.store.store import shared
 from sow.types import Sample
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 @dataclass(frozen=True)
 class ClipText:
     """CLIP cosine similarity of the image and the user's prompt c.
 
-    `pretrained` is a tag of open_clip or a weight file; it is required, because open_clip would measure with random
-    weights without it.
+    `pretrained` is a tag of open_clip or a weight file; it is required, because open_clip would measure
+    with random weights without it.
     """
 
     COLUMNS: ClassVar[dict[str, str]] = {
-        "text_similarity": "cosine similarity of the image and the prompt by CLIP, in [-1, 1]"
+        "text_similarity": "cosine similarity of the image and the prompt by CLIP, in [-1, 1]; a canvas that is no square is "
+        "padded with gray to one"
     }
 
     model: str
@@ -41,7 +46,8 @@ class ClipText:
     def __post_init__(self) -> None:
         if not self.pretrained:
             raise UserError(
-                f"metrics.pretrained is empty: name the weights of {self.model}, for example laion2b_s34b_b79k"
+                f"metrics.pretrained is empty: name the weights of {self.model}, for example "
+                "laion2b_s34b_b79k"
             )
 
     def files(self) -> list[Path]:
@@ -59,7 +65,7 @@ class ClipText:
         prompts = [s.request.prompt for s in samples]
 
         def embed_images(new: list[int]) -> list[list[float]]:
-            return self._embed(model.encode_image, lambda i: transform(samples[i].image), new)
+            return self._embed(model.encode_image, lambda i: transform(squared(samples[i].image)), new)
 
         def embed_prompts(new: list[int]) -> list[list[float]]:
             return self._embed(model.encode_text, lambda i: tokenizer([prompts[i]])[0], new)
@@ -95,6 +101,16 @@ class ClipText:
         return _load(self.model, self.pretrained, self.cache_dir, resolve_device(self.device))
 
 
+def squared(image: Image.Image) -> Image.Image:
+    """The whole picture in the middle of a square of mid-gray: the transform of CLIP crops to a square."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Pillow.new("RGB", (side, side), (128, 128, 128))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:
     """Cosine similarity of two vectors of any length, in [-1, 1]."""
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -107,13 +123,15 @@ def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tup
 
     if name not in open_clip.list_models():
         raise UserError(
-            f"open_clip has no model {name}: choose from {', '.join(open_clip.list_models()[:12])}, ... (metrics.model)"
+            f"open_clip has no model {name}: choose from {', '.join(open_clip.list_models()[:12])}, ... "
+            "(metrics.model)"
         )
     is_file = Path(pretrained).expanduser().is_file()
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not is_file and pretrained not in tags:
         raise UserError(
-            f"{pretrained} is neither a file nor weights of {name}: choose from {', '.join(tags)} (metrics.pretrained)"
+            f"{pretrained} is neither a file nor weights of {name}: choose from {', '.join(tags)} "
+            "(metrics.pretrained)"
         )
     source = str(Path(pretrained).expanduser()) if is_file else pretrained
     try:
@@ -123,6 +141,7 @@ def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tup
     except Exception as error:
         raise UserError(
             f"the weights {pretrained} of {name} are not on this machine and could not be fetched "
-            f"({type(error).__name__}): give their file or a cache folder that has them (metrics.pretrained, metrics.cache_dir)"
+            f"({type(error).__name__}): give their file or a cache folder that has them "
+            "(metrics.pretrained, metrics.cache_dir)"
         ) from error
     return model.eval(), transform, open_clip.get_tokenizer(name)
