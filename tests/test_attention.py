@@ -1,4 +1,5 @@
-"""Modulated attention against a materialised float64 oracle, the gate and the decays against hand-made values."""
+"""Modulated attention against a materialised float64 oracle, the gate and the decays against hand-made
+values."""
 
 import itertools
 import math
@@ -337,7 +338,8 @@ def pair(width: int, height: int, first, second, related) -> SampleRegions:
 
 @pytest.mark.parametrize("scope, min_points", [("layer", 99), ("previous", 0)])
 def test_a_condition_that_vanishes_in_a_layer_lends_no_other_its_gate(scope, min_points):
-    """The first condition, one latent wide, has no token at half the size: what the second borrows is its own R_c."""
+    """The first condition, one latent wide, has no token at half the size: what the second borrows is its
+    own R_c."""
     sample = pair(8, 8, (1, 1, 1, 1), (4, 0, 2, 2), (0, 4, 8, 4))
     own = Modulator(
         modulation(conditions="each"),
@@ -361,7 +363,8 @@ def test_a_condition_that_vanishes_in_a_layer_lends_no_other_its_gate(scope, min
 
 @pytest.mark.parametrize("unit", ["box", "grid16", "token"])
 def test_distances_are_those_on_the_canvas_where_a_side_is_odd(unit):
-    """At 9 x 6 latents a layer of 5 x 3 tokens has tokens of 1.8 x 2 latents: equally far on the canvas decays equally."""
+    """At 9 x 6 latents a layer of 5 x 3 tokens has tokens of 1.8 x 2 latents: equally far on the canvas
+    decays equally."""
     sample = pair(9, 6, (3, 2, 2, 1), (3, 2, 2, 1), (0, 0, 9, 6))
     ((layer,),) = [buckets([sample], 3, 5, DistanceDecay(10, 0.3, unit), True, torch.device("cpu"))]
     y, x = (layer.rows_r[0] // 5 + 0.5) * 2, (layer.rows_r[0] % 5 + 0.5) * 1.8

@@ -1,4 +1,5 @@
-"""Every option composes, an ablation changes what it names and nothing else, and a bad word fails with the choices."""
+"""Every option composes, an ablation changes what it names and nothing else, and a bad word fails with the
+choices."""
 
 from __future__ import annotations
 
@@ -236,7 +237,8 @@ def test_composing_imports_no_torch() -> None:
         "compose(['model=tiny']); compose(['model=tiny', 'method=cow', 'tracker=none', 'metrics=faces'])\n"
         "compose(['model=sd21_base', 'condition.image=a.png'])\n"
         "try: compose(['model=tiny', 'cycle.t1=7'])\n"
-        "except UserError: print(json.dumps([m for m in ('torch', 'diffusers', 'transformers', 'wandb') if m in sys.modules]))"
+        "except UserError: print(json.dumps([m for m in ('torch', 'diffusers', 'transformers', 'wandb') "
+        "if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
