@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative, subject_box
+from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative
 from sow.planner.words import check_placing, propose
 from sow.types import Box, Canvas, Plan, Request
 
@@ -56,7 +56,7 @@ class Heuristic:
         regions = []
         for condition, box, face in zip(request.conditions, boxes, faces, strict=True):
             if face is None:
-                regions.append(relative(subject_box(condition, box), self.around))
+                regions.append(relative(condition.subject_in(box), self.around))
             else:
                 whole = Box(0, 0, *condition.image.size)
                 regions.append(relative(moved(face, whole, box), self.body))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative, subject_box
+from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative
 from sow.planner.fusing import fuse
 from sow.planner.tokens import vocabulary_file
 from sow.planner.words import check_placing, propose
@@ -63,7 +63,7 @@ class Offline:
         regions = []
         for condition, box in zip(request.conditions, boxes, strict=True):
             face = None if condition.mask is not None else _face(condition)
-            anchor = subject_box(condition, box)
+            anchor = condition.subject_in(box)
             if face is not None:
                 anchor = moved(face, Box(0, 0, *condition.image.size), box)
             regions.append(relative(anchor, self.body))
