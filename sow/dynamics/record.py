@@ -15,6 +15,7 @@ from sow.dynamics.observe import REGIONS, AttentionMass, ShadowGate, Watcher, ob
 from sow.dynamics.perturb import (
     HELD,
     Perturbation,
+    cyclic,
     denoising_contexts,
     perturbed,
     region_noise,
@@ -83,7 +84,7 @@ def flow_rows(
     gates: list[Row] = []
     samples: list[Sample] = []
     size, device = sampler.canvas.latent_size, sampler.backbone.device
-    branch = sampler.method.guidance.in_cycle().text_branch
+    branch = cyclic(sampler).guidance.in_cycle().text_branch
     for here in batches(len(requests), sampler.batch_size):
         found = regions(sampler, requests[here], plans[here], region)
         masses = AttentionMass(found, size, device)
@@ -113,7 +114,7 @@ def gate_readings(
     reads in the cycles of the same runs."""
     rows: list[Row] = []
     size, device = sampler.canvas.latent_size, sampler.backbone.device
-    branch = sampler.method.guidance.in_cycle().text_branch
+    branch = cyclic(sampler).guidance.in_cycle().text_branch
     for here in batches(len(requests), sampler.batch_size):
         found = {
             kind: regions(sampler, requests[here], plans[here], kind)
@@ -233,7 +234,7 @@ def response_rows(
     alone.
     """
     indicators = layout(sampler, request, plan, probe.region)
-    contexts = denoising_contexts(sampler.method)
+    contexts = denoising_contexts(cyclic(sampler))
     wanted: dict[str, tuple[str, int]] = {}
     perturbations: dict[str, Perturbation] = {}
     for step in spread(range(len(contexts)), probe.positions):
