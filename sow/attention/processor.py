@@ -57,8 +57,9 @@ class Modulator:
         self.indices: dict[tuple[int, ...], Tensor] = {}
         self.layers: dict[nn.Module, list[tuple[str, Attention]]] = {}
         # 0-dimensional tensors, not numbers: a graph would be compiled anew for each number.
-        self.amounts = [torch.zeros((), dtype=torch.float64, device=device) for _ in range(2)]
-        self.strength = Strength(*self.amounts, gate, modulation.normalisation)
+        minus, plus = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        self.amounts = minus, plus
+        self.strength = Strength(minus, plus, gate, modulation.normalisation)
         self.device = device
         self.held: dict[int, Tensor] = {}
         self.begun = False
