@@ -80,8 +80,8 @@ def test_regions_cover_every_token_once() -> None:
 
 def test_watching_changes_nothing_and_leaves_nothing(sampler, config, request_and_plan, untouched) -> None:
     request, plan = request_and_plan
-    modulation = (config.modulation, config.gate, config.decay_distance)
-    attention, gates, samples = record.flow_rows(sampler, [request], [plan], "mask", modulation)
+    shadows = {"own": (config.modulation, config.gate, config.decay_distance)}
+    attention, gates, samples = record.flow_rows(sampler, [request], [plan], "mask", shadows)
     assert torch.equal(samples[0].latents, untouched)
     modules = list(sampler.backbone.unet.modules())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in modules)
@@ -111,7 +111,7 @@ def test_modulated_attention_is_watched_as_modulated(request_and_plan) -> None:
     weak = build(compose([*SMALL, "cycle.cycles=1", "modulation=none"]))
     means = {}
     for name, sampler in (("strong", strong), ("weak", weak)):
-        rows, _, _ = record.flow_rows(sampler, [request], [plan], "box")
+        rows, _, _ = record.flow_rows(sampler, [request], [plan], "box", {})
         table = pd.DataFrame(rows)
         first = table[table.step == 0]
         means[name] = {flow: t.ratio.mean() for flow, t in summary.ratios(first).items()}
