@@ -1,4 +1,5 @@
-"""Face detection at every size, ID-Distance as the protocol says, and clear words where weights are missing."""
+"""Face detection at every size, ID-Distance as the protocol says,
+and clear words where weights are missing."""
 
 from __future__ import annotations
 

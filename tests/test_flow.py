@@ -1,4 +1,5 @@
-"""Observation leaves a run as it was, masses are those of the softmax that is applied, and responses are what they say."""
+"""Observation leaves a run as it was, masses are those of the softmax that is applied,
+and responses are what they say."""
 
 from __future__ import annotations
 
@@ -127,8 +128,8 @@ def test_only_what_is_perturbed_changes(sampler, request_and_plan, untouched) ->
     table = pd.DataFrame(rows)
     assert set(table.source) == {"condition", "rest"} and set(table.target) == set(REGIONS)
     assert (table.energy > 0).all()
-    # One-way: the condition is put back after every step, so what was done to it at the first step leaves it by the
-    # steps after the last replacement alone, while the surroundings keep what was done to them.
+    # One-way: the condition is put back after every step, so what was done to it at the first step leaves it
+    # by the steps after the last replacement alone, while the surroundings keep what was done to them.
     value = table.set_index(["source", "target"]).response
     assert value["condition", "condition"] < 0.5 * value["rest", "rest"]
 

@@ -1,4 +1,5 @@
-"""`study=judge_check`: the report as tables, the sheet with the judge's words, and where they are published."""
+"""`study=judge_check`: the report as tables, the sheet with the judge's words,
+and where they are published."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Conditions in their boxes: one order for pixels, latents and attention, and no picture stretched in
-silence."""
+"""Conditions in their boxes: one order for pixels, latents and attention,
+and no picture stretched in silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Planning without a network: the prompt's words place, the judge's reading enriches the prompt, bodies lie below."""
+"""Planning without a network: the prompt's words place,
+the judge's reading enriches the prompt, bodies lie below."""
 
 from __future__ import annotations
 
@@ -152,11 +153,13 @@ def test_two_people_stand_side_by_side(judge: Any) -> None:
         ),
         (
             "a photo of a person attending a formal event.",
-            "a photo of a happy old person with long red hair, glasses, light skin and blue eyes attending a formal event.",
+            "a photo of a happy old person with long red hair, glasses, light skin and blue eyes attending "
+            "a formal event.",
         ),
         (
             "A kid with a safari hat on a wildlife expedition.",
-            "A happy kid with long red hair, glasses, light skin, blue eyes and a safari hat on a wildlife expedition.",
+            "A happy kid with long red hair, glasses, light skin, blue eyes and a safari hat on a wildlife "
+            "expedition.",
         ),
         (
             "A person crying in the rain.",
@@ -273,7 +276,8 @@ def test_bad_numbers_name_their_key() -> None:
 def test_sixty_validation_groups(request: pytest.FixtureRequest, reader: str) -> None:
     """Legal boxes, and the body where the same figure in a scene has it, moved and scaled with the face.
 
-    The attributes in the intensified prompt are those that the reader saw, once by the truth and once by the judge.
+    The attributes in the intensified prompt are those that the reader saw, once by the truth and once by the
+    judge.
     """
     groups = PeopleBenchmark(128).groups("validation")
     drawn = [e for e in entries() if e.split == "validation"]

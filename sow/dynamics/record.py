@@ -78,8 +78,8 @@ def flow_rows(
     """Attention mass, what gates would read, and the samples.
 
     Attention, unless `region` is None: a row per request, step, layer and pair of regions, with the mass
-    m[query, key] and what uniform attention would give. Gates: a row per request, step, layer and `reading`, a
-    name of `shadows`, each (modulation, gate, decay of distance). `step` counts the denoising steps of
+    m[query, key] and what uniform attention would give. Gates: a row per request, step, layer and `reading`,
+    a name of `shadows`, each (modulation, gate, decay of distance). `step` counts the denoising steps of
     `phases`; `tokens` is the layer's size.
     """
     attention: list[Row] = []
