@@ -184,7 +184,10 @@ class Conversation:
 
         count = token_count(text, self.tokenizer)
         if count > self.max_tokens:
-            return f"intensified_prompt has {count} tokens, but at most {self.max_tokens} are allowed: make it shorter"
+            return (
+                f"intensified_prompt has {count} tokens, but at most {self.max_tokens} are allowed: make it "
+                "shorter"
+            )
         said, now = attributes(self.request.prompt), attributes(text)
         for name, value in said.items():
             if now.get(name, value) != value:
@@ -256,7 +259,8 @@ def _described(conditions: Sequence[VisualCondition]) -> str:
     lines = []
     for i, condition in enumerate(conditions):
         width, height = condition.image.size
-        line = f"Picture {i + 1} of {len(conditions)}: {width} x {height} pixels, aspect ratio {width / height:.2f}."
+        line = f"Picture {i + 1} of {len(conditions)}: {width} x {height} pixels, "
+        line += f"aspect ratio {width / height:.2f}."
         if condition.mask is not None:
             bounds = condition.bounds()
             line += f" Only its subject inside [x, y, width, height] = {bounds.as_list()} is pasted."
