@@ -15,7 +15,7 @@ from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
 from sow.types import Request
 
-from .benchmark.rows import NAME, Row, compose_row, parse_rows, quote
+from .benchmark.rows import NAME, Row, compose_row, parse_rows
 from .gallery.pictures import about_model, on_gray, slug
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ class Grid:
                 k = i % len(photographs) if asked.photo is None else asked.photo
                 words = [
                     "condition=photo",
-                    f"condition.image={quote(photographs[k])}",
-                    f"condition.mask={quote(masks[k])}",
+                    f"condition.image={photographs[k]}",
+                    f"condition.mask={masks[k]}",
                 ]
             key = (task, *words)
             if key not in composed:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .benchmark.rows import merge_ablations, outside_hydra
-
 if TYPE_CHECKING:
     from sow.config.compose import Config
 
@@ -20,9 +18,8 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
 
     new = [str(word) for word in words]
     changed = {key_of(word) for word in new} - {"ablation"}
-    kept = [word for word in config.overrides if key_of(word) not in changed]
-    with outside_hydra():
-        return compose(merge_ablations([*kept, *new]))
+    kept = [word for word in config.words if key_of(word) not in changed]
+    return compose([*kept, *new], own=config.words)
 
 
 def key_of(word: str) -> str:

@@ -22,11 +22,12 @@ from experiments.benchmark import store as benchmark_store
 from experiments.benchmark import table as benchmark_table
 from experiments.benchmark import work as benchmark_work
 from experiments.benchmark.benchmark import Benchmark
-from experiments.benchmark.rows import compose_row, merge_ablations, parse_rows
+from experiments.benchmark.rows import compose_row, parse_rows
 from experiments.benchmark.store import Store, request_digest
 from experiments.benchmark.work import Work, first_of_each
 from experiments.core.study import StudyContext, run_job
 from sow.config.compose import CONF, Config, Paths, compose
+from sow.config.words import read
 from sow.data import Group
 from sow.data.people import PeopleBenchmark
 from sow.errors import UserError
@@ -453,7 +454,7 @@ def test_the_papers_extremes_stand_in_the_tables() -> None:
 
 
 def test_ablations_of_the_command_line_and_the_row_combine() -> None:
-    words = merge_ablations(["+ablation=no_pi", "seed=1", "+ablation=[no_dam,no_pi]"])
+    words = read(["+ablation=no_pi", "seed=1", "+ablation=[no_dam,no_pi]"], [CONF])
     assert words == ["seed=1", "+ablation=[no_pi,no_dam]"]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,41 +99,9 @@ def compose_row(config: Config, row: Row, task: str) -> Config:
     from sow.config.compose import compose
 
     assert row.overrides is not None
-    words = merge_ablations([*config.overrides, *row.overrides, f"task={task}"])
+    words = [*config.words, *row.overrides, f"task={task}"]
     words = [w for w in words if not w.startswith(("paths.", "force=", "study.publish="))]
-    with outside_hydra():
-        try:
-            return compose([*words, f"paths.outputs={quote(str(config.paths.outputs))}"])
-        except UserError as error:
-            raise UserError(f"row {row.name}: {error}") from error
-
-
-def merge_ablations(words: Sequence[str]) -> list[str]:
-    """The words with all ablations in one: Hydra takes a group that is added once."""
-    names, others = [], []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key.lstrip("+") == "ablation":
-            names += [n.strip() for n in value.strip("[]").split(",") if n.strip()]
-        else:
-            others.append(word)
-    return [*others, *([f"+ablation=[{','.join(dict.fromkeys(names))}]"] if names else [])]
-
-
-def quote(value: str) -> str:
-    """A value that Hydra's grammar takes as it stands."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-@contextmanager
-def outside_hydra() -> Iterator[None]:
-    """Compose inside a running job: Hydra allows one configuration search at a time, this sets the job's aside."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    state = GlobalHydra.instance()
-    running, state.hydra = state.hydra, None
     try:
-        yield
-    finally:
-        state.hydra = running
+        return compose([*words, f"paths.outputs={config.paths.outputs}"], own=config.words)
+    except UserError as error:
+        raise UserError(f"row {row.name}: {error}") from error

@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from sow.config import places
 from sow.errors import UserError
 from sow.types import VALIDATION, strict_numbers
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-ROOMS = ("sow.", "experiments.")
 MISSING = "???"
 
 
@@ -54,19 +53,16 @@ def _validator(cls: Any) -> Any:
 
 
 def locate(target: str, key: str) -> type[Any]:
-    """The component at the dotted path `target`; raises UserError when it is not one of this project's."""
-    module, _, name = target.rpartition(".")
-    if not target.startswith(ROOMS):
+    """The component at the dotted path `target`; raises UserError when it is not one that conf/ names."""
+    from sow.config.trust import components
+
+    if target not in components():
         raise UserError(
-            f"{target!r} is outside this project: a _target_ starts with {' or '.join(ROOMS)} ({key})"
+            f"{target!r} is not a component of this project: choose an option of the group ({key})"
         )
-    try:
-        cls = getattr(places.module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"{target!r} does not exist: {error} ({key})") from error
-    if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):
-        raise UserError(f"{target!r} is no component ({key})")
-    return cls
+    module, _, name = target.rpartition(".")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def unknown(name: str, choices: Iterable[str]) -> UserError:

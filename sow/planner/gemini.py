@@ -29,12 +29,12 @@ class Gemini(MLLM):
 
     provider: ClassVar[str] = "gemini"
 
-    def client(self) -> tuple[Client, str | None]:
-        """The SDK's client and its key; raises UserError without a key or SDK."""
+    def client(self) -> Client:
+        """The SDK's client; raises UserError without a key or SDK."""
         key = api_key(KEYS, True, "gemini")
         assert key is not None
         make = _genai if self.sdk == "google-genai" else _generativeai
-        return make(key, self.base_url, self.model, self.temperature, self.max_output_tokens), key
+        return make(key, self.base_url, self.model, self.temperature, self.max_output_tokens)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from sow.config.bounds import need_above, need_at_least
+from sow.config.secrets import redact
 from sow.errors import UserError
 from sow.planner.base import legal_related, or_surround
-from sow.planner.calling import Caller, Client, redact
+from sow.planner.calling import Caller, Client
 from sow.planner.offline import Offline
 from sow.planner.stages import Conversation, prompt_texts, prompts_digest
 from sow.planner.store import PlanStore, key_of
@@ -69,8 +70,8 @@ class MLLM:
         need_above(self, "planner", timeout=0, budget=0, requests_per_minute=0)
         prompt_texts(self.prompt_version)
 
-    def client(self) -> tuple[Client, str | None]:
-        """The SDK's client and the API key in it; raises UserError without a key or SDK."""
+    def client(self) -> Client:
+        """The SDK's client; raises UserError without a key or SDK."""
         raise NotImplementedError
 
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
@@ -84,10 +85,7 @@ class MLLM:
         def ask() -> dict[str, Any]:
             talk = self._conversation(request, canvas)
             regions = talk.region(boxes, None)
-            return _without(
-                {"related": [b.as_list() for b in regions], "details": self._details(talk)},
-                talk.caller.secret,
-            )
+            return redact({"related": [b.as_list() for b in regions], "details": self._details(talk)})
 
         try:
             found = self._stored(parts, ask)
@@ -126,12 +124,17 @@ class MLLM:
             boxes, convention = talk.position()
             related = talk.region(boxes, convention)
         details = {"conditions": described, **self._details(talk)}
-        return _without(Plan(boxes, related, prompt, self.provider, details).to_dict(), talk.caller.secret)
+        return redact(Plan(boxes, related, prompt, self.provider, details).to_dict())
 
     def _conversation(self, request: Request, canvas: Canvas) -> Conversation:
-        client, key = self.client()
         caller = Caller(
-            client, self.retries, self.backoff, self.max_backoff, self.timeout, self.budget, self._turn, key
+            self.client(),
+            self.retries,
+            self.backoff,
+            self.max_backoff,
+            self.timeout,
+            self.budget,
+            self._turn,
         )
         return Conversation(
             caller,
@@ -208,14 +211,3 @@ class MLLM:
 
 def _digest(image: Any) -> str:
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-
-
-def _without(value: Any, secret: str | None) -> Any:
-    """The value without the key in any of its words: a server may echo it."""
-    if isinstance(value, dict):
-        return {k: _without(v, secret) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without(v, secret) for v in value]
-    if isinstance(value, str) and secret and (secret[:12] in value or secret[-12:] in value):
-        return redact(value, secret)
-    return value

@@ -30,8 +30,8 @@ class OpenAI(MLLM):
 
     provider: ClassVar[str] = "openai"
 
-    def client(self) -> tuple[Client, str | None]:
-        """The SDK's client and its key; raises UserError without a key for OpenAI's own server, or without the SDK."""
+    def client(self) -> Client:
+        """The SDK's client; raises UserError without a key for OpenAI's own server, or without the SDK."""
         key = api_key([self.api_key_env], self.base_url is None, "openai")
         return ChatClient(
             _sdk(key or "none", self.base_url),
@@ -41,7 +41,7 @@ class OpenAI(MLLM):
             self.response_format,
             self.token_limit,
             self.api_key_env,
-        ), key
+        )
 
 
 @dataclass(frozen=True)
