@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
 from sow.errors import UserError
 
@@ -283,6 +283,10 @@ class Bound:
             return value
 
         return core_schema.no_info_after_validator_function(check, handler(source))
+
+
+# A seed; counted up from it, for several images or conditions, it stays a whole number of 64 bits.
+SeedNumber = Annotated[int, Bound(ge=0, le=2**62)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))

@@ -19,7 +19,7 @@ from sow.config.schema import MISSING, construct, instantiate, unknown
 from sow.config.secrets import hide_credentials, hide_variable, redact
 from sow.config.trust import CONF as CONF
 from sow.errors import UserError
-from sow.types import Bound, component
+from sow.types import Bound, SeedNumber, component
 
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
@@ -76,7 +76,7 @@ class Config:
     line; both without secrets, for whoever prints or stores them, and `words` as they were given, to compose anew.
     """
 
-    seed: Annotated[int, Bound(ge=0, le=2**63 - 1)]
+    seed: SeedNumber
     prompt: str
     num_inference_steps: Annotated[int, Bound(ge=1, le=1000)]
     height: Side

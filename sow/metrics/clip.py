@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -14,10 +13,10 @@ from sow.errors import UserError
 from sow.metrics import Value
 from sow.metrics.faces import resolve_device
 from sow.metrics.kept import Store, image_key, version_of
-from sow.types import Sample
+from sow.types import Bound, Sample, component
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class ClipText:
     """CLIP cosine similarity of the image and the user's prompt c.
 
@@ -33,7 +32,7 @@ class ClipText:
     pretrained: str
     cache_dir: str | None
     device: str
-    batch_size: int
+    batch_size: Annotated[int, Bound(ge=1)]
 
     def __post_init__(self) -> None:
         if not self.pretrained:

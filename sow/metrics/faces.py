@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from sow.errors import UserError
 from sow.metrics import Value, mean
 from sow.metrics.kept import Store, image_key, version_of
 from sow.store.files import atomic_write
-from sow.types import Box, Sample
+from sow.types import Bound, Box, Sample, component
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +69,7 @@ def kept_faces(images: Sequence[Image.Image], device: str = "cpu", batch_size: i
     return [[Box(*b) for b in boxes] for boxes in store.through([image_key(i) for i in images], compute)]
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class Faces:
     """Face Detection Rate (MTCNN) and ID-Distance: Euclidean distance of L2-normalised FaceNet embeddings.
 
@@ -86,7 +85,7 @@ class Faces:
 
     weights: str | None
     device: str
-    batch_size: int
+    batch_size: Annotated[int, Bound(ge=1)]
 
     def check(self) -> None:
         """Raises UserError when the FaceNet weights are not on disk and cannot be fetched."""

@@ -14,11 +14,12 @@ from sow.errors import UserError
 from sow.planner.calling import CallFailed, Client, Reply, api_key, retriable, retry_after
 from sow.planner.mllm import MLLM
 from sow.planner.replies import strict_schema
+from sow.types import component
 
 KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 
-@dataclass(frozen=True)
+@component("planner")
 class Gemini(MLLM):
     """`sdk` google-genai or google-generativeai (its support has ended): the same prompts, the same plans.
 

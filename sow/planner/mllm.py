@@ -6,26 +6,25 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from sow.config.bounds import need_above, need_at_least
 from sow.config.secrets import redact
 from sow.errors import UserError
-from sow.planner.base import legal_related, or_surround
+from sow.planner.base import TokenLimit, legal_related, or_surround
 from sow.planner.calling import Caller, Client
 from sow.planner.offline import Offline
 from sow.planner.stages import Conversation, prompt_texts, prompts_digest
 from sow.planner.store import PlanStore, key_of
-from sow.types import Box, Canvas, Plan, Request
+from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 _log = logging.getLogger(__name__)
 _STORE_FORMAT = 1  # raise it when a stored plan is no longer what the code would make
 
 
-@dataclass(frozen=True)
+@component("planner")
 class MLLM:
     """What every model-backed planner has.
 
@@ -42,32 +41,29 @@ class MLLM:
     prompt_version: str
     calls: Literal["three", "one"]
     temperature: float | None
-    max_output_tokens: int
-    image_side: int
-    max_tokens: int
+    max_output_tokens: Annotated[int, Bound(ge=1)]
+    image_side: Annotated[int, Bound(ge=32)]
+    max_tokens: TokenLimit
     tokenizer: str | None
-    asks: int
-    retries: int
-    backoff: float
-    max_backoff: float
-    timeout: float
-    budget: float
-    requests_per_minute: float | None
+    asks: Annotated[int, Bound(ge=1)]
+    retries: Annotated[int, Bound(ge=0)]
+    backoff: Annotated[float, Bound(ge=0)]
+    max_backoff: Annotated[float, Bound(ge=0)]
+    timeout: Annotated[float, Bound(gt=0)]
+    budget: Annotated[float, Bound(gt=0)]
+    requests_per_minute: Annotated[float | None, Bound(gt=0)]
     store: Path
     refresh: bool
     on_error: Literal["fail", "fallback"]
     fallback: Offline
-    price_in: float | None
-    price_out: float | None
+    price_in: Annotated[float | None, Bound(ge=0)]
+    price_out: Annotated[float | None, Bound(ge=0)]
 
     provider: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("planner.model is empty: name the model to ask")
-        need_at_least(self, "planner", asks=1, retries=0, image_side=32, max_tokens=3, max_output_tokens=1)
-        need_at_least(self, "planner", backoff=0, max_backoff=0)
-        need_above(self, "planner", timeout=0, budget=0, requests_per_minute=0)
         prompt_texts(self.prompt_version)
 
     def client(self) -> Client:

@@ -14,9 +14,10 @@ from sow.errors import UserError
 from sow.planner.calling import CallFailed, Client, Reply, api_key, retriable, retry_after
 from sow.planner.mllm import MLLM
 from sow.planner.replies import strict_schema
+from sow.types import component
 
 
-@dataclass(frozen=True)
+@component("planner")
 class OpenAI(MLLM):
     """`api_key_env` names the environment variable with the key; a server at `base_url` may do without one.
 
