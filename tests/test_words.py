@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from sow.config.compose import compose
 from sow.config.loader import application
-from sow.config.trust import CONF
+from sow.config.places import CONF
 from sow.config.words import FREE_TEXT, PATHS, PROMPTS, elements, read
 from sow.errors import UserError
 

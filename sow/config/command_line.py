@@ -1,4 +1,4 @@
-"""One reading of a command line, for `run.py` and whatever else starts jobs: words, flags, the job, the exit status."""
+"""One command for everything, `python run.py` in a checkout and `sow` when installed: [group=option] [key=value] [-m]."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sow.config.explain import explain
 from sow.config.loader import application
+from sow.config.places import CONF, module
 from sow.config.secrets import redact, redact_file, redact_logs
-from sow.config.trust import CONF
 from sow.errors import UserError
 
 failed: list[str] = []
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Do what the words of a command line say; the exit status: 1 after any failure, 130 when interrupted."""
+def command_line() -> int:
+    """Do what the words of the command line say; the exit status: 1 after any failure, 130 when interrupted."""
+    arguments = sys.argv[1:]
     failed.clear()
     redact_logs()
     try:
         _do(arguments)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        text = str(error) if isinstance(error, UserError) else explain(error, list(arguments))
+        text = str(error) if isinstance(error, UserError) else explain(error, arguments)
         print(f"error: {redact(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -44,8 +45,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def job(composed: DictConfig) -> float | None:
     """One job: validate, then run the study; a failing job of a multirun lets the others go on. The sweeper's objective."""
-    from experiments.core.job import run_composed
-
     running = HydraConfig.get()
     redact_logs()
     for file in (
@@ -55,7 +54,7 @@ def job(composed: DictConfig) -> float | None:
         if file.is_file():
             redact_file(file)
     try:
-        return run_composed(composed, running)
+        return module("experiments.core.job").run_composed(composed, running)
     except UserError as error:
         if not running.launcher._target_.endswith(".BasicLauncher"):
             raise UserError(
@@ -101,4 +100,4 @@ def _records(folder: str, part: str | None) -> list[Path]:
     return sorted(Path(folder, part).glob("*.yaml")) if part else []
 
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach main(), which says them in one line
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line

@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sow.config.explain import explain
 from sow.config.loader import application
+from sow.config.places import CONF as CONF
 from sow.config.schema import MISSING, construct, instantiate, unknown
 from sow.config.secrets import hide_credentials, hide_variable, redact
-from sow.config.trust import CONF as CONF
 from sow.errors import UserError
 from sow.types import Bound, SeedNumber, component
 

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sow.config.explain import explain
-from sow.config.trust import CONF, SWEEPERS, refuse_foreign, refuse_search_path
+from sow.config.places import CONF
+from sow.config.trust import SWEEPERS, refuse_foreign, refuse_search_path
 from sow.config.words import read
 from sow.errors import UserError
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import importlib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sow.config import places
 from sow.errors import UserError
 from sow.types import VALIDATION, strict_numbers
 
@@ -61,7 +61,7 @@ def locate(target: str, key: str) -> type[Any]:
             f"{target!r} is not a component of this project: choose an option of the group ({key})"
         )
     module, _, name = target.rpartition(".")
-    found: type[Any] = getattr(importlib.import_module(module), name)
+    found: type[Any] = getattr(places.module(module), name)
     return found
 
 

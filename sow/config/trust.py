@@ -10,15 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sow.config.places import CONF
 from sow.config.secrets import hide_variable
 from sow.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = "hydra_plugins.hydra_"
 LAUNCHERS = (
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
