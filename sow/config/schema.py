@@ -137,6 +137,7 @@ def _words(hint: Any) -> str:
         return "null"
     if origin in (list, tuple, Sequence):
         inner = [_words(a) for a in args if a is not Ellipsis]
-        return f"a list of {inner[0]}" if inner else "a list"
+        fixed = f"{len(args)}, each " if origin is tuple and Ellipsis not in args else ""
+        return f"a list of {fixed}{inner[0]}" if inner else "a list"
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sow.config.bounds import need_one_of
-from sow.models.backbone import DTYPES, make_canvas, pick_device
-from sow.types import Canvas
+from sow.models.backbone import ConditionSize, Dtype, Size, make_canvas, pick_device
+from sow.types import Canvas, SeedNumber, component
 
 if TYPE_CHECKING:
     from sow.models.backbone import Backbone
@@ -28,7 +26,7 @@ SCHEDULER = {  # that of Stable Diffusion 2.1-base
 }
 
 
-@dataclass(frozen=True)
+@component("model")
 class Tiny:
     """Random weights in the classes of Stable Diffusion.
 
@@ -36,15 +34,11 @@ class Tiny:
     `sow.models.pretrained.Pretrained`.
     """
 
-    dtype: str
+    dtype: Dtype
     device: str
-    canvas: list[int]
-    condition_size: list[int]
-    seed: int
-    _target_: str = "sow.models.tiny.Tiny"
-
-    def __post_init__(self) -> None:
-        need_one_of(self, "model", dtype=DTYPES)
+    canvas: Size
+    condition_size: ConditionSize
+    seed: SeedNumber
 
     def load(self) -> Backbone:
         """The model, the same for the same seed."""

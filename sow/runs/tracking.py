@@ -10,10 +10,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from sow.runs.wandb_sync import Uploads
+from sow.types import Bound, component
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,7 +58,7 @@ class Tracked(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@component("tracker")
 class NoTracker:
     """Tells nobody."""
 
@@ -80,7 +81,7 @@ class Silent:
     def finish(self, exit_code: int) -> None: ...
 
 
-@dataclass(frozen=True)
+@component("tracker")
 class Wandb:
     """Weights & Biases: one W&B run a job, inside the run folder.
 
@@ -94,8 +95,8 @@ class Wandb:
     project: str
     entity: str | None
     mode: Literal["auto", "online", "offline"]
-    upload_seconds: float
-    pause_seconds: float
+    upload_seconds: Annotated[float, Bound(gt=0)]
+    pause_seconds: Annotated[float, Bound(ge=0)]
 
     def start(self, job: Job) -> Tracked:
         """Open the W&B run; when that fails, warn and tell nobody."""
