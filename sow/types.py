@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
-from sow.errors import UserError
+from sow.errors import UserError, explain_invalid
 
 if TYPE_CHECKING:
     import torch
@@ -314,8 +314,6 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
             try:
                 construct(self, *values, **named)
             except ValidationError as error:
-                from sow.config.schema import explain_invalid
-
                 names = dict(zip(built.__dataclass_fields__, values, strict=False)) | named
                 raise explain_invalid(error, built, names, key) from None
 

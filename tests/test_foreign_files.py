@@ -43,8 +43,12 @@ FILES = {
     "sweeper": ("hydra: {sweeper: {_target_: os.mkdir}}", "hydra.sweeper._target_"),
     "component of another package": ("gate: {_target_: os.mkdir, path: ran}", "gate._target_"),
     "function of this project": (
-        "gate: {_target_: sow.config.secrets.redact_file, file: x}",
+        "gate: {_target_: sow.store.secrets.redact_file, file: x}",
         "gate._target_",
+    ),
+    "component of another group": (
+        "gate: {_target_: sow.attention.decay.NoTimeDecay}",
+        "choose one of sow.attention.gate.AlwaysOpen",
     ),
     "another component's part": (
         "study: {_target_: experiments.plan.MakePlans, spare: {_target_: builtins.exec}}",

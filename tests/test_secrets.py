@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
-from sow.config import secrets
 from sow.config.compose import compose
-from sow.config.secrets import PIECE, hide_credentials, hide_variable, redact, redact_file, redact_logs
+from sow.store import secrets
+from sow.store.secrets import PIECE, hide_credentials, hide_variable, redact, redact_file, redact_logs
 
 KEY = "AIzaSyA-very-secret-key-0123456789"
 

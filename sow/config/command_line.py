@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF, module
-from sow.config.secrets import redact, redact_file, redact_logs
 from sow.errors import UserError
+from sow.store.secrets import redact, redact_file, redact_logs
 
 failed: list[str] = []
 

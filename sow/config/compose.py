@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -16,10 +16,32 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF as CONF
-from sow.config.schema import MISSING, construct, instantiate, unknown
-from sow.config.secrets import hide_credentials, hide_variable, redact
-from sow.errors import UserError
+from sow.config.schema import construct, instantiate
+from sow.errors import MISSING, UserError, unknown
+from sow.store.secrets import hide_credentials, hide_variable, redact
 from sow.types import Bound, SeedNumber, component
+
+if TYPE_CHECKING:
+    from sow.attention.decay import DecayInDistance, DecayInTime
+    from sow.attention.gate import Gate
+    from sow.attention.modulation import Modulation, NoModulation
+    from sow.attention.strength import PMinus, PPlus
+    from sow.method.cycle import Cycle
+    from sow.method.guidance import ClassifierFree, Regional
+    from sow.method.inversion import Inversion
+    from sow.method.preservation import Preservation
+    from sow.method.seed_init import SeedInit
+    from sow.metrics import Metrics
+    from sow.planner.base import Planner
+    from sow.planner.intensify import Intensify
+    from sow.planner.position import Position
+else:  # running, a group holds whichever component its options name, which `sow.config.trust` has compared
+    Metrics = Planner = Position = Intensify = SeedInit = Inversion = Cycle = Preservation = Any
+    ClassifierFree = Regional = Modulation = NoModulation = PPlus = PMinus = DecayInTime = DecayInDistance = (
+        Any
+    )
+    Gate = Any
+
 
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
@@ -89,22 +111,22 @@ class Config:
     cache: Caching
     study: Any
     condition: Any
-    planner: Any
-    position: Any
-    intensify: Any
-    seed_init: Any
-    inversion: Any
-    cycle: Any
-    preservation: Any
-    guidance: Any
-    modulation: Any
-    p_plus: Any
-    p_minus: Any
-    decay_time: Any
-    decay_distance: Any
-    gate: Any
+    planner: Planner
+    position: Position
+    intensify: Intensify
+    seed_init: SeedInit
+    inversion: Inversion
+    cycle: Cycle
+    preservation: Preservation
+    guidance: ClassifierFree | Regional
+    modulation: Modulation | NoModulation
+    p_plus: PPlus
+    p_minus: PMinus
+    decay_time: DecayInTime
+    decay_distance: DecayInDistance
+    gate: Gate
     data: Any
-    metrics: Any
+    metrics: Metrics
     tracker: Any
     method: Any
     model: Any

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from sow.config.schema import unknown
+from sow.errors import unknown
 
 Compose = Callable[[Sequence[str]], Any]
 

@@ -15,8 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sow.config.places import CONF
-from sow.config.secrets import hide_variable
 from sow.errors import UserError
+from sow.store.secrets import hide_variable
 
 PLUGINS = "hydra_plugins.hydra_"
 LAUNCHERS = (
@@ -69,9 +69,9 @@ COMMANDS = (
 
 
 @cache
-def components() -> frozenset[str]:
-    """Every `_target_` that conf/ names for a group."""
-    files = (file for file in CONF.rglob("*.yaml") if CONF / "hydra" not in file.parents)
+def components(group: str = "*") -> frozenset[str]:
+    """Every `_target_` that conf/ names, in the options of one group or of all."""
+    files = (file for file in CONF.glob(f"{group}/*.yaml") if file.parent.name != "hydra")
     return frozenset(t for file in files for t in re.findall(r"_target_: *([\w.]+)", file.read_text()))
 
 
@@ -127,6 +127,8 @@ def _check_target(key: str, target: Any) -> None:
         raise UserError(
             f"{target!r} is not a component of this project: choose an option of the group ({key})"
         )
+    elif key.count(".") == 1 and target not in (own := components(key.partition(".")[0])):
+        raise UserError(f"{target!r} is of another group: choose one of {', '.join(sorted(own))} ({key})")
 
 
 def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from sow.config.secrets import hide_variable, redact
 from sow.errors import UserError
+from sow.store.secrets import hide_variable, redact
 
 _log = logging.getLogger(__name__)
 RETRIED = (408, 429)  # and every 5xx

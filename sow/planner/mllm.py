@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from sow.config.secrets import redact
 from sow.errors import UserError
 from sow.planner.base import TokenLimit, legal_related, or_surround
 from sow.planner.calling import Caller, Client
 from sow.planner.offline import Offline
 from sow.planner.stages import Conversation, prompt_texts, prompts_digest
 from sow.planner.store import PlanStore, key_of
+from sow.store.secrets import redact
 from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 _log = logging.getLogger(__name__)
