@@ -303,7 +303,7 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
             from pydantic import ValidationError
             from pydantic.dataclasses import dataclass as validated
         except ModuleNotFoundError:
-            return dataclass(frozen=True, eq=eq)(cls)
+            return cast(Class, dataclass(frozen=True, eq=eq)(cls))
         cls.__get_pydantic_core_schema__ = classmethod(strict_numbers)
         built: Any = validated(frozen=True, eq=eq, config=VALIDATION)(cls)  # type: ignore[call-overload]
         assert built.__pydantic_complete__, f"{cls.__name__} is annotated with names unknown at run time"

@@ -23,7 +23,7 @@ def instantiate(node: Any, key: str) -> Any:
     return construct(locate(str(node["_target_"]), f"{key}._target_"), values, key)
 
 
-def construct(cls: type[Any], values: Mapping[str, Any], key: str) -> Any:
+def construct(cls: Any, values: Mapping[str, Any], key: str) -> Any:
     """The component `cls` of these values, errors named by their place below `key` ("" for the top); raises UserError."""
     from pydantic import ValidationError
 
