@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Result
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from sow.config.compose import compose
+from sow.config.loader import application
 from sow.errors import UserError
 
 Call = Callable[..., Result]
@@ -179,13 +182,17 @@ def test_the_command_line_reads_the_environment_and_hides_what_it_read(
         compose(["model=tiny", "tracker.project=${oc.env:MY_PROJECT}"], own=["model=tiny"])
 
 
-def test_a_harmless_file_of_the_users_own_works(folder: Path) -> None:
-    from hydra.types import RunMode
-
-    from sow.config.loader import Loader
-
+def test_a_harmless_file_of_the_users_own_works_in_a_job_and_in_what_its_study_composes(folder: Path) -> None:
     (folder / "tuned").mkdir()
     (folder / "tuned" / "best.yaml").write_text("# @package _global_\ngate: {tau: 0.31}\n")
-    config = Loader([folder], []).load_configuration("config", ["model=tiny", "+tuned=best"], RunMode.RUN)
+    words = ["model=tiny", "+tuned=best"]
+    config = application([folder], words).compose_config("config", words, RunMode.RUN)
     assert config.gate.tau == 0.31
+    state = HydraConfig.instance()
+    before, state.cfg = state.cfg, None
+    try:
+        state.set_config(config)
+        assert compose(words).gate.tau == 0.31
+    finally:
+        state.cfg = before
     assert os.listdir(folder.parent) == ["files"]

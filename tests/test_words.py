@@ -200,6 +200,39 @@ def test_errors_of_hydras_parser_name_key_and_cure(word: str, parts: list[str]) 
         assert part in str(error.value)
 
 
+FLAGS = [
+    (["--seed=1"], "--seed=1: words are key=value"),
+    (["-seed", "1"], "words are key=value"),
+    (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+    (["--config-dir", "nowhere"], "nowhere is no folder of configurations (--config-dir)"),
+    (["--experimental-rerun", "run.pickle"], "--experimental-rerun runs a pickle"),
+    (["seed", "1"], "seed has no value: give seed=... (seed)"),
+    (["=1"], "=1 has no key: words are key=value"),
+    (["hydra/launcher=3"], "hydra/launcher=3 is no option: name one (hydra/launcher)"),
+    (["hydra/launcher=nope"], "hydra/launcher=nope is no option: choose one of"),
+]
+
+
+@pytest.mark.parametrize(("words", "part"), FLAGS, ids=str)
+def test_a_flag_that_means_nothing_is_one_line(words: list[str], part: str, command_line: Call) -> None:
+    result = command_line(*words)
+    assert result.status == 1 and result.err.count("\n") == 1 and part in result.err
+
+
+def test_what_is_shown_is_read_like_what_is_run(command_line: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_PROJECT", "a-name-of-mine")
+    words = (
+        "model=tiny",
+        "prompt=costs ${five}, (really)",
+        "tracker.project=${oc.env:MY_PROJECT}",
+        "ablation=no_dam",
+    )
+    shown = command_line("--cfg", "job", "--resolve", *words)
+    assert shown.status == 0, shown.err
+    assert "prompt: costs ${five}, (really)" in shown.out and "project: ***" in shown.out
+    assert "NoModulation" in shown.out and "a-name-of-mine" not in shown.out
+
+
 def test_every_free_text_key_exists() -> None:
     """In the options that have it; a renamed field must be renamed here."""
     texts = {

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -67,6 +67,7 @@ def job(composed: DictConfig) -> float | None:
 
 def _do(arguments: Sequence[str]) -> None:
     parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
     if flags.experimental_rerun is not None:
         raise UserError("--experimental-rerun runs a pickle: give the run's own words instead")
@@ -93,6 +94,12 @@ def _do(arguments: Sequence[str]) -> None:
         hydra.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
     else:
         hydra.run(name, job, [*words, "hydra.mode=RUN"])
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(
+        f"{message}: words are key=value or group=option without dashes; --hydra-help lists the flags"
+    )
 
 
 def _records(folder: str, part: str | None) -> list[Path]:

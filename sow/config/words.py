@@ -65,6 +65,8 @@ def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
     ablations: list[str] = []
     for word in map(str, words):
         found = _WORD.fullmatch(word)
+        if word.lstrip("+~").startswith("="):
+            raise UserError(f"{word} has no key: words are key=value or group=option")
         if found is None or found["equals"] is None:
             read_words.append(word)
             continue
@@ -77,6 +79,8 @@ def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
             ablations.append(value)
         elif key.startswith(OPEN):
             read_words.append(f"++{key}={value}")
+        elif "/" in key and not re.search(r"[A-Za-z_]", value):
+            raise UserError(f"{key}={value} is no option: name one ({key})")
         else:
             if options := _options(key, folders):
                 _check_options(key, value, options)
