@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Result
-from hydra.types import RunMode
 
 from sow.config.compose import compose
-from sow.config.loader import application
 from sow.config.places import CONF
-from sow.config.words import FREE_TEXT, PATHS, PROMPTS, elements, read
+from sow.config.words import FREE_TEXT, PATHS, PROMPTS, elements, encode, from_sweeper, read
 from sow.errors import UserError
 
 Call = Callable[..., Result]
@@ -52,10 +50,6 @@ TEXTS = [
 ]
 
 
-def composed(words: list[str]) -> object:
-    return application((), words).compose_config("config", words, RunMode.RUN, from_shell=False)
-
-
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_arrives_as_it_was_typed_and_is_the_same_when_read_again(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -71,8 +65,22 @@ def test_a_text_arrives_as_it_was_typed_and_is_the_same_when_read_again(text: st
         assert read([f"{key}={parsed.get_value_element_as_str()}"], [CONF]) == [word]  # as a sweep writes it
 
 
-def test_all_texts_compose_in_both_modes() -> None:
-    """One composition each, of every text at once under the keys that take it."""
+@pytest.mark.parametrize(
+    "text", [t for t in TEXTS if not t.endswith("\\")]
+)  # Hydra's lexer takes \\' for a quote
+def test_a_sweepers_word_for_a_job_is_the_text_again(text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    swept = parser.parse_override(read([f"prompt=choice({encode(text)},b)"], [CONF])[0])
+    (hydras, _) = swept.sweep_string_iterator()
+    assert from_sweeper(f"prompt={hydras}", escaped=True) == f"prompt={encode(text)}"
+    fixed = parser.parse_override(read([f"prompt={text}"], [CONF])[0]).value()
+    assert from_sweeper(f"prompt={fixed}", escaped=False) == f"prompt={encode(text)}"  # as Optuna writes it
+
+
+def test_texts_reach_the_configuration() -> None:
+    """Three at a time, under the keys that take them."""
     keys = [key for key in PROMPTS if key.startswith(("prompt", "guidance.n", "inversion.n"))]
     for start in range(0, len(TEXTS), len(keys)):
         words = [f"{key}={text}" for key, text in zip(keys, TEXTS[start:], strict=False)]

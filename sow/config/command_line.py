@@ -29,6 +29,7 @@ failed: list[str] = []
 def command_line() -> int:
     """Do what the words of the command line say; the exit status: 1 after any failure, 130 when interrupted."""
     arguments = sys.argv[1:]
+    sys.argv[1:] = redact(arguments)  # which W&B keeps
     failed.clear()
     redact_logs()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -41,9 +40,6 @@ else:  # running, a group holds whichever component its options name, which `sow
         Any
     )
     Gate = Any
-
-
-OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
 
 @component("calibration")

@@ -6,6 +6,7 @@ composition passes, of a run, of each job of a sweep in whatever process, and of
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.explain import explain
 from sow.config.places import CONF
 from sow.config.trust import SWEEPERS, refuse_foreign, refuse_search_path
-from sow.config.words import read
+from sow.config.words import from_sweeper, read
 from sow.errors import UserError
+
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
 
 class Loader(ConfigLoaderImpl):
@@ -62,6 +65,12 @@ class Loader(ConfigLoaderImpl):
         if run_mode == RunMode.MULTIRUN:
             _check_objective(config)
         return config
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The configuration of a job of a sweep."""
+        escaped = master_config.hydra.sweeper._target_ == SWEEPERS[0]
+        words = [from_sweeper(word, escaped) for word in sweep_overrides]
+        return super().load_sweep_config(master_config, words)
 
     def _beside(self, words: Sequence[str]) -> DictConfig | None:
         """What the words compose to, to name the keys there are; None where they compose nothing."""

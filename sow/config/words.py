@@ -102,8 +102,22 @@ def decode(text: str) -> str:
         return text
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    value = str(OverridesParser.create().parse_override(f"text={text}").value())
-    return re.sub(r"((?:\\\\)*)\\\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", value)
+    return _literal(str(OverridesParser.create().parse_override(f"text={text}").value()))
+
+
+def from_sweeper(word: str, escaped: bool) -> str:
+    """A sweeper's word for a job: Hydra's own writes a text without quotes and `escaped`, Optuna's as it is."""
+    found = _WORD.fullmatch(word)
+    key, value = (found["key"], found["value"]) if found else ("", "")
+    if key not in FREE_TEXT or _QUOTED.fullmatch(value) or (key in PATHS and value.startswith(("[", "null"))):
+        return word
+    text = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", value) if escaped else value
+    return f"{key}={encode(_literal(text))}"
+
+
+def _literal(text: str) -> str:
+    """The text that OmegaConf makes of one in which `${` is escaped."""
+    return re.sub(r"((?:\\\\)*)\\\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
 
 
 def elements(text: str) -> list[str]:
