@@ -1,4 +1,5 @@
-"""One command for everything: `python run.py [group=option] [key=value] [-m]`; `sow` is the same one, installed."""
+"""One command for everything: `python run.py [group=option] [key=value] [-m]`;
+`sow` is the same one, installed."""
 
 from __future__ import annotations
 

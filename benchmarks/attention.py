@@ -1,7 +1,8 @@
 """The self-attention calls of one step at 64 x 64 latents of Stable Diffusion 2.1-base, modulated three ways.
 
-The contestants know the same: queries, keys, values, regions, and a gate that is open. Ours is the package's; the other
-two are what one would write first, with the bias P of Eq. 4 and 5 as a tensor over all pairs of tokens.
+The contestants know the same: queries, keys, values, regions, and a gate that is open. Ours is the package's;
+the other two are what one would write first, with the bias P of Eq. 4 and 5 as a tensor over all pairs of
+tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Calls:
         return out
 
     def materialised(self) -> list[Tensor]:
-        """Logits and probabilities of both branches as N x N tensors, as a processor that shows its scores has them."""
+        """Logits and probabilities of both branches as N x N tensors,
+        as a processor that shows its scores has them."""
         out = []
         for _, q, k, v in self.layers:
             logits = (q.float() @ k.float().transpose(-1, -2)) * DIM**-0.5
@@ -49,7 +51,8 @@ class Calls:
         return out
 
     def materialised_text(self) -> list[Tensor]:
-        """Logits, bias and probabilities of the text branch alone as N x N tensors, the other branch fused."""
+        """Logits, bias and probabilities of the text branch alone as N x N tensors,
+        the other branch fused."""
         out = []
         for _, q, k, v in self.layers:
             plain = F.scaled_dot_product_attention(q[:1], k[:1], v[:1])
@@ -60,7 +63,8 @@ class Calls:
         return out
 
     def masked(self) -> list[Tensor]:
-        """scaled_dot_product_attention with the bias as an additive mask; the ranges still need the logits."""
+        """scaled_dot_product_attention with the bias as an additive mask;
+        the ranges still need the logits."""
         out = []
         for _, q, k, v in self.layers:
             plain = F.scaled_dot_product_attention(q[:1], k[:1], v[:1])
@@ -90,7 +94,8 @@ class Calls:
 
 
 def calls(device: torch.device, dtype: torch.dtype, latent: int = 64) -> Calls:
-    """Random queries, keys and values; a condition of a quarter of the canvas's side squared, and a body below it."""
+    """Random queries, keys and values; a condition of a quarter of the canvas's side squared, and
+    a body below it."""
     config = compose(["model=tiny", "gate=always", "metrics=none"])
     conditions = torch.zeros((1, latent, latent), dtype=torch.bool)
     unit = latent // 8

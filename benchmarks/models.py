@@ -18,7 +18,8 @@ WORDS = ["planner=fixed", "intensify=none", "metrics=none", "tracker=none", "cac
 
 
 def sampler(model: str, device: str, dtype: str) -> Any:
-    """SOW with the paper's numbers and a fixed plan, nothing cached, on `model`: people, tiny or sd21_base."""
+    """SOW with the paper's numbers and a fixed plan, nothing cached, on `model`:
+    people, tiny or sd21_base."""
     if model != "sd21_base":
         return build(compose([*WORDS, f"model={model}", f"model.device={device}", f"model.dtype={dtype}"]))
     made = build(compose([*WORDS, "model=tiny", "calibration=paper"]))

@@ -42,7 +42,8 @@ def overhead(sampler: Any, requests: list[Request], rounds: int) -> Row:
 
 
 def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: float) -> Row:
-    """A modulated step over an unmodulated one: gate open, all layers, text branch, one request with guidance."""
+    """A modulated step over an unmodulated one: gate open, all layers, text branch,
+    one request with guidance."""
     from sow import compose
 
     backbone = sampler.backbone
@@ -71,7 +72,8 @@ def first_modulated(sampler: Any, requests: list[Request]) -> Modulated:
 
 
 def compiled_step(sampler: Any, requests: list[Request], rounds: int, limit: float | None) -> Row:
-    """A modulated step of the UNet compiled as `model.compile=default` does, over the same step of the eager one."""
+    """A modulated step of the UNet compiled as `model.compile=default` does,
+    over the same step of the eager one."""
     backbone = sampler.backbone
     eager = first_modulated(sampler, requests)
     twin = copy.copy(backbone)
@@ -86,7 +88,8 @@ def compiled_step(sampler: Any, requests: list[Request], rounds: int, limit: flo
 
 
 def options(sampler: Any, requests: list[Request], rounds: int) -> list[Row]:
-    """The UNet's call with guidance under each of the model's options for speed, over the same call without."""
+    """The UNet's call with guidance under each of the model's options for speed,
+    over the same call without."""
     backbone = sampler.backbone
     step = first_modulated(sampler, requests)
     latents, timestep, embeds = step.args
@@ -116,7 +119,8 @@ def options(sampler: Any, requests: list[Request], rounds: int) -> list[Row]:
 
 
 def attention(device: torch.device, dtype: torch.dtype, rounds: int, latent: int = 64) -> list[Row]:
-    """Ours against materialised modulation, an additive mask and no modulation, the attention calls of a step."""
+    """Ours against materialised modulation, an additive mask and no modulation,
+    the attention calls of a step."""
     from benchmarks.attention import calls
 
     made = calls(device, dtype, latent)
@@ -168,7 +172,8 @@ def sweep(
 ) -> Row:
     """One request under every variant of the sampler, with caches (emptied before) over cold runs.
 
-    The pictures are asserted to be the same; the work that is left is asserted to be a cold run and the rest of others.
+    The pictures are asserted to be the same; the work that is left is asserted to be a cold run and the rest
+    of others.
     """
     backbone = sampler.backbone
     plans = sampler.plan(requests[:1])
@@ -219,7 +224,8 @@ def preservations(sampler: Any, requests: list[Request], rounds: int) -> Row:
 
 
 def image(sampler: Any, requests: list[Request], rounds: int) -> list[Row]:
-    """Seconds of one image: the cycles alone and in total; on full-size networks the arithmetic rate in the cycles."""
+    """Seconds of one image: the cycles alone and in total;
+    on full-size networks the arithmetic rate in the cycles."""
     backbone = sampler.backbone
     plans = sampler.plan(requests[:1])
     cycles: list[float] = []

@@ -1,4 +1,5 @@
-"""Interleaved timing: the contestants of a ratio take turns, so that what else the machine does meets all of them."""
+"""Interleaved timing: the contestants of a ratio take turns,
+so that what else the machine does meets all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ import torch
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of each round, and the peak of memory over all rounds in MiB (the process on a CPU, the device on CUDA)."""
+    """Seconds of each round, and the peak of memory over all rounds in MiB (the process on a CPU,
+    the device on CUDA)."""
 
     seconds: tuple[float, ...]
     peak_mib: float
@@ -34,7 +36,8 @@ def synchronize(device: torch.device) -> None:
 def interleaved(
     contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warmup: int = 1
 ) -> dict[str, Timed]:
-    """Each contestant once a round, the order turned round every other time; `warmup` rounds are not counted."""
+    """Each contestant once a round, the order turned round every other time;
+    `warmup` rounds are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     peaks = dict.fromkeys(contestants, 0.0)
     for turn in range(-warmup, rounds):

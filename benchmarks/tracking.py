@@ -1,7 +1,9 @@
-"""What tracking costs: seconds a job beyond generation and metrics, and jobs whose W&B server refuses, hangs or answers 500.
+"""What tracking costs: seconds per job beyond generation and metrics, and jobs whose W&B server refuses,
+hangs or answers 500.
 
-`python -m benchmarks.tracking [--jobs 24] [--rounds 5] [--json FILE] [WORD ...]`; the words go to every `run.py` (model=tiny by
-default). One process, one model load; the kinds of server are interleaved, so that a slow minute of the machine hits all of them.
+`python -m benchmarks.tracking [--jobs 24] [--rounds 5] [--json FILE] [WORD ...]`; the words go to every
+`run.py` (model=tiny by default). One process, one model load; the kinds of server are interleaved, so that a
+slow minute of the machine hits all of them.
 """
 
 from __future__ import annotations
@@ -11,14 +13,11 @@ import contextlib
 import json
 import os
 import platform
-import socket
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import run  # noqa: E402
+from benchmarks.servers import refusing, server  # noqa: E402
 from benchmarks.timing import quartiles  # noqa: E402
 from sow.runs.wandb_offline import OfflineRun, runs_below  # noqa: E402
 
@@ -47,9 +47,11 @@ def command(*words: str) -> float:
 
 
 def overhead(words: Sequence[str], jobs: int, outputs: Path) -> dict[str, Any]:
-    """A multirun of `jobs` + 1 jobs offline: from manifest to manifest a job takes this long, less generation and metrics.
+    """A multirun of `jobs` + 1 jobs offline: from manifest to manifest a job takes this long, less generation
+    and metrics.
 
-    The interval holds everything there is to a job: Hydra's composition, the run key, W&B's start and finish, the files.
+    The interval holds everything there is to a job: Hydra's composition, the run key, W&B's start and finish,
+    the files.
     """
     os.environ["WANDB_MODE"] = "offline"
     command("-m", *words, f"seed=range(0,{jobs + 1})", f"paths.outputs={outputs}")
@@ -85,7 +87,8 @@ def read_back(outputs: Path, seeds: Sequence[int], patience: float = 60.0) -> in
 
 
 def is_whole(run: OfflineRun) -> bool:
-    """Whether a run ended well and holds all that a job told: choices and values, steps, numbers, pictures on this disk."""
+    """Whether a run ended well and holds all that a job logged: choices and values, steps,
+    numbers, pictures on this disk."""
     steps = [row for row in run.history if "norm" in row]
     shown = [row for row in run.history if any(key.partition(".")[0] == "image" for key in row)]
     pictures = [path for name, path in run.files.items() if name.endswith(".png")]
@@ -104,7 +107,8 @@ def servers(words: Sequence[str], rounds: int, outputs: Path) -> dict[str, Any]:
     """Seconds of a job under each kind of server, and the medians over the offline one's."""
     times: dict[str, list[float]] = {kind: [] for kind in KINDS}
     os.environ["WANDB_API_KEY"] = "0" * 40
-    # Nearly no pause after a failure: every job starts a process that tries to upload, the worst case. No job finds another's results.
+    # Nearly no pause after a failure: every job starts a process that tries to upload, the worst case. No job
+    # finds another's results.
     words = (
         *words,
         "force=true",
@@ -112,7 +116,7 @@ def servers(words: Sequence[str], rounds: int, outputs: Path) -> dict[str, Any]:
         "tracker.pause_seconds=0.1",
         f"paths.outputs={outputs}",
     )
-    with refusing() as refused, hanging() as hung, failing() as broken:
+    with refusing() as refused, server(None) as hung, server(500) as broken:
         urls = {"offline": refused, "refuses": refused, "hangs": hung, "answers 500": broken}
         for number in range(rounds + 1):
             for kind in (*KINDS[number % 4 :], *KINDS[: number % 4]):
@@ -131,41 +135,6 @@ def servers(words: Sequence[str], rounds: int, outputs: Path) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def refusing() -> Iterator[str]:
-    """A port where nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def hanging() -> Iterator[str]:
-    """A port that accepts a connection and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def failing() -> Iterator[str]:
-    """A server whose every answer is 500."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_error(500)
-
-        do_GET = do_POST
-
-        def log_message(self, *words: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-
-
 def table(cost: dict[str, Any], waits: dict[str, Any]) -> list[str]:
     """The lines of a Markdown table of what was measured, with the aims."""
     rows = [("what", "median", "quartiles", "aim"), ("---", "---:", "---:", "---")]
@@ -175,13 +144,15 @@ def table(cost: dict[str, Any], waits: dict[str, Any]) -> list[str]:
         said = "" if aim is None else f"<= {aim} {'met' if middle <= aim else 'missed'}"
         rows.append((what, f"{middle:.2f}", f"{low:.2f} to {high:.2f}", said))
 
-    add(f"seconds a job beyond generation and metrics, of {cost['jobs']}", cost["seconds_beyond"], BEYOND)
-    rows.append(("seconds a job for both", f"{cost['median_seconds_of_generation_and_metrics']:.2f}", "", ""))
+    add(f"seconds per job beyond generation and metrics, of {cost['jobs']}", cost["seconds_beyond"], BEYOND)
+    rows.append(
+        ("seconds per job for both", f"{cost['median_seconds_of_generation_and_metrics']:.2f}", "", "")
+    )
     complete = "met" if cost["read_back"] == cost["jobs"] else "missed"
     rows.append(
         ("runs read back whole", f"{cost['read_back']} of {cost['jobs']}", "", f"{cost['jobs']} {complete}")
     )
-    add("seconds a job, W&B offline", waits["seconds"]["offline"])
+    add("seconds per job, W&B offline", waits["seconds"]["offline"])
     for kind in KINDS[1:]:
         ratio = waits["ratio_to_offline"][kind]
         low, high = (

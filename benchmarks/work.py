@@ -1,4 +1,5 @@
-"""What the ratios are made of: lines of the table, work that is counted, and network calls that are made again."""
+"""What the ratios are made of: lines of the table, work that is counted,
+and network calls that are made again."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from sow.attention.processor import Modulator, SelfAttentionProcessor, modulated
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `value` (median, first and third quartile), `expected` at most, or at least, None = report."""
+    """One line of the table: `value` (median, first and third quartile), `expected` at most,
+    or at least, None = report."""
 
     name: str
     value: tuple[float, float, float]
@@ -29,7 +31,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the expectation holds; None where there is none."""
+        """Whether the expectation holds; None if there is none."""
         if self.at_most is not None:
             return self.value[0] <= self.at_most
         return self.value[0] >= self.at_least if self.at_least is not None else None
@@ -74,7 +76,8 @@ def forget_prompts(backbone: Any) -> None:
 
 @contextmanager
 def recorded(backbone: Any) -> Iterator[list[Callable[[], object]]]:
-    """Within the block every call of the networks is noted, so that it can be made again; the list is theirs."""
+    """Within the block every call of the networks is noted,
+    so that it can be made again; the list is theirs."""
     calls: list[Callable[[], object]] = []
     predict, encode, decode, prompt = (
         backbone.predict,

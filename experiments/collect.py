@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sow import report
-from sow.config.bounds import need_at_least
 from sow.errors import UserError
-from sow.runs.records import MANIFEST, NOT_THE_RUN
+from sow.runs import reading
+from sow.runs.records import MANIFEST, NOT_THE_RUN, manifests_below
+from sow.types import Bound, component
+
+from .core.fields import Count
 
 if TYPE_CHECKING:
     from .core.study import StudyContext
@@ -22,32 +27,31 @@ log = logging.getLogger(__name__)
 NOT_A_METRIC = {"row", "group", "setting", "seed", "sha256", "key"}
 
 
-@dataclass(frozen=True)
+@component("study")
 class Collect:
-    """A row a complete run under `folder`: where and when, every key that differs between the runs, every number.
+    """A row per complete run under `folder`: where and when, every key that differs between the runs, every
+    number.
 
-    `metric` is what the figure is about, None = the first of `preferred` that is there; it shows the `axes` most important
-    keys, numbers of more than `bins` values in as many bins.
+    `metric` is what the figure is about, None = the first of `preferred` that is there; it shows the `axes`
+    most important keys, numbers of more than `bins` values in as many bins.
     """
 
     folder: str
     metric: str | None
     preferred: list[str]
-    axes: int
-    bins: int
-
-    def __post_init__(self) -> None:
-        need_at_least(self, "study", axes=1, bins=2)
+    axes: Count
+    bins: Annotated[int, Bound(ge=2)]
 
     @cached_property
-    def manifests(self) -> list[Path]:
-        """Manifests of the complete runs, oldest folder first; other collections are no runs."""
-        found = sorted(Path(self.folder).expanduser().rglob(MANIFEST))
-        return [f for f in found if json.loads(f.read_text()).get("choices", {}).get("study") != "collect"]
+    def manifests(self) -> dict[Path, dict[str, Any]]:
+        """Complete runs and their manifests, by folder; other collections are no runs."""
+        found = manifests_below(Path(self.folder).expanduser())
+        return {run: m for run, m in found if m.get("choices", {}).get("study") != "collect"}
 
     def files(self) -> list[str]:
         """What the table is made of, for the run key."""
-        return [str(path) for path in self.manifests]
+        names = (MANIFEST, "metrics.json", "records.parquet")
+        return [str(run / name) for run in self.manifests for name in names]
 
     def run(self, context: StudyContext) -> None:
         """Read, tabulate, draw."""
@@ -67,8 +71,6 @@ class Collect:
         numbers: dict[str, Any] = {"runs": len(self.manifests), "rows": len(rows), "keys": len(keys)}
         metric = self._metric(metrics)
         if metric is not None:
-            from .collect_importance import importances
-
             found = importances(rows, keys, metric, self.bins)
             numbers |= {f"importance/{key}": value for key, value in found.items()}
             if found:
@@ -93,27 +95,27 @@ class Collect:
         return next((name for name in wanted if name in metrics), metrics[0] if metrics else None)
 
 
-def tidy(manifests: Sequence[Path], root: Path) -> list[dict[str, Any]]:
-    """A row a run, or a row of a benchmark; the keys of a configuration and options that are the same everywhere are left out.
+def tidy(runs: Mapping[Path, Mapping[str, Any]], root: Path) -> list[dict[str, Any]]:
+    """A row per run, or per row of a benchmark; the keys of a configuration and options that are the same
+    everywhere are left out.
 
-    Columns: run, row, study, finished, seconds, commit; choice.GROUP; config.KEY; metric.NAME. Every row has all of them.
+    Columns: run, row, study, finished, seconds, commit; choice.GROUP; config.KEY; metric.NAME. Every row has
+    all of them.
     """
     found = []
-    for path in manifests:
-        manifest = json.loads(path.read_text())
+    for run, manifest in runs.items():
+        told = manifest.get("choices", {})
         about = {
-            "run": str(path.parent.relative_to(root)),
-            "study": manifest["choices"].get("study"),
+            "run": str(run.relative_to(root)),
+            "study": told.get("study"),
             "finished": manifest.get("finished"),
             "seconds": manifest.get("total_seconds"),
             "commit": (manifest.get("git") or {}).get("commit"),
         }
-        choices = {
-            f"choice.{k}": v for k, v in manifest["choices"].items() if k not in (*NOT_THE_RUN, "study")
-        }
-        kept = {k: v for k, v in manifest["config"].items() if k not in (*NOT_THE_RUN, "study", "cache")}
+        choices = {f"choice.{k}": v for k, v in told.items() if k not in (*NOT_THE_RUN, "study")}
+        kept = {k: v for k, v in manifest.get("config", {}).items() if k not in (*NOT_THE_RUN, "study")}
         config = {f"config.{k}": v for k, v in flat(kept)}
-        for row, numbers in measured(path.parent):
+        for row, numbers in measured(run):
             metrics = {f"metric.{k}": v for k, v in numbers.items()}
             found.append(({**about, "row": row}, {**choices, **config}, metrics))
     names = list(dict.fromkeys(k for _, keys, _ in found for k in keys))
@@ -137,7 +139,8 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def measured(folder: Path) -> Iterator[tuple[str | None, dict[str, float]]]:
-    """(row, numbers) of a run folder: those of metrics.json, or the means over each row of a benchmark's records."""
+    """(row, numbers) of a run folder: those of metrics.json,
+    or the means over each row of a benchmark's records."""
     if (folder / "records.parquet").is_file():
         import pandas
 
@@ -149,7 +152,10 @@ def measured(folder: Path) -> Iterator[tuple[str | None, dict[str, float]]]:
         return
     values = {}
     if (folder / "metrics.json").is_file():
-        values = json.loads((folder / "metrics.json").read_text())
+        try:
+            values = reading.numbers(folder, "metrics")
+        except UserError as error:
+            log.warning("%s", error)
     yield (
         None,
         {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k not in NOT_A_METRIC},
@@ -166,3 +172,53 @@ def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
     import pandas
 
     return pandas.DataFrame([{k: _cell(v) for k, v in row.items()} for row in rows]).to_csv(index=False)
+
+
+def importances(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], metric: str, bins: int
+) -> dict[str, float]:
+    """Epsilon squared of each key that differs among the rows with `metric`, in [0, 1], the largest first.
+
+    epsilon^2 = max(0, (SS_between - df_between MS_within) / SS_total) of a one-way analysis of variance over
+    the key's levels; numbers with more than `bins` values are cut at their quantiles. It is 0 in expectation
+    for a key without influence, where the plain share of variance grows with the number of levels.
+    Interactions are not in it. Keys that name the same levels in every row, as a group's option and its
+    numbers, are given once.
+    """
+    kept = [row for row in rows if row.get(metric) is not None]
+    values = np.array([row[metric] for row in kept], dtype=float)
+    found: dict[str, float] = {}
+    seen: set[tuple[int, ...]] = set()
+    for key in keys:
+        level = levels([row.get(key) for row in kept], bins)
+        pattern = tuple(int(i) for i in level)
+        if len(set(pattern)) < 2 or pattern in seen:
+            continue
+        seen.add(pattern)
+        found[key] = epsilon_squared(values, level)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def levels(column: Sequence[Any], bins: int) -> NDArray[np.int64]:
+    """The level (n,) int64 of each value, numbered in order of appearance;
+    many numbers are binned at their quantiles."""
+    if (
+        all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in column)
+        and len(set(column)) > bins
+    ):
+        cuts = np.quantile(np.array(column, dtype=float), np.linspace(0, 1, bins + 1)[1:-1])
+        column = np.searchsorted(cuts, np.array(column, dtype=float), side="right").tolist()
+    words = [json.dumps(v, sort_keys=True, default=str) for v in column]
+    order = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    return np.array([order[word] for word in words], dtype=np.int64)
+
+
+def epsilon_squared(values: NDArray[np.float64], level: NDArray[np.int64]) -> float:
+    """See `importances`; 0 where every level has one value or nothing varies."""
+    total = float(((values - values.mean()) ** 2).sum())
+    groups = [values[level == i] for i in np.unique(level)]
+    within = float(sum(((g - g.mean()) ** 2).sum() for g in groups))
+    free = len(values) - len(groups)
+    if total <= 0 or free <= 0:
+        return 0.0
+    return max(0.0, (total - within - (len(groups) - 1) * within / free) / total)

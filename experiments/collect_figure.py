@@ -1,4 +1,5 @@
-"""The figure of `study=collect`: runs as lines over the keys that matter, and how much each of them matters."""
+"""The figure of `study=collect`: runs as lines over the keys that matter,
+and how much each of them matters."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def draw(
 
 
 def parallel(axis: Axes, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """One line a run over one vertical scale a key, coloured by the last."""
+    """One line per run over one vertical scale per key, coloured by the last."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 

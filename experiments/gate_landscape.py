@@ -1,20 +1,24 @@
-"""`study=gate_landscape`: which reading of R_c (Eq. 7, A13) straddles tau? Its distribution per layer over real runs.
+"""`study=gate_landscape`: which reading of R_c (Eq. 7, A13) straddles tau? Its distribution per layer over
+real runs.
 
-The paper's tau is tuned on readings that it does not fix. Every reading here watches the same runs, and none of them acts
-on them: what is read is what the gate would have seen, had it read that way at that step.
+The paper's tau is tuned on readings that it does not fix. Every reading here watches the same runs, and none
+of them acts on them: what is read is what the gate would have seen, had it read that way at that step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from sow.config.bounds import need_at_least
 from sow.errors import UserError
 from sow.report import figures
+from sow.report.figures import COLORS
+from sow.types import component
 
+from .core.fields import Count
 from .core.finding import Finding, markdown_table
+from .core.groups import evenly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,11 +35,11 @@ OF_GATE = ("queries", "score", "scope", "min_points", "fraction")
 OF_MODULATION = ("normalisation", "region", "resolutions", "blocks", "branches")
 
 
-@dataclass(frozen=True)
+@component("study")
 class GateLandscape:
     """See conf/study/gate_landscape.yaml."""
 
-    groups: int
+    groups: Count
     split: str
     readings: Mapping[str, Any]
     only: list[str] | None
@@ -44,20 +48,21 @@ class GateLandscape:
     publish: bool
 
     def __post_init__(self) -> None:
-        need_at_least(self, "study", groups=1)
         if not self.readings:
             raise UserError("need at least one reading of R_c (study.readings)")
         if len(self.straddle) != 2 or not 0 <= self.straddle[0] < self.straddle[1] <= 1:
             raise UserError(f"need 0 <= low < high <= 1, got {self.straddle} (study.straddle)")
         for name in self.only or ():
             if name not in self.readings:
-                raise UserError(f"{name} is no reading, choose of {', '.join(self.readings)} (study.only)")
+                raise UserError(
+                    f"{name} is an unknown reading: choose among {', '.join(self.readings)} (study.only)"
+                )
         for name, change in self.readings.items():
             for key in change if isinstance(change, Mapping) else ["?"]:
                 if key not in (*OF_GATE, *OF_MODULATION):
                     words = ", ".join((*OF_GATE, *OF_MODULATION))
                     raise UserError(
-                        f"{key} is no part of a reading, choose of {words} (study.readings.{name})"
+                        f"{key} is not part of a reading: choose among {words} (study.readings.{name})"
                     )
 
     def run(self, context: StudyContext) -> None:
@@ -78,40 +83,41 @@ class GateLandscape:
         table = pd.DataFrame([{**row, "setting": settings[row["request"]]} for row in rows])
         if not len(table):
             raise UserError(
-                "no layer has both a condition and a related region: take a larger canvas or another box (height, width)"
+                "no layer has both a condition and a related region: take a larger canvas or another box "
+                "(height, width)"
             )
-        full = summary(table, config.gate.tau, self.paper_tau, self.straddle)
+        tau = config.gate.tau
+        full = summary(table, tau, self.paper_tau, self.straddle)
         short = [{k: row[k] for k in SHORT} for row in full]
-        figure = figures.save(context.folder, NAME, paint(table, readings, config.gate.tau, self.paper_tau))
         straddling = [row["reading"] for row in full if row["straddles"]]
         of_paper = [row["reading"] for row in full if row["straddles_paper_tau"]]
         Finding(
-            name=NAME,
-            headline={
-                "tau": config.gate.tau,
+            NAME,
+            {
+                "tau": tau,
                 "paper_tau": self.paper_tau,
                 "runs": len(requests),
                 "straddling": straddling,
                 "straddling_paper_tau": of_paper,
                 "readings": {row["reading"]: row for row in full},
             },
-            markdown=markdown_table(short)
-            + "\n"
-            + self.caption(config.gate.tau, straddling, of_paper, len(requests)),
-            figure=figure,
-            tables={NAME: table.to_dict("records"), f"{NAME}_layers": by_layer(table, config.gate.tau)},
-            short=short,
-            history=history(table),
+            f"{markdown_table(short)}\n{self.caption(tau, straddling, of_paper, len(requests))}",
+            paint(table, readings, tau, self.paper_tau),
+            {NAME: table.to_dict("records"), f"{NAME}_layers": by_layer(table, tau)},
+            short,
+            history(table),
         ).deliver(context, self.publish)
 
     def caption(self, tau: float, straddling: Sequence[str], of_paper: Sequence[str], runs: int) -> str:
         """What the table says of tau."""
         found, paper = (", ".join(names) or "none of these readings" for names in (straddling, of_paper))
         return (
-            f"R_c over the layers whose own value decides and all steps in the cycles of {runs} runs of the configured method. "
-            f"*above tau*: share of values above tau = {tau:g}; *open gates*: share of all layers and steps whose gate would be open, "
-            "those of too few points by the value they borrow; *uniform*: what uniform attention reads, k / m. *half open*: the tau above which "
-            f"half of the values would lie. Straddling tau: {found}; straddling the paper's {self.paper_tau:g}: {paper}.\n"
+            f"R_c over the layers whose own value decides and all steps in the cycles of {runs} runs of the "
+            f"configured method. *above tau*: share of values above tau = {tau:g}; *open gates*: share of "
+            "all layers and steps whose gate would be open, those of too few points by the value they "
+            "borrow; *uniform*: what uniform attention reads, k / m. *half open*: the tau above which half "
+            f"of the values would lie. Straddling tau: {found}; straddling the paper's {self.paper_tau:g}: "
+            f"{paper}.\n"
         )
 
 
@@ -136,18 +142,18 @@ def chosen(config: Config, split: str, count: int) -> tuple[list[Request], dict[
 
     Their task is left to the sampler: it decides what follows the cycles, and gates live in the cycles.
     """
-    groups = config.data.groups(split)
-    count = min(count, len(groups))
-    taken = [groups[i * len(groups) // count] for i in range(count)]
+    taken = evenly(config.data.groups(split), count)
     return [replace(g.request, task=None) for g in taken], {g.request.id: g.setting for g in taken}
 
 
 def summary(
     table: pd.DataFrame, tau: float, paper_tau: float, straddle: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """One row a reading, of the layers whose own R_c decides (all layers where none does); open_gates counts every layer.
+    """One row per reading, of the layers whose own R_c decides (all layers where none does); open_gates
+    counts every layer.
 
-    A layer of few points reads far above tau whatever its attention does (k / m of 3 points is a third), and borrows.
+    A layer of few points reads far above tau whatever its attention does (k / m of 3 points is a third), and
+    borrows.
     """
     rows = []
     for name, whole in table.groupby("reading", sort=False):
@@ -174,7 +180,7 @@ def summary(
 
 
 def by_layer(table: pd.DataFrame, tau: float) -> list[dict[str, Any]]:
-    """One row a reading and layer."""
+    """One row per reading and layer."""
     grouped = table.assign(above=table.r_c > tau).groupby(["reading", "layer", "tokens"], sort=False)
     numbers = grouped.agg(
         mean=("r_c", "mean"),
@@ -204,12 +210,13 @@ def short_name(layer: str) -> str:
 
 
 def paint(table: pd.DataFrame, readings: Sequence[str], tau: float, paper_tau: float) -> Figure:
-    """A panel a reading: the middle 90 % (thin), the middle half (thick) and median of R_c in every layer, in the order of
-    the UNet, against tau and against what uniform attention would read."""
-    from sow.report.figures import COLORS
+    """A panel per reading: the middle 90 % (thin), the middle half (thick) and median of R_c in every layer.
 
+    Layers stand in the order of the UNet, against tau and against what uniform attention would read.
+    """
     layers = list(dict.fromkeys(table.layer))
     sizes = table.groupby("layer").tokens.first()
+    heads = [f"{short_name(n)}\n{sizes[n]}" for n in layers]
     columns = 2 if len(readings) > 1 else 1
     rows = -(-len(readings) // columns)
 
@@ -234,23 +241,19 @@ def paint(table: pd.DataFrame, readings: Sequence[str], tau: float, paper_tau: f
             axis.axhline(paper_tau, color=COLORS["black"], ls=":", lw=1)
             opened = float(part.open.mean()) if len(part) else float("nan")
             axis.set_title(f"{name.replace('_', ' ')}: {opened:.1%} of gates open", fontsize=8)
-            axis.set_xticks(
-                range(len(layers)),
-                [f"{short_name(n)}\n{sizes[n]}" for n in layers],
-                rotation=60,
-                fontsize=6,
-            )
+            axis.set_xticks(range(len(layers)), heads, rotation=60, fontsize=6)
         for axis in axes[:, 0]:
             axis.set_ylabel("R_c")
         for axis in axes[-1]:
             axis.set_xlabel("self-attention layer, tokens")
-        handles = [
-            axes[0, 0].plot([], [], color=COLORS["vermilion"], ls="--", label=f"tau = {tau:g}")[0],
-            axes[0, 0].plot([], [], color=COLORS["black"], ls=":", label=f"the paper's {paper_tau:g}")[0],
-            axes[0, 0].plot([], [], color=COLORS["orange"], label="uniform attention")[0],
-            axes[0, 0].plot([], [], color=COLORS["blue"], lw=4, label="middle half (thin: 90 %)")[0],
-            axes[0, 0].plot([], [], color=COLORS["gray"], lw=4, label="too few points, borrows")[0],
-        ]
+        looks = {
+            f"tau = {tau:g}": {"color": COLORS["vermilion"], "ls": "--"},
+            f"the paper's {paper_tau:g}": {"color": COLORS["black"], "ls": ":"},
+            "uniform attention": {"color": COLORS["orange"]},
+            "middle half (thin: 90 %)": {"color": COLORS["blue"], "lw": 4},
+            "too few points, borrows": {"color": COLORS["gray"], "lw": 4},
+        }
+        handles = [axes[0, 0].plot([], [], label=words, **look)[0] for words, look in looks.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=5)
 
     return figures.draw(4.2 * columns, 1.7 * rows + 0.9, fill)

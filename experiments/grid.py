@@ -1,21 +1,23 @@
-"""`study=grid`: rows (methods, ablations) x requests as one labelled figure, PNG and PDF; conf/experiment/fig*.yaml.
+"""`study=grid`: rows (methods, ablations) x requests as one labelled figure, PNG and PDF;
+conf/experiment/fig*.yaml.
 
-The run folder is also one that `study=gallery` and `study=preference` read: images/, conditions/, records.parquet,
-rows.json, groups.json, table.json.
+The run folder is also one that `study=gallery` and `study=preference` read: images/, conditions/,
+records.parquet, rows.json, groups.json, table.json.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sow.config.bounds import need_above, need_at_least
+from sow.config.schema import construct
 from sow.errors import UserError
-from sow.types import Request
+from sow.types import Bound, Request, component
 
 from .benchmark.rows import NAME, Row, compose_row, parse_rows
+from .core.fields import Count
+from .core.samples import mean, numbers
 from .gallery.pictures import about_model, on_gray, slug
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
 
     from .core.study import StudyContext
 
-ASKED = {"prompt": str, "task": str, "seed": int, "photo": int, "condition": list}
 
-
-@dataclass(frozen=True)
+@component("study.requests")
 class Asked:
-    """One request of a grid: `prompt` with **stressed** words, `task`, `seed`, words of a command line that make its
-    `condition`, or which of study.images it is (`photo`, from 0)."""
+    """One request of a grid: `prompt` with **stressed** words, `task` and `seed`.
+
+    `condition` are words of a command line that make it, or `photo` says which of study.images it is, from 0.
+    """
 
     prompt: str
     task: str | None = None
@@ -44,14 +46,15 @@ class Asked:
         return self.prompt.replace("**", "")
 
 
-@dataclass(frozen=True)
+@component("study")
 class Grid:
     """A figure of images, rows of methods by columns of requests.
 
     `name`      of the figure's files; `title` above it, `caption` below, before what made it
     `rows`      as those of study=benchmark: label, overrides
     `requests`  prompt, task, seed, condition (words of a command line), photo
-    `images`    photographs that take the place of the configured conditions, with `masks` (none, face or one a
+    `images`    photographs that take the place of the configured conditions, with `masks` (none, face or one
+                per
                 photograph): request i gets the one its `photo` names, else the i-th, from the start again
     `stand_in`  requests and a sentence for the caption when no images are given; null = `requests` serve
     `across`    what runs from left to right: requests (below one another after `columns` of them) or rows
@@ -70,9 +73,9 @@ class Grid:
     masks: Any
     stand_in: Any
     across: Literal["requests", "rows"]
-    columns: int
+    columns: Count
     inset: bool
-    size: float
+    size: Annotated[float, Bound(gt=0)]
     chosen: str
     publish: bool
 
@@ -81,8 +84,6 @@ class Grid:
             raise UserError(
                 f"the name {self.name!r} names files: use letters, digits and _ . + - (study.name)"
             )
-        need_at_least(self, "study", columns=1)
-        need_above(self, "study", size=0)
         for row in parse_rows(self.rows):
             if row.overrides is None:
                 raise UserError(f"row {row.name} makes no images: give it overrides (study.rows.{row.name})")
@@ -108,11 +109,15 @@ class Grid:
         asked = _parse(self.requests, "study.requests")
         return [a for a in asked if not photographs or a.photo is None or a.photo < len(photographs)]
 
+    def configurations(self, config: Config) -> list[Config]:
+        """Those of the rows, which may choose other components than the run's."""
+        return [compose_row(config, row, config.task.name) for row in parse_rows(self.rows)]
+
     def run(self, context: StudyContext) -> None:
         """Generate row after row, draw, write."""
         from sow.report import blocks, figures
 
-        from .grid_figure import figure_of
+        from .grid_figure import figure_of, panels
 
         config, rows = context.config, parse_rows(self.rows)
         context.metrics.check()
@@ -128,17 +133,21 @@ class Grid:
         with context.timed("write"):
             caption = self.words({row.label or row.name: configs[row.name, tasks[0]] for row in rows})
             self._write(context, rows, requests, samples, caption)
-            figure = figure_of(self, rows, requests, samples, caption)
-            path = figures.save(context.folder, self.name, figure)
+            images = {row.label or row.name: [s.image for s in samples[row.name]] for row in rows}
+            columns = None if self.across == "rows" else self.columns
+            conditions = [on_gray(r.conditions) for r in requests]
+            lines = panels(images, [a.prompt for a in self.asked], conditions, columns, self.inset)
+            path = figures.save(context.folder, self.name, figure_of(lines, self.title, caption, self.size))
             context.folder.save_bytes("caption.md", f"{caption}\n".encode())
         context.tracked.images({self.name: path})
         context.console.print(caption)
         context.console.print(f"figure: {path}")
         if self.publish:
-            blocks.publish(self.name, caption, path)
+            blocks.publish(self.name, f"![{self.title}]({path.name})\n\n{caption}", path)
 
     def words(self, rows: Mapping[str, Config]) -> str:
-        """The caption: the figure's own words, which photographs, which models, how many steps; `rows` by label."""
+        """The caption: the figure's own words, which photographs, which models,
+        how many steps; `rows` by label."""
         configs = list(rows.values())
         models = dict.fromkeys(about_model(c.choices, c.resolved["model"]) for c in configs)
         steps: dict[int, list[str]] = {}
@@ -157,19 +166,15 @@ class Grid:
         return " ".join(w for w in words if w)
 
     def _photographs(self) -> tuple[list[str], list[str]]:
-        """Photographs and a mask each."""
-        photographs = (
-            []
-            if self.images is None
-            else [self.images]
-            if isinstance(self.images, str)
-            else list(self.images)
-        )
+        """Photographs, and as many masks."""
+        photographs = [] if self.images is None else self.images
+        photographs = [photographs] if isinstance(photographs, str) else list(photographs)
         masks = [self.masks] if isinstance(self.masks, str) else list(self.masks)
         masks = masks * len(photographs) if len(masks) == 1 else masks
         if photographs and len(masks) != len(photographs):
             raise UserError(
-                f"{len(masks)} masks for {len(photographs)} photographs: give none, face or one each (study.masks)"
+                f"{len(masks)} masks for {len(photographs)} photographs: give none, face or one each "
+                "(study.masks)"
             )
         return [str(p) for p in photographs], [str(m) for m in masks]
 
@@ -182,14 +187,11 @@ class Grid:
             words = list(asked.condition)
             if photographs:
                 k = i % len(photographs) if asked.photo is None else asked.photo
-                words = [
-                    "condition=photo",
-                    f"condition.image={photographs[k]}",
-                    f"condition.mask={masks[k]}",
-                ]
+                files = {"image": photographs[k], "mask": masks[k]}
+                words = ["condition=photo", *(f"condition.{n}={v}" for n, v in files.items())]
             key = (task, *words)
             if key not in composed:
-                composed[key] = compose_row(config, Row(f"request_{i}", "", tuple(words), {}), task)
+                composed[key] = compose_row(config, Row(f"request_{i}", "", tuple(words)), task)
             name = f"{i:02d}-{slug(asked.plain)[:24].strip('-')}"
             out.append(Request(composed[key].condition.load(seed), asked.plain, task, seed, name))
         return out
@@ -202,13 +204,10 @@ class Grid:
 
         made: dict[str, Sample] = {}
         for config in configs:
-            mine = [r for r in requests if r.task == config.task.name]
             with context.timed("load"):
                 sampler = build(config)
-            with context.timed("plan"):
-                plans = sampler.plan(mine)
-            with context.timed("generate"):
-                made |= {s.request.id: s for s in sampler.generate(mine, plans=plans)}
+            mine = [r for r in requests if r.task == config.task.name]
+            made |= {s.request.id: s for s in context.generate(sampler, mine)}
         return [made[r.id] for r in requests]
 
     def _write(
@@ -219,29 +218,28 @@ class Grid:
         samples: Mapping[str, Sequence[Sample]],
         caption: str,
     ) -> None:
-        from .generate import mean, numbers
-
-        folder, records, means = context.folder, [], {}
+        folder = context.folder
+        records: list[dict[str, Any]] = []
+        means, plans = {}, {}
         for row in rows:
-            measured = context.metrics.measure(list(samples[row.name]))
-            own = [numbers(s, m) for s, m in zip(samples[row.name], measured, strict=True)]
-            for sample, values in zip(samples[row.name], own, strict=True):
+            made = samples[row.name]
+            own = [numbers(s, m) for s, m in zip(made, context.measure(made), strict=True)]
+            for sample, values in zip(made, own, strict=True):
                 r = sample.request
                 folder.save_image(f"images/{row.name}/{r.id}-{r.seed}.png", sample.image)
                 place = {"row": row.name, "group": r.id, "setting": r.task, "seed": r.seed}
-                records.append({**place, **{k: v for k, v in values.items() if k != "seed"}})
+                records.append({**place, **values, **place})
             means[row.name] = mean(own)
+            plans[row.name] = {s.request.id: s.plan.to_dict() for s in made}
         for request in requests:
             folder.save_image(f"conditions/{request.id}.png", on_gray(request.conditions))
+        groups = [{"id": r.id, "setting": r.task, "prompt": r.prompt} for r in requests]
         folder.save_table("records.parquet", records)
-        folder.save_json(
-            "groups.json", [{"id": r.id, "setting": r.task, "prompt": r.prompt} for r in requests]
-        )
+        folder.save_json("groups.json", groups)
         folder.save_json("rows.json", [row.to_dict() for row in rows])
         folder.save_json(
             "table.json", {"name": self.name, "title": self.title, "caption": caption, "marks": []}
         )
-        plans = {row.name: {s.request.id: s.plan.to_dict() for s in samples[row.name]} for row in rows}
         folder.save_json("plans.json", plans)
         folder.save_json("metrics.json", means)
 
@@ -251,18 +249,13 @@ def _parse(requests: Any, key: str) -> list[Asked]:
     if not isinstance(requests, (list, tuple)) or not requests:
         raise UserError(f"a grid needs a list of requests, got {requests!r} ({key})")
     out = []
-    for value in requests:
-        if not isinstance(value, Mapping) or not isinstance(value.get("prompt"), str):
-            raise UserError(f"a request has a prompt, got {value!r} ({key})")
-        for name, given in value.items():
-            if name not in ASKED:
-                raise UserError(f"{name} is no part of a request: choose among {', '.join(ASKED)} ({key})")
-            if given is not None and (not isinstance(given, ASKED[name]) or isinstance(given, bool)):
-                raise UserError(f"{name}={given!r} is no {ASKED[name].__name__} ({key})")
-        words = [str(w) for w in value.get("condition") or ()]
-        if wrong := next((w for w in words if not re.match(r"condition[.=]", w)), None):
+    for i, value in enumerate(requests):
+        if not isinstance(value, Mapping):
+            raise UserError(f"a request has a prompt, got {value!r} ({key}.{i})")
+        asked = construct(Asked, value, f"{key}.{i}")
+        if wrong := next((w for w in asked.condition if not re.match(r"condition[.=]", w)), None):
             raise UserError(
-                f"{wrong} is no word of the condition: begin with condition= or condition. ({key})"
+                f"{wrong} does not belong to the condition: begin with condition= or condition. ({key}.{i})"
             )
-        out.append(Asked(**{**value, "condition": tuple(words)}))
+        out.append(asked)
     return out

@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sow.report import figures
 
-from .gallery.pictures import on_gray
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
-
-    from sow.types import Request, Sample
-
-    from .benchmark.rows import Row
-    from .grid import Grid
 
 LABEL = 7  # points
 LETTER = 0.062  # inches that a letter of a label takes
@@ -30,7 +23,7 @@ INSET = 0.34  # of an image's side
 
 @dataclass(frozen=True)
 class Panel:
-    """One place of the grid; `top` and `left` label its column and line where they are not empty."""
+    """One place of the grid; `top` and `left` label its column and line if they are not empty."""
 
     picture: Image | None
     inset: Image | None = None
@@ -38,65 +31,48 @@ class Panel:
     left: str = ""
 
 
-def figure_of(
-    grid: Grid,
-    rows: Sequence[Row],
-    requests: Sequence[Request],
-    samples: Mapping[str, Sequence[Sample]],
-    caption: str,
-) -> Figure:
-    """The grid drawn, not yet saved."""
-    return figure_of_panels(panels(grid, rows, requests, samples), grid.title, caption, grid.size)
-
-
 def panels(
-    grid: Grid, rows: Sequence[Row], requests: Sequence[Request], samples: Mapping[str, Sequence[Sample]]
+    rows: Mapping[str, Sequence[Image]],
+    prompts: Sequence[str],
+    conditions: Sequence[Image],
+    columns: int | None,
+    inset: bool,
 ) -> list[list[Panel]]:
-    """Lines of panels; every line has as many as the first."""
-    prompts = [a.prompt for a in grid.asked]
-    conditions = [on_gray(r.conditions) for r in requests]
-    names = [row.label or row.name for row in rows]
-    if grid.across == "rows":
-        out = []
-        for i, prompt in enumerate(prompts):
-            line = [] if grid.inset else [Panel(conditions[i], top="condition" if i == 0 else "")]
-            for row, name in zip(rows, names, strict=True):
-                inset = conditions[i] if grid.inset else None
-                line.append(Panel(samples[row.name][i].image, inset, name if i == 0 else ""))
-            line[0] = Panel(line[0].picture, line[0].inset, line[0].top, prompt)
-            out.append(line)
-        return out
+    """Lines of panels, each as long as the first; `rows` are images by the row's name, in the prompts' order.
+
+    `columns` requests stand side by side, their rows below one another; None puts the rows side by side and
+    the requests below one another.
+    """
+    shown = list(rows.items())
+    if not inset:
+        shown.insert(0, ("condition", conditions))
+    corners = conditions if inset else [None] * len(prompts)
+    if columns is None:
+        return [
+            [
+                Panel(images[i], corners[i], "" if i else name, "" if j else prompt)
+                for j, (name, images) in enumerate(shown)
+            ]
+            for i, prompt in enumerate(prompts)
+        ]
     out = []
-    for start in range(0, len(requests), grid.columns):
-        block = range(start, min(start + grid.columns, len(requests)))
-        empty = [Panel(None)] * (min(grid.columns, len(requests)) - len(block))
-        top = {i: prompts[i] for i in block}
-        if not grid.inset:
-            out.append(
-                [Panel(conditions[i], None, top.pop(i), "" if i > start else "condition") for i in block]
-                + empty
-            )
-        for row, name in zip(rows, names, strict=True):
-            left = name if len(rows) > 1 or not grid.inset else ""
+    named = len(shown) > 1
+    for start in range(0, len(prompts), columns):
+        block = range(start, min(start + columns, len(prompts)))
+        empty = [Panel(None)] * (min(columns, len(prompts)) - len(block))
+        for j, (name, images) in enumerate(shown):
             line = [
-                Panel(
-                    samples[row.name][i].image,
-                    conditions[i] if grid.inset else None,
-                    top.pop(i, ""),
-                    "" if i > start else left,
-                )
+                Panel(images[i], corners[i], "" if j else prompts[i], name if named and i == start else "")
                 for i in block
             ]
             out.append(line + empty)
     return out
 
 
-def figure_of_panels(lines: Sequence[Sequence[Panel]], title: str, caption: str, size: float) -> Figure:
+def figure_of(lines: Sequence[Sequence[Panel]], title: str, caption: str, size: float) -> Figure:
     """Panels of `size` inches; labels wrap at the panel's side, the caption at the figure's."""
     letters = max(8, round(size / LETTER))
-    tops = [
-        max((_wrapped(p.top, letters).count("\n") + 1 for p in line if p.top), default=0) for line in lines
-    ]
+    tops = [max(_wrapped(p.top, letters).count("\n") + bool(p.top) for p in line) for line in lines]
     left = any(p.left for line in lines for p in line)
     columns = len(lines[0])
     width = columns * size * 1.03 + (3 * LINE if left else 0)
@@ -119,10 +95,7 @@ def figure_of_panels(lines: Sequence[Sequence[Panel]], title: str, caption: str,
 
 
 def _paint(panel: Panel, axis: Axes, letters: int, size: float) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for side in axis.spines.values():
-        side.set_visible(False)
+    _bare(axis)
     if panel.picture is None:
         axis.set_axis_off()
         return
@@ -132,13 +105,18 @@ def _paint(panel: Panel, axis: Axes, letters: int, size: float) -> None:
     if panel.left:
         axis.set_ylabel(_stressed(_wrapped(panel.left, letters)), fontsize=LABEL, labelpad=3)
     if panel.inset is not None:
-        ratio = panel.inset.width / panel.inset.height
-        corner = axis.inset_axes((1 - INSET * min(ratio, 2), 0, INSET * min(ratio, 2), INSET))
+        width = INSET * min(panel.inset.width / panel.inset.height, 2)
+        corner = axis.inset_axes((1 - width, 0, width, INSET))
         corner.imshow(panel.inset, interpolation="lanczos")
-        corner.set_xticks([])
-        corner.set_yticks([])
-        for side in corner.spines.values():
-            side.set(visible=True, color="white", linewidth=1.2)
+        _bare(corner, visible=True, color="white", linewidth=1.2)
+
+
+def _bare(axis: Axes, **frame: Any) -> None:
+    """No ticks, and a frame only if one is given."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for side in axis.spines.values():
+        side.set(**frame or {"visible": False})
 
 
 def _wrapped(text: str, letters: int) -> str:

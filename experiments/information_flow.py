@@ -1,24 +1,24 @@
-"""`study=information_flow`: is one-way diffusion one-way? Plain sampling, COW and SOW side by side on the same plans.
+"""`study=information_flow`: is one-way diffusion one-way? Plain sampling, COW and SOW side by side on the
+same plans.
 
-Three measures, one row a number on disk: attention mass between condition, related region and rest (attention.parquet),
-R_c of every layer (gates.parquet), and the change of the final latents in each region after a perturbation of one
-region at one step (responses.parquet). `sow/flow/` defines them.
+Three measures, one row a number on disk: attention mass between condition, related region and rest
+(attention.parquet), R_c of every layer (gates.parquet), and the change of the final latents in each region
+after a perturbation of one region at one step (responses.parquet). `sow/dynamics/` defines them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
-from sow.report import figures
-from sow.types import Request
+from sow.types import Bound, Request, component
 
 from . import information_flow_figure as pictures
+from .core.fields import Count
 from .core.finding import Finding, markdown_table
-from .recompose import with_words
+from .core.recompose import with_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,24 +46,22 @@ COLUMNS = {  # headline number -> what it is called in a table
 }
 
 
-@dataclass(frozen=True)
+@component("study")
 class InformationFlow:
     """See conf/study/information_flow.yaml."""
 
     methods: Mapping[str, Any]
     only: list[str] | None
-    seeds: int
-    causal_seeds: int
-    positions: int
-    strength: float
+    seeds: Count
+    causal_seeds: Annotated[int, Bound(ge=0)]
+    positions: Count
+    strength: Annotated[float, Bound(gt=0)]
     sources: list[str]
     region: Literal["mask", "box"]
     noise_seed: int
     publish: bool
 
     def __post_init__(self) -> None:
-        need_at_least(self, "study", seeds=1, causal_seeds=0, positions=1)
-        need_above(self, "study", strength=0)
         if not self.methods:
             raise UserError("need at least one method, as in {SOW: []} (study.methods)")
         for name, words in self.methods.items():
@@ -71,10 +69,16 @@ class InformationFlow:
                 raise UserError(f"{name} is `plain` or a list of overrides, got {words!r} (study.methods)")
         for name in self.only or ():
             if name not in self.methods:
-                raise UserError(f"{name} is no method, choose of {', '.join(self.methods)} (study.only)")
-        wrong = [s for s in self.sources if s not in SOURCES]
-        if wrong:
+                raise UserError(
+                    f"{name} is an unknown method: choose among {', '.join(self.methods)} (study.only)"
+                )
+        if wrong := [s for s in self.sources if s not in SOURCES]:
             raise UserError(f"sources are of {', '.join(SOURCES)}, got {wrong[0]!r} (study.sources)")
+
+    def configurations(self, config: Config) -> list[Config]:
+        """Those of the methods that are compared."""
+        methods = [self.methods[n] for n in self.methods if self.only is None or n in self.only]
+        return [with_words(config, words) for words in methods if words and words != PLAIN]
 
     def run(self, context: StudyContext) -> None:
         """Observe and perturb every method on the same requests and plans; tables, figure, numbers."""
@@ -88,9 +92,8 @@ class InformationFlow:
         plans = base.plan(requests)
         tables: dict[str, list[dict[str, Any]]] = {"attention": [], "gates": [], "responses": []}
         maps: dict[str, Any] = {}
-        methods = [name for name in self.methods if self.only is None or name in self.only]
-        for name in methods:
-            words = self.methods[name]
+        methods = {n: words for n, words in self.methods.items() if self.only is None or n in self.only}
+        for name, words in methods.items():
             sampler = sampler_of(config, base, words)
             own = same_places(plans, sampler.plan(requests) if words != PLAIN else plans)
             context.console.print(f"{name}: watching {len(requests)} runs, perturbing {self.causal_seeds}")
@@ -99,34 +102,28 @@ class InformationFlow:
             for table, found in rows.items():
                 tables[table] += [{"method": name, **row} for row in found]
         frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
-        numbers = headline(frames, methods)
-        figure = figures.save(context.folder, NAME, pictures.paint(frames, methods, maps, config.gate.tau))
+        numbers = headline(frames, list(methods))
         short = [
             {"": words, **{method: row.get(column) for method, row in numbers.items()}}
             for column, words in COLUMNS.items()
             if any(row.get(column) is not None for row in numbers.values())
         ]
-        Finding(
-            name=NAME,
-            headline=numbers,
-            markdown=markdown_table(short) + "\n" + self.caption(),
-            figure=figure,
-            tables=tables,
-            short=short,
-            history=history(frames),
-        ).deliver(context, self.publish)
+        text = f"{markdown_table(short)}\n{self.caption()}"
+        figure = pictures.paint(frames, list(methods), maps, config.gate.tau)
+        Finding(NAME, numbers, text, figure, tables, short, history(frames)).deliver(context, self.publish)
 
     def caption(self) -> str:
         """What the table's rows mean."""
         return (
-            "*sampling* goes from x_t2 with neither cycles, replacement nor modulation; *COW* is SOW without modulation on the same "
-            "plans, not `method=cow`. Latents of one region are perturbed by noise of standard deviation "
-            f"{self.strength:g} at {self.positions} steps of "
-            f"{min(self.causal_seeds, self.seeds)} runs each; responses are norms of the change of the final latents per unit of "
-            "it, mean over steps. w = (out - back) / (out + back) of their energies: 1 where the condition changes the others and "
-            "is changed by none, 0 where both are alike. A *held* condition is perturbed in every replacement from that step on; a "
-            "perturbation made once is undone by the next. Attention is mass over what uniform attention would give, over all "
-            f"steps and layers of {self.seeds} runs.\n"
+            "*sampling* goes from x_t2 with neither cycles, replacement nor modulation; *COW* is SOW "
+            "without modulation on the same plans, not `method=cow`. Latents of one region are perturbed by "
+            f"noise of standard deviation {self.strength:g} at {self.positions} steps of "
+            f"{min(self.causal_seeds, self.seeds)} runs each; responses are norms of the change of the "
+            "final latents per unit of it, mean over steps. w = (out - back) / (out + back) of their "
+            "energies: 1 where the condition changes the others and is changed by none, 0 where both are "
+            "alike. A *held* condition is perturbed in every replacement from that step on; a perturbation "
+            "made once is undone by the next. Attention is mass over what uniform attention would give, "
+            f"over all steps and layers of {self.seeds} runs.\n"
         )
 
     def measure(
@@ -154,7 +151,8 @@ class InformationFlow:
 
 
 def sampler_of(config: Config, base: Pipeline, words: Any) -> Pipeline:
-    """The run's sampler with `words` on top of its own overrides, or without any of the method for `plain`."""
+    """The run's sampler with `words` on top of its own overrides,
+    or without any of the method for `plain`."""
     from sow.dynamics.plain import plain
     from sow.pipeline.factory import build
 
@@ -169,7 +167,8 @@ def sampler_of(config: Config, base: Pipeline, words: Any) -> Pipeline:
 
 
 def shadow(sampler: Pipeline, config: Config) -> tuple[Any, Any, Any] | None:
-    """What reads R_c: the method's own modulation, gate and decay, else the run's; None where neither has a modulation."""
+    """What reads R_c: the method's own modulation, gate and decay, else the run's;
+    None if neither has a modulation."""
     from sow.attention.modulation import NoModulation
 
     for own in (sampler.method, config):
@@ -184,9 +183,10 @@ def same_places(plans: Sequence[Plan], own: Sequence[Plan]) -> list[Plan]:
 
 
 def headline(frames: Mapping[str, pd.DataFrame], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Per method: energies summed over steps, then w; root mean square responses; attention relative to uniform; R_c.
+    """Per method: energies summed over steps, then w; RMS responses; attention relative to uniform; R_c.
 
-    Means over requests. One-wayness is also told for the cycles and the preservation alone, None where a stage is absent.
+    Means over requests. One-wayness also stands for the cycles and the preservation alone, None where a stage
+    is absent.
     """
     from sow.dynamics.summary import attention_ratios, flows, gate_numbers
 

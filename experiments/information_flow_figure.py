@@ -1,4 +1,4 @@
-"""The picture of `study=information_flow`: a column a method, the same scales in every column."""
+"""The picture of `study=information_flow`: a column per method, the same scales in every column."""
 
 from __future__ import annotations
 
@@ -29,39 +29,33 @@ def paint(
     rows += ["gates"] if len(frames["gates"]) else []
     heights = {"out": 1.25, "back": 1.25}
 
+    sizes = [heights.get(r, 1.0) for r in rows]
+    title = "Who changes whom: the same plans, the same noise, one region perturbed at one step"
+
     def fill(figure: Figure) -> None:
-        axes = figure.subplots(
-            len(rows),
-            len(methods),
-            squeeze=False,
-            sharey="row",
-            gridspec_kw={"height_ratios": [heights.get(r, 1.0) for r in rows]},
-        )
+        shape = len(rows), len(methods)
+        axes = figure.subplots(*shape, squeeze=False, sharey="row", height_ratios=sizes)
         limit, image = brightest(maps), None
         for column, method in enumerate(methods):
-            for row, kind in enumerate(rows):
-                axis = axes[row, column]
-                if kind in ("out", "back"):
-                    image = change(axis, maps.get(method), kind, limit) or image
-                else:
+            axes[0, column].set_title(method.replace("_", " "), fontweight="bold")
+            for axis, kind in zip(axes[:, column], rows, strict=True):
+                if kind in CURVES:
                     CURVES[kind](axis, frames, method, tau)
                     axis.set_xlabel("denoising step of the run")
-                if row == 0:
-                    axis.set_title(method.replace("_", " "), fontweight="bold")
-                if column == 0:
-                    axis.set_ylabel(LABELS[kind])
-                if column == len(methods) - 1 and kind not in ("out", "back"):
-                    axis.legend(loc="best")
+                else:
+                    image = change(axis, maps.get(method), kind, limit) or image
+        for (first, *_, last), kind in zip(([*line, line[-1]] for line in axes), rows, strict=True):
+            first.set_ylabel(LABELS[kind])
+            if kind in CURVES:
+                last.legend(loc="best")
         if image is not None:
-            shown = [axis for row, kind in enumerate(rows) if kind in ("out", "back") for axis in axes[row]]
+            shown = [
+                axis for kind, line in zip(rows, axes, strict=True) if kind not in CURVES for axis in line
+            ]
             figure.colorbar(image, ax=shown, label="change of x₀ (RMS over channels)", aspect=30, pad=0.01)
-        figure.suptitle(
-            "Who changes whom: the same plans, the same noise, one region perturbed at one step"
-            if "out" in rows
-            else "Attention between regions"
-        )
+        figure.suptitle(title if "out" in rows else "Attention between regions")
 
-    return figures.draw(2.6 * len(methods) + 0.6, sum(1.75 * heights.get(r, 1.0) for r in rows) + 0.4, fill)
+    return figures.draw(2.6 * len(methods) + 0.6, 1.75 * sum(sizes) + 0.4, fill)
 
 
 LABELS = {
@@ -80,7 +74,8 @@ def brightest(maps: Mapping[str, Any]) -> float:
 
 
 def change(axis: Axes, found: Any, kind: str, limit: float) -> Any:
-    """|change of x_0| after a perturbation at the first step, logarithmic, outlines of c (white) and cr; its image."""
+    """|change of x_0| after a perturbation at the first step, logarithmic,
+    outlines of c (white) and cr; its image."""
     from matplotlib.colors import LogNorm
 
     axis.set_xticks([])
@@ -97,9 +92,8 @@ def change(axis: Axes, found: Any, kind: str, limit: float) -> Any:
     step = steps[0]  # the one noise level that all methods share
     # Independent perturbations of the two parts of the surroundings add in energy.
     total = sum(changes[s, step] ** 2 for s in sources if (s, step) in changes) ** 0.5
-    image = axis.imshow(
-        total.clamp_min(limit * 1e-4), norm=LogNorm(limit * 1e-3, limit), interpolation="nearest"
-    )
+    norm = LogNorm(limit * 1e-3, limit)
+    image = axis.imshow(total.clamp_min(limit * 1e-4), norm=norm, interpolation="nearest")
     for index, color in ((0, "white"), (1, COLORS["sky"])):
         inside = layout[..., index].numpy()
         if inside.any() and not inside.all():
@@ -138,36 +132,28 @@ def attention(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: 
     for name, table in ratios(part[part.method == method]).items():
         if name in FLOWS and len(table):
             words, color, line = FLOWS[name]
-            grouped = table.groupby("step").ratio
-            axis.plot(grouped.mean().index, grouped.mean(), color=color, ls=line, label=words)
-            axis.fill_between(
-                grouped.mean().index,
-                grouped.quantile(0.25),
-                grouped.quantile(0.75),
-                color=color,
-                alpha=0.15,
-                lw=0,
-            )
+            middle(axis, table.groupby("step").ratio, color, line, words)
     axis.axhline(1, color=COLORS["gray"], lw=0.6)
     shade(axis, part[part.method == method])
 
 
 def gates(axis: Axes, frames: Mapping[str, pd.DataFrame], method: str, tau: float) -> None:
-    """R_c as the run's gate reads it in every method, against tau; band: the middle half of layers and runs."""
+    """R_c as the run's gate reads it in every method, against tau; band:
+    the middle half of layers and runs."""
     part = frames["gates"][frames["gates"].method == method]
-    grouped = part.groupby("step").r_c
-    axis.plot(grouped.mean().index, grouped.mean(), color=COLORS["green"], label="R_c")
-    axis.fill_between(
-        grouped.mean().index,
-        grouped.quantile(0.25),
-        grouped.quantile(0.75),
-        color=COLORS["green"],
-        alpha=0.2,
-        lw=0,
-    )
+    middle(axis, part.groupby("step").r_c, COLORS["green"], "-", "R_c")
     axis.axhline(tau, color=COLORS["black"], ls="--", lw=0.8, label=f"tau = {tau:g}")
     axis.axhline(0.2, color=COLORS["gray"], ls=":", lw=0.8, label="uniform, 1/5")
     shade(axis, part)
+
+
+def middle(axis: Axes, grouped: Any, color: str, line: str, label: str) -> None:
+    """Mean by step, and the middle half as a band."""
+    mean = grouped.mean()
+    axis.plot(mean.index, mean, color=color, ls=line, label=label)
+    axis.fill_between(
+        mean.index, grouped.quantile(0.25), grouped.quantile(0.75), color=color, alpha=0.17, lw=0
+    )
 
 
 def shade(axis: Axes, part: pd.DataFrame) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow import report
-from sow.config.bounds import need_at_least
 from sow.errors import UserError
+from sow.types import Bound, component
+
+from .core.fields import Count
 
 if TYPE_CHECKING:
     from sow.types import Canvas, Plan, Request
@@ -22,30 +22,31 @@ if TYPE_CHECKING:
 SPLITS = ("validation", "test", "all", "request")
 
 
-@dataclass(frozen=True)
+@component("study")
 class MakePlans:
-    """Plans of the first `limit` groups of a `split` of the data, or of the configured request (`split` request).
+    """Plans of the first `limit` groups of a `split` of the data, or of the configured request (`split`
+    request).
 
-    `workers` plans are made at the same time; the first `drawn` are drawn. `canvas` [width, height] with the VAE's
-    `factor` spares loading the model.
+    `workers` plans are made at the same time; the first `drawn` are drawn. `canvas` [width, height] with the
+    VAE's `factor` spares loading the model.
     """
 
-    split: str
-    limit: int | None
-    workers: int
-    drawn: int
+    split: Literal["validation", "test", "all", "request"]
+    limit: Annotated[int | None, Bound(ge=1)]
+    workers: Count
+    drawn: Annotated[int, Bound(ge=0)]
     canvas: list[int] | None
-    factor: int
+    factor: Count
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UserError(f"study.split={self.split} is not one of {', '.join(SPLITS)}")
-        need_at_least(self, "study", limit=1, workers=1, drawn=0, factor=1)
         if self.canvas is not None and (len(self.canvas) != 2 or min(self.canvas) < 1):
             raise UserError(f"the canvas is [width, height] in pixels, got {self.canvas} (study.canvas)")
 
     def run(self, context: StudyContext) -> None:
-        """Plan, write `plans.json`, draw, and sum up; UserError after all are tried when one could not be made."""
+        """Plan, write `plans.json`, draw, and sum up;
+        UserError after all are tried when one could not be made."""
         from sow.planner.drawing import draw_plan
 
         canvas = self._canvas(context)
@@ -93,7 +94,7 @@ class MakePlans:
 
         done: dict[int, Plan] = {}
         failed: list[str] = []
-        with _bar(len(requests)) as advance, ThreadPoolExecutor(self.workers) as pool:
+        with report.bar(len(requests), "planning") as move, ThreadPoolExecutor(self.workers) as pool:
             futures: dict[Future[Plan], int] = {pool.submit(one, r): i for i, r in enumerate(requests)}
             try:
                 for future in as_completed(futures):
@@ -101,20 +102,22 @@ class MakePlans:
                         done[futures[future]] = future.result()
                     except UserError as error:
                         failed.append(f"{requests[futures[future]].id}: {error}")
-                    advance()
+                    move("planning", 1)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         if failed:
             raise UserError(
-                f"{len(failed)} of {len(requests)} plans could not be made, first {sorted(failed)[0]}; those of a language "
-                "model that were made are stored, so that the same command asks for the missing ones only"
+                f"{len(failed)} of {len(requests)} plans could not be made, first {sorted(failed)[0]}; "
+                "those of a language model that were made are stored, so that the same command asks for the "
+                "missing ones only"
             )
         return [done[i] for i in range(len(requests))]
 
 
 def costs(plans: Sequence[Plan], started: float) -> dict[str, Any]:
-    """What the plans took: those asked for since `started` (UNIX seconds), and how many came from the store."""
+    """What the plans took: those asked for since `started` (UNIX seconds),
+    and how many came from the store."""
     asked = [p for p in plans if _since(p.details.get("asked"), started)]
     stored = [p for p in plans if p.details.get("asked") and not _since(p.details["asked"], started)]
     known = [p.details["cost_usd"] for p in asked if p.details.get("cost_usd") is not None]
@@ -133,16 +136,3 @@ def costs(plans: Sequence[Plan], started: float) -> dict[str, Any]:
 
 def _since(stamp: str | None, started: float) -> bool:
     return stamp is not None and datetime.fromisoformat(stamp).timestamp() >= started - 0.001
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal; yields what moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("planning"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("planning", total=total)
-        yield lambda: progress.advance(task)

@@ -1,18 +1,21 @@
-"""`study=showcase`: the images of consecutive seeds, all of them, with their numbers: what the documentation shows unpicked."""
+"""`study=showcase`: the images of consecutive seeds, all of them, with their numbers:
+what the documentation shows unpicked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sow import report
-from sow.config.bounds import need_at_least
-from sow.report import blocks
+from sow.report import blocks, figures
+from sow.types import component
 
-from .generate import mean, numbers, write_sample
+from .core.fields import Count
+from .core.samples import mean, numbers, write_sample
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from sow.types import Sample
 
     from .core.study import StudyContext
@@ -29,76 +32,58 @@ VERDICTS = {  # what is written above an image: when false, when true
 }
 
 
-@dataclass(frozen=True)
+@component("study")
 class Showcase:
-    """Seeds `seed` .. `seed` + `seeds` - 1, each with the visual condition of its seed; `publish` puts figure
-    and table on their page of docs/."""
+    """Seeds `seed` .. `seed` + `seeds` - 1, each with the visual condition of its seed.
 
-    seeds: int
+
+    `publish` puts figure and table on their page of docs/.
+    """
+
+    seeds: Count
     publish: bool
-
-    def __post_init__(self) -> None:
-        need_at_least(self, "study", seeds=1)
 
     def run(self, context: StudyContext) -> None:
         """Generate all, measure all, show all."""
         context.metrics.check()
         requests = context.requests_by_seed(self.seeds)
-        sampler = context.sampler()
-        with context.timed("plan"):
-            plans = sampler.plan(requests)
-        with report.progress_bar(sampler, plans) as on_step:
-            samples = sampler.generate(requests, plans=plans, snapshots=True, on_step=on_step)
-        context.count_seconds(samples)
-        with context.timed("metrics"):
-            rows = [numbers(s, m) for s, m in zip(samples, context.metrics.measure(samples), strict=True)]
+        samples = context.generate(context.sampler(), requests, snapshots=True)
+        rows = [numbers(s, m) for s, m in zip(samples, context.measure(samples), strict=True)]
         for sample, row in zip(samples, rows, strict=True):
             write_sample(context.folder, sample, row, f"seed_{sample.request.seed}/")
         context.folder.save_json("metrics.json", {**mean(rows), "each": rows})
-        figure = context.folder.save_image("showcase.png", figure_of(samples, rows))
+        figure = figures.save(context.folder, "showcase", figure_of(samples, rows))
         context.folder.save_bytes("showcase.md", markdown(rows).encode())
-        tracked = context.tracked
-        tracked.images({"showcase": figure})
-        tracked.summary(mean(rows))
+        context.tracked.images({"showcase": figure})
+        context.tracked.summary(mean(rows))
         context.console.print(report.table(mean(rows), context.seconds))
         context.console.print(f"figure: {figure}")
         if self.publish:
             blocks.publish("showcase", markdown(rows), figure)
 
 
-def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A column a seed: the visual condition, and the image with what was judged of it."""
-    import io
+def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """A column per seed: the visual condition, and the image with what was judged of it."""
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from PIL import Image
-
-    figure, axes = plt.subplots(2, len(samples), figsize=(1.75 * len(samples), 4.7), squeeze=False, dpi=110)
-    for column, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-        shown = sample.request.conditions[0].on_gray()
-        verdict = "\n".join(
-            words[bool(row[key])] for key, words in VERDICTS.items() if row.get(key) is not None
-        )
-        for axis, image, title in (
-            (axes[0, column], shown, f"seed {sample.request.seed}"),
-            (axes[1, column], sample.image, verdict),
-        ):
-            axis.imshow(image, interpolation="lanczos")
-            axis.set_title(title, fontsize=8)
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots(2, len(samples), squeeze=False)
+        for sample, row, (above, below) in zip(samples, rows, axes.T, strict=True):
+            verdicts = [words[bool(row[key])] for key, words in VERDICTS.items() if row.get(key) is not None]
+            above.imshow(sample.request.conditions[0].on_gray(), interpolation="lanczos")
+            above.set_title(f"seed {sample.request.seed}", fontsize=8)
+            below.imshow(sample.image, interpolation="lanczos")
+            below.set_title("\n".join(verdicts), fontsize=8)
+        for axis in axes.flat:
             axis.axis("off")
-    figure.suptitle(f"conditions (above) and images for “{samples[0].request.prompt}” (below)", fontsize=9)
-    figure.tight_layout(h_pad=1.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return Image.open(buffer).convert("RGB")
+        figure.suptitle(
+            f"conditions (above) and images for “{samples[0].request.prompt}” (below)", fontsize=9
+        )
+
+    return figures.draw(1.75 * len(samples), 4.7, paint)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Counts over the seeds and one line a seed."""
+    """Counts over the seeds and one line per seed."""
     lines = [f"Seeds {rows[0]['seed']} to {rows[-1]['seed']}, every one of them:", ""]
     for key, (name, wanted) in COUNTED.items():
         lines.append(f"- {name}: {sum(row.get(key) is wanted for row in rows)} of {len(rows)}")

@@ -22,6 +22,7 @@ from sow.dynamics.curves import band
 from sow.dynamics.measured import TABLES, curve_of
 from sow.dynamics.regimes import ramp
 from sow.report import figures
+from sow.report.statistics import Resampling
 from sow.runs import reading as runs
 
 # %% tags=["parameters"]
@@ -38,7 +39,7 @@ curves = {name: curve_of(name, runs.table(folder, name)) for name, folder in fol
 with figures.style():
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.4))
     for axis, (name, curve) in zip(axes, curves.items()):
-        around = band(curve.values, seed=0, resamples=200)
+        around = band(curve.values, Resampling(0.95, 200, 0))
         axis.plot(curve.noise, around.mean, "o-")
         axis.fill_between(curve.noise, around.low, around.high, alpha=0.2)
         axis.set(title=name.replace("_", " "), xlabel="noise level k / K")

@@ -88,3 +88,11 @@ def _words(hint: Any) -> str:
         return f"a list of {fixed}{inner[0]}" if inner else "a list"
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+class Refusal(BaseException):
+    """A `UserError` out of one of Hydra's callbacks, which makes warnings of other exceptions."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__(str(error))
+        self.error = error

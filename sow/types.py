@@ -213,7 +213,8 @@ class Step:
     """One visible step.
 
     `latents` (B, C, h, w) after the event; `gates` maps a layer's name to its (R_c, factor), each (B, parts), nan where
-    the layer is not modulated; `denoised` the x_0 predicted by a denoising step.
+    the layer is not modulated; `denoised` the x_0 predicted by a denoising step;
+    `samples` the sample of the batch that each row belongs to, None where row i is sample i.
     """
 
     latents: torch.Tensor
@@ -221,6 +222,7 @@ class Step:
     context: StepContext
     gates: Mapping[str, Any] = field(default_factory=dict)
     denoised: torch.Tensor | None = None
+    samples: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,8 +306,8 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
             from pydantic.dataclasses import dataclass as validated
         except ModuleNotFoundError:
             return cast(Class, dataclass(frozen=True, eq=eq)(cls))
-        cls.__get_pydantic_core_schema__ = classmethod(strict_numbers)
-        built: Any = validated(frozen=True, eq=eq, config=VALIDATION)(cls)  # type: ignore[call-overload]
+        cls.__get_pydantic_core_schema__ = classmethod(_strict_numbers)
+        built: Any = validated(frozen=True, eq=eq, config=_VALIDATION)(cls)  # type: ignore[call-overload]
         assert built.__pydantic_complete__, f"{cls.__name__} is annotated with names unknown at run time"
         construct = built.__init__
 
@@ -323,7 +325,7 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
     return decorate
 
 
-VALIDATION = {
+_VALIDATION = {
     "extra": "forbid",
     "allow_inf_nan": False,
     "coerce_numbers_to_str": True,  # a file or a prompt may be called 2024
@@ -331,7 +333,7 @@ VALIDATION = {
 }
 
 
-def strict_numbers(cls: type[Any], source: Any, handler: Callable[[Any], Any]) -> Any:
+def _strict_numbers(cls: type[Any], source: Any, handler: Callable[[Any], Any]) -> Any:
     """Pydantic's hook of a class: numbers and truth values are not read from text or from each other."""
 
     def walk(node: Any) -> None:

@@ -33,7 +33,8 @@ def browser() -> Iterator[Any]:
 
 @contextmanager
 def opened(page_file: Path, started: Any, **options: Any) -> Iterator[Any]:
-    """The page from the disk in a context without a network; fails on an error in it or on any request elsewhere."""
+    """The page from the disk in a context without a network;
+    fails on an error in it or on any request elsewhere."""
     context = started.new_context(offline=True, **options)
     page = context.new_page()
     wrong: list[str] = []

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With SOW_SKIP_NONE=1, as in .ci/run, a test that something missing skips is a failure; the kernel alone may lack things."""
+    """With SOW_SKIP_NONE=1, as in .ci/run, a test that something missing skips is a failure;
+    the kernel alone may lack things."""
     if os.environ.get("SOW_SKIP_NONE") != "1" or hasattr(session.config, "workerinput"):
         return
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
@@ -28,6 +29,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         report for report in terminal.stats.get("skipped", ()) if "the kernel" not in str(report.longrepr)
     ]
     if skipped:
+        terminal.ensure_newline()
         terminal.write_line(f"{len(skipped)} skipped although SOW_SKIP_NONE=1", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -82,6 +82,11 @@ def sensible(call: Call) -> dict[str, Any]:
     regions = [
         [b[0] - side // 4, b[1] + side - 8, round(1.5 * side), height - b[1] - side + 8] for b in boxes
     ]
+    if "write each box as an object" in call.text:
+        boxes, regions = (
+            [dict(zip(("x", "y", "width", "height"), b, strict=True)) for b in listed]
+            for listed in (boxes, regions)
+        )
     return {
         "conditions": [{"subject": "person", "features": ["red hair", "glasses"]}] * count,
         "intensified_prompt": f"{words.rstrip('.')}, with red hair and glasses",

@@ -1,4 +1,5 @@
-"""Modulated attention against a materialised float64 oracle, the gate and the decays against hand-made values."""
+"""Modulated attention against a materialised float64 oracle, the gate and the decays against hand-made
+values."""
 
 import itertools
 import math
@@ -320,3 +321,57 @@ def test_maps_shrink_by_nearest_and_sizes_follow_the_unet():
     maps = torch.arange(16).reshape(4, 4) % 2 == 0
     assert torch.equal(nearest(maps, 2, 2), maps[::2, ::2])
     assert layer_sizes(5, 7) == {35: (5, 7), 12: (3, 4), 4: (2, 2), 1: (1, 1)}
+
+
+def pair(width: int, height: int, first, second, related) -> SampleRegions:
+    """Two conditions at latents of `width` x `height`, from boxes (x, y, w, h) in latents."""
+    maps = torch.zeros((2, height, width), dtype=torch.bool)
+    centers = []
+    for i, (x, y, w, h) in enumerate((first, second)):
+        maps[i, y : y + h, x : x + w] = True
+        centers.append([(y + h / 2) / height, (x + w / 2) / width])
+    cr = torch.zeros((height, width), dtype=torch.bool)
+    x, y, w, h = related
+    cr[y : y + h, x : x + w] = True
+    return SampleRegions(maps, cr & ~maps.any(0), torch.tensor(centers, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scope, min_points", [("layer", 99), ("previous", 0)])
+def test_a_condition_that_vanishes_in_a_layer_lends_no_other_its_gate(scope, min_points):
+    """The first condition, one latent wide, has no token at half the size: what the second borrows is its
+    own R_c."""
+    sample = pair(8, 8, (1, 1, 1, 1), (4, 0, 2, 2), (0, 4, 8, 4))
+    own = Modulator(
+        modulation(conditions="each"),
+        gate(0.2, scope=scope, min_points=min_points),
+        FAR,
+        [sample],
+        (8, 8),
+        torch.device("cpu"),
+    )
+    (coarse,) = own.buckets[16]
+    assert coarse.numbers == (1,) and own.buckets[64][0].numbers == (0, 1)
+    own.previous[1] = torch.tensor([[0.9, 0.3]], dtype=torch.float64)
+    own.begin(0.7, 1.3, branches=2, text_branch=1)
+    assert own.borrowed(1, coarse).tolist() == [[0.3]]
+    q, k, v = (draw(i, 2, HEADS, 16, DIM) for i in range(3))
+    own.attend("mid_block.attn1", q, k, v)
+    r_c_of, factor = own.readings["mid_block.attn1"][1][1]
+    assert r_c_of.shape == (1, 2) and r_c_of[0, 0].isnan() and r_c_of[0, 1].isfinite()
+    assert factor[0, 0].isnan() and factor[0, 1].item() == pytest.approx((0.3 - 0.2) ** 0.5)
+
+
+@pytest.mark.parametrize("unit", ["box", "grid16", "token"])
+def test_distances_are_those_on_the_canvas_where_a_side_is_odd(unit):
+    """At 9 x 6 latents a layer of 5 x 3 tokens has tokens of 1.8 x 2 latents: equally far on the canvas
+    decays equally."""
+    sample = pair(9, 6, (3, 2, 2, 1), (3, 2, 2, 1), (0, 0, 9, 6))
+    ((layer,),) = [buckets([sample], 3, 5, DistanceDecay(10, 0.3, unit), True, torch.device("cpu"))]
+    y, x = (layer.rows_r[0] // 5 + 0.5) * 2, (layer.rows_r[0] % 5 + 0.5) * 1.8
+    on_canvas = ((y - 2.5) ** 2 + (x - 4.0) ** 2).sqrt()
+    near = layer.near[0][0]
+    order = on_canvas.argsort(stable=True)
+    assert torch.equal(layer.order[0][0], order)
+    assert (near[order].diff() <= 1e-12).all()
+    scale = {"box": 10 / on_canvas.max(), "grid16": 16 / 9, "token": 1 / 1.8}[unit]
+    assert near.tolist() == pytest.approx([gamma(d * float(scale), 10, 0.3) for d in on_canvas.tolist()])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import save_tiny
 from PIL import Image
 
 from sow import build, compose
 from sow.errors import UserError
 from sow.method import noise
-from sow.models.tiny import SCHEDULER, Tiny
+from sow.models.tiny import Tiny
 
 OFFLINE = ["metrics=none", "tracker=none", "planner=fixed", "intensify=none"]
 
@@ -25,16 +25,9 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as a checkpoint on disk."""
-    path = tmp_path_factory.mktemp("checkpoint")
-    for part in ("vae", "text_encoder", "tokenizer", "unet"):
-        getattr(tiny, part).save_pretrained(path / part)
-    (path / "scheduler").mkdir()
-    (path / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps({**SCHEDULER, "_class_name": "DDIMScheduler"})
-    )
-    return path
+    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 def local(folder: Path, *words: str):

@@ -1,9 +1,9 @@
-"""Baselines with weights of their own: ControlNet, IP-Adapter, Textual Inversion, DreamBooth, on small random models."""
+"""Baselines with weights of their own: ControlNet, IP-Adapter, Textual Inversion,
+DreamBooth, on small random models."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from diffusers import (
 from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
 from PIL import Image
 from safetensors.torch import save_file
-from test_baselines import NEGATIVE, WORDS, pasted, plan, prepared, request
+from small_baselines import NEGATIVE, WORDS, pasted, plan, prepared, request
 from test_sampler import moved
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -32,7 +32,7 @@ from sow.method import noise
 from sow.method.seed_init import to_tensor
 from sow.models.tiny import SCHEDULER
 from sow.pipeline.pipeline import Pipeline
-from sow.runs.records import files_of
+from sow.store.inputs import files_read
 from sow.types import Request, Sample
 
 FEW = ["method.num_inference_steps=3"]
@@ -151,7 +151,8 @@ def test_a_controlnet_that_is_missing_or_does_not_fit_is_named(tiny, controlnet,
 
 
 def resampler(weight, hidden: int, tokens: int, width: int) -> dict[str, torch.Tensor]:
-    """The image projection of a plus adapter, by its published names: `tokens` queries read the encoder's states."""
+    """The image projection of a plus adapter, by its published names:
+    `tokens` queries read the encoder's states."""
     ones, zeros = torch.ones, torch.zeros
     tensors = {
         "latents": weight(1, tokens, hidden),
@@ -176,7 +177,8 @@ def resampler(weight, hidden: int, tokens: int, width: int) -> dict[str, torch.T
 
 
 def save_adapter(folder: Path, unet) -> None:
-    """Adapters in both published layouts, plain (four tokens) and plus (six here), and a small image encoder."""
+    """Adapters in both published layouts, plain (four tokens) and plus (six here),
+    and a small image encoder."""
     g = noise.generator(3)
     weight = lambda *shape: noise.randn(shape, g, "cpu", torch.float32) / shape[-1] ** 0.5  # noqa: E731
     width = unet.config.cross_attention_dim
@@ -290,9 +292,9 @@ def test_a_path_may_start_at_the_home_folder(controlnet, adapter, monkeypatch, m
     config = lambda path: compose([*WORDS, f"method={method}", f"method.path='{path}'", *more])  # noqa: E731
     own = config(f"~/{folder.name}")
     assert build(own).method.options.path == f"~/{folder.name}"
-    assert files_of(own, "method") == {f.resolve() for f in folder.rglob("*") if f.is_file()} != set()
+    assert set(files_read(own.method)) == {f.resolve() for f in folder.rglob("*") if f.is_file()} != set()
     for missing in ("~/nothing", "~nobody-of-that-name/nothing"):
-        assert files_of(config(missing), "method") == set()
+        assert set(files_read(config(missing).method)) == set()
     with pytest.raises(UserError) as error:
         build(config("~/nothing"))
     assert "~/nothing" in one_line(error) and "method.path" in one_line(error)
@@ -383,14 +385,14 @@ def test_training_learns_once_and_leaves_the_model_alone(method, caption, tmp_pa
         trained(method, tmp_path, "method.seed=1").key(request()),
     }
     assert len(keys) == 3
-    facts = json.loads((tmp_path / made.key(request()) / "training.json").read_text())
+    facts = made.store.get(made.key(request()))
     assert facts["options"]["steps"] == 12 and facts["loss"] > 0
 
 
 def test_a_broken_training_is_done_again(tmp_path):
     made = trained("textual_inversion", tmp_path, "method.steps=1")
     made.learn(request())
-    place = tmp_path / made.key(request()) / "weights.safetensors"
+    (place,) = tmp_path.rglob("*.safetensors")
     place.write_bytes(b"cut")
     assert made.learn(request()).tensors and place.stat().st_size > 3
 

@@ -1,4 +1,5 @@
-"""The cache of shared beginnings: found results are the computed ones, and only what changed is computed again."""
+"""The cache of shared beginnings: found results are the computed ones,
+and only what changed is computed again."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import torch
 from PIL import Image
 
 from sow import build, compose
+from sow.errors import UserError
 from sow.method import noise
 from sow.pipeline.cached import Cache
-from sow.store.digest import digest
 from sow.types import Box, Plan, Request, VisualCondition
 
 WORDS = [
@@ -212,42 +213,22 @@ def test_subclasses_with_moves_of_their_own_are_not_cached():
 def test_a_folder_serves_another_process(tmp_path):
     words = [f"cache.folder={tmp_path}"]
     cold, count = run(sampler(*words, cold=True))
-    assert count == STEPS and list(tmp_path.rglob("*.pt"))
+    assert count == STEPS and list(tmp_path.rglob("*.safetensors"))
     made = sampler(*words, cold=True)  # memory is empty, as in a new process
     made.cache._state = None
     warm, calls = run(made)
     assert calls == 0 and equal(warm, cold)
-    for path in tmp_path.rglob("*.pt"):
+    for path in tmp_path.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
     made.cache.clear()
     again, calls = run(made)
     assert calls == STEPS and equal(again, cold)
 
 
-def test_memory_is_bounded_and_can_be_none():
+def test_memory_can_be_none():
     made = sampler("cache.memory_mb=0", cold=True)
     assert run(made)[1] == run(made)[1] == STEPS
     assert made.cache.results.size == 0
-    cache = Cache().results
-    cache.configure(100, None)
-    for i in range(10):
-        cache.put(digest(i), (torch.zeros(10),))
-        assert cache.size <= 100
-    assert cache.get(digest(9)) is not None and cache.get(digest(0)) is None
-    cache.put(digest("large"), (torch.zeros(1000),))
-    assert cache.get(digest("large")) is None
-
-
-def test_digests_tell_contents_apart():
-    values = [
-        (1,), (1.0,), ("1",), (True,), (None,), (b"1",), ((1, 2),), (1, 2), ((1,), 2), ("ab", "c"), ("a", "bc"),
-        (torch.zeros(2),), (torch.zeros(2, dtype=torch.float64),), (torch.zeros(1, 2),), (torch.tensor([0.0, -0.0]),),
-        (Box(1, 2, 3, 4),), (Box(1, 2, 4, 3),), ({"a": 1},), ({"a": 2},),
-    ]  # fmt: skip
-    assert len({digest(*v) for v in values}) == len(values)
-    assert digest(torch.arange(6).reshape(2, 3).T.contiguous()) == digest(torch.arange(6).reshape(2, 3).T)
-    with pytest.raises(TypeError, match="no content"):
-        digest(object())
 
 
 def one(*inputs):
@@ -281,3 +262,15 @@ def test_prompts_are_encoded_once_a_process():
     before = made.backbone.encodings
     run(made, request(3))
     assert made.backbone.encodings == before
+
+
+def test_the_bounds_come_from_the_configuration(tmp_path):
+    words = ["model=tiny", "metrics=none", "planner=fixed", f"cache.folder={tmp_path}"]
+    assert compose(words).cache.folder_mb > 0  # bounded unless told otherwise
+    made = build(compose([*words, "cache.folder_mb=3"]))
+    kept = made.cache.results
+    assert (kept.folder, kept.limit, kept.memory) == (tmp_path, 3 << 20, 256 << 20)
+    assert build(compose([*words, "cache.folder_mb=3"])).cache.results is kept  # it knows what is there
+    assert build(compose(words[:3])).cache.results.folder is None
+    with pytest.raises(UserError, match="cache.folder_mb"):
+        compose([*words, "cache.folder_mb=-1"])

@@ -13,10 +13,9 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from experiments.collect import Collect, tidy
-from experiments.collect_importance import epsilon_squared, importances
+from experiments.collect import Collect, epsilon_squared, importances, tidy
 from sow.errors import UserError
-from sow.runs.records import RunFolder
+from sow.runs.records import RunFolder, manifests_below
 
 COLLECT = ("study=collect", "model=tiny", "metrics=none", "tracker=none")
 
@@ -55,10 +54,33 @@ def runs(outputs: Path) -> Path:
     return outputs
 
 
+@pytest.mark.parametrize(
+    ("key", "values", "shown"),
+    [
+        ("prompt", ["a", 2024], ["a", "2024"]),
+        ("seed", [3, 2**63 + 5], ["3", str(2**63 + 5)]),
+        ("t3", [[4, 3], 4], ["[4, 3]", "4"]),
+        ("tau", [None, True], [None, True]),
+    ],
+)
+def test_one_odd_run_does_not_spoil_the_table(
+    key: str, values: list[Any], shown: list[Any], outputs: Path, command_line: Callable[..., Result]
+) -> None:
+    for i, value in enumerate(values):
+        made(outputs, i, 0.2, "none", 0.5 + i)
+        file = outputs / "2026-01-01" / "sweep" / str(i) / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["config"][key] = value
+        file.write_text(json.dumps(manifest))
+    result = command_line(*COLLECT, f"study.folder={outputs}")
+    assert result.status == 0, result.err
+    (table,) = outputs.rglob("runs.parquet")
+    assert pandas.read_parquet(table)[f"config.{key}"].tolist() == shown
+
+
 def test_the_table_is_tidy(runs: Path) -> None:
-    manifests = sorted(runs.rglob("manifest.json"))
     made(runs, 99, 0.5, "none", None, failure=True)
-    rows = tidy([*manifests, runs / "2026-01-01/sweep/99/manifest.json"], runs)
+    rows = tidy(dict(sorted(manifests_below(runs), key=lambda run: int(run[0].name))), runs)
     assert len(rows) == 25 and len({tuple(row) for row in rows}) == 1  # every row has every column
     assert {name for name in rows[0] if name.startswith("config.")} == {"config.seed", "config.gate.tau"}
     assert {name for name in rows[0] if name.startswith("choice.")} == {"choice.modulation"}
@@ -78,7 +100,7 @@ def test_a_benchmark_gives_a_row_a_row(outputs: Path) -> None:
         )
     ]
     RunFolder(outputs / "2026-01-01/sweep/0").save_table("records.parquet", records)
-    rows = tidy(sorted(outputs.rglob("manifest.json")), outputs)
+    rows = tidy(dict(manifests_below(outputs)), outputs)
     assert [(r["row"], r["metric.failure"], r["metric.id_distance"]) for r in rows] == [
         ("full", 0.5, 0.5),
         ("no_pi", 1.0, 1.0),
@@ -100,6 +122,34 @@ def test_collect_writes_table_and_figure(
     assert "done before" in again.out  # no run came since
     made(outputs, 30, 0.2, "none", 0.2)
     assert "done before" not in command_line(*COLLECT).out
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "a prompt that is a number": {"prompt": 1000.0},
+    "a prompt that is a whole number": {"prompt": 7},
+    "a seed over 2^63": {"seed": 2**70},
+    "a seed that is a text": {"seed": "three"},
+    "a truth": {"prompt": True},
+    "a list": {"prompt": ["a", 1]},
+    "nothing": {"prompt": None},
+    "a group that is a number": {"gate": 0.3},
+    "a key of its own": {"other": {"deep": {"er": [1, {"a": None}]}}},
+    "infinity": {"seed": float("inf")},
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_one_odd_run_is_a_row_like_the_others(
+    runs: Path, command_line: Callable[..., Result], outputs: Path, what: str
+) -> None:
+    made(outputs, 50, 0.3, "dynamic", 0.5)
+    file = outputs / "2026-01-01/sweep/50/manifest.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps({**manifest, "config": {**manifest["config"], **ODD[what]}}))
+    result = command_line(*COLLECT)
+    assert result.status == 0, result.err
+    (folder,) = {p.parent for p in outputs.rglob("runs.csv")}
+    assert len(pandas.read_parquet(folder / "runs.parquet")) == 25
 
 
 def test_collect_says_what_it_lacks(command_line: Callable[..., Result], outputs: Path) -> None:

@@ -1,4 +1,5 @@
-"""Modulated attention under torch.compile: one graph for all strengths and cycles, no break, the results of eager."""
+"""Modulated attention under torch.compile: one graph for all strengths and cycles,
+no break, the results of eager."""
 
 from __future__ import annotations
 
@@ -169,7 +170,8 @@ def test_one_graph_serves_regions_of_all_sizes(backend, monkeypatch):
 
 @pytest.fixture
 def backbone():
-    """The tiny model with one block down and one up: tracing a layer takes longer than running all of them."""
+    """The tiny model with one block down and one up:
+    tracing a layer takes longer than running all of them."""
     from diffusers import UNet2DConditionModel
 
     made = Tiny("float32", "cpu", [64, 64], [180, 256], 0).load()

@@ -1,4 +1,5 @@
-"""Every option composes, an ablation changes what it names and nothing else, and a bad word fails with the choices."""
+"""Every option composes, an ablation changes what it names and nothing else, and a bad word fails with the
+choices."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import without_weights
 
 from sow.config.compose import CONF, GROUPS, Config, compose
 from sow.config.schema import instantiate
@@ -55,12 +57,7 @@ def changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the format of a checkpoint, as far as a configuration looks."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
-        (folder / part).mkdir()
-    (folder / "unet" / "config.json").write_text("{}")
-    return folder
+    return without_weights(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -240,7 +237,8 @@ def test_composing_imports_no_torch() -> None:
         "compose(['model=tiny']); compose(['model=tiny', 'method=cow', 'tracker=none', 'metrics=faces'])\n"
         "compose(['model=sd21_base', 'condition.image=a.png'])\n"
         "try: compose(['model=tiny', 'cycle.t1=7'])\n"
-        "except UserError: print(json.dumps([m for m in ('torch', 'diffusers', 'transformers', 'wandb') if m in sys.modules]))"
+        "except UserError: print(json.dumps([m for m in ('torch', 'diffusers', 'transformers', 'wandb') "
+        "if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []

@@ -1,4 +1,5 @@
-"""COW as published: the order of its steps, its levels, its prompts and its work, from the same loop as SOW."""
+"""COW as published: the order of its steps, its levels, its prompts and its work,
+from the same loop as SOW."""
 
 from __future__ import annotations
 

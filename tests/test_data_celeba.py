@@ -1,4 +1,5 @@
-"""`data=celeba_tv2i`: the prompt list, the pairing, and a small folder in CelebAMask-HQ's layout made by the renderer."""
+"""`data=celeba_tv2i`: the prompt list, the pairing,
+and a small folder in CelebAMask-HQ's layout made by the renderer."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def drawn(seed: int) -> tuple[Image.Image, np.ndarray]:
 
 
 def write(root: Path, number: int, seed: int) -> None:
-    """One image and its masks as the data set has them: the image twice as large as its masks, three channels."""
+    """One image and its masks as the data set has them:
+    the image twice as large as its masks, three channels."""
     image, face = drawn(seed)
     (root / "CelebA-HQ-img").mkdir(parents=True, exist_ok=True)
     masks = root / "CelebAMask-HQ-mask-anno" / str(number // 2000)
@@ -175,8 +177,8 @@ def test_missing_and_incomplete_folders_are_one_line(root: Path, tmp_path: Path)
     for part in ("skin", "nose"):
         (masks / f"{first:05d}_{part}.png").unlink()
     assert (
-        f"lacks 1 of the 120 files that these groups need, the first is CelebAMask-HQ-mask-anno/{first // 2000}/"
-        in (words(data(root)))
+        "lacks 1 of the 120 files that these groups need, the first is "
+        f"CelebAMask-HQ-mask-anno/{first // 2000}/" in (words(data(root)))
     )
     (masks / f"{first:05d}_skin.png").write_bytes(b"no image")
     assert "cannot read" in words(data(root))

@@ -1,20 +1,20 @@
-"""DreamBooth and Textual Inversion: what a training depends on, what several share, and how one ends that cannot go on."""
+"""DreamBooth and Textual Inversion: what a training depends on, what several share,
+and how one ends that cannot go on."""
 
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from test_baselines import WORDS, plan, request
+from small_baselines import WORDS, plan, request
 from test_baselines_learned import concept_loss, generated, one_line, trained
 
 from sow import compose
-from sow.baselines import personal
 from sow.errors import UserError
 from sow.method.denoiser import Model
+from sow.store.fingerprint import fingerprint
 
 NO_PRIOR = ["method.prior_weight=0"]
 LORA = ["method.lora_rank=2", *NO_PRIOR, "method.learning_rate=0.01"]
@@ -39,8 +39,9 @@ def test_the_prompts_own_noun_is_trained_kept_and_sampled(tmp_path, monkeypatch)
     captions = {text for text in embedded if "photo" in text}
     assert captions == {"a photo of child", "a photo of sks child"}
     assert made.prompts([child], [plan()]) == ["A sks child by a person's house"]
-    assert made.class_folder("child").exists() and not made.class_folder("person").exists()
-    # The token never goes before a noun that was not trained: the planner's words name another, or the prompt none.
+    assert made.class_key("child") in made.store and made.class_key("person") not in made.store
+    # The token never goes before a noun that was not trained: the planner's words name another, or the prompt
+    # none.
     intensified = replace(made, options=replace(made.options, prompt="intensified"))
     assert intensified.prompts([child], [plan()]) == ["sks child, an old person 0"]
     assert made.prompts([asking("a senior by a lake")], [plan()]) == ["sks person, a senior by a lake"]
@@ -79,7 +80,7 @@ def test_another_model_shares_nothing(tmp_path, part):
         assert changed(made, part).key(request()) != made.key(request())
     made = trained("dreambooth", tmp_path)
     if part != "vae":  # class pictures are drawn and kept as latents
-        assert changed(made, part).class_folder("person") != made.class_folder("person")
+        assert changed(made, part).class_key("person") != made.class_key("person")
 
 
 def test_guidance_counts_where_it_draws_class_pictures(tmp_path):
@@ -89,7 +90,7 @@ def test_guidance_counts_where_it_draws_class_pictures(tmp_path):
     assert len(keys("dreambooth")) == 2
     assert len(keys("dreambooth", *NO_PRIOR)) == 1
     assert len(keys("textual_inversion")) == 1
-    folders = {trained("dreambooth", tmp_path, f"guidance.scale={s}").class_folder("cat") for s in (3, 7.5)}
+    folders = {trained("dreambooth", tmp_path, f"guidance.scale={s}").class_key("cat") for s in (3, 7.5)}
     assert len(folders) == 2
 
 
@@ -141,11 +142,12 @@ def test_class_pictures_go_on_after_a_kill(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             made.class_latents("person")
         assert asked == [0, 1, 2, 3]
-    place = made.class_folder("person")
+    key = made.class_key("person")
+    one = [fingerprint([key, i]) for i in range(5)]
     for i in range(4):
-        facts = json.loads((place / f"{i:05d}" / "training.json").read_text())
-        (place / f"{i:05d}" / "training.json").write_text(json.dumps({**facts, "seconds": 100.0 * (i + 1)}))
-    (place / "00002" / "weights.safetensors").write_bytes(b"cut")
+        made.store.put(one[i], {**made.store.get(one[i]), "seconds": 100.0 * (i + 1)})
+    (cut,) = (tmp_path / "cut").rglob(f"{one[2]}.*")
+    cut.write_bytes(b"cut")
     bars = Bars()
     monkeypatch.setattr("tqdm.tqdm", bars)
     asked = killed_after(monkeypatch, made, 99)
@@ -153,9 +155,9 @@ def test_class_pictures_go_on_after_a_kill(tmp_path, monkeypatch):
     assert asked == [2, 4]
     (bar,) = bars.seen
     assert (bar["total"], bar["initial"], bar["disable"]) == (5, 5, None) and "person" in bar["desc"]
-    seconds = json.loads((place / "training.json").read_text())["seconds"]
+    seconds = made.recall(key).seconds
     assert 700 < seconds < 800  # 100 + 200 + 400 from before the kill, and the two that were drawn now
-    assert not list(place.glob("0*"))
+    assert not any(name in made.store for name in one)
     monkeypatch.setattr(type(made), "_draw_class", lambda *a: pytest.fail("drawn again"))
     assert torch.equal(made.class_latents("person"), whole)
 
@@ -163,15 +165,15 @@ def test_class_pictures_go_on_after_a_kill(tmp_path, monkeypatch):
 def class_pictures_of(made, seconds: float) -> None:
     """Draw the class's pictures as in `seconds`."""
     made.class_latents("person")
-    facts = made.class_folder("person") / "training.json"
-    facts.write_text(json.dumps({**json.loads(facts.read_text()), "seconds": seconds}))
+    key = made.class_key("person")
+    made.store.put(key, {**made.store.get(key), "seconds": seconds})
 
 
 def test_the_first_training_counts_the_class_pictures_once(tmp_path, monkeypatch):
     made = trained("dreambooth", tmp_path, "method.steps=1")
     class_pictures_of(made, 1000.0)  # and the run is killed, before any training
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **facts):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # killed in the training
@@ -179,7 +181,7 @@ def test_the_first_training_counts_the_class_pictures_once(tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             made.learn(request(0))
     with monkeypatch.context() as patch:  # killed when all was done but the saving
-        patch.setattr(personal, "save", interrupted)
+        patch.setattr(type(made), "keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             made.learn(request(0))
     assert made.learn(request(1)).seconds > 1000

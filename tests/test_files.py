@@ -162,7 +162,8 @@ def test_what_commands_publish_has_its_marks(tmp_path: Path, page: str, names: l
 
 
 def test_neither_torch_nor_matplotlib_is_needed() -> None:
-    code = "import sys, sow.report.blocks, sow.store.files; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    found = "print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    code = f"import sys, sow.report.blocks, sow.store.files; {found}"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )

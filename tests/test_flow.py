@@ -11,7 +11,8 @@ from sow.attention.regions import SampleRegions
 from sow.dynamics import perturb, record, summary
 from sow.dynamics.observe import REGIONS, AttentionMass, observed, three_regions
 from sow.dynamics.plain import plain
-from sow.types import Request, StepContext
+from sow.dynamics.samples import spread
+from sow.types import Request
 
 SMALL = ["model=tiny", "model.dtype=float64", "tracker=none", "cycle.cycles=2", "batch_size=8"]
 
@@ -190,7 +191,6 @@ def test_noise_of_two_regions_is_one_field() -> None:
 
 
 def test_steps_are_spread_over_the_whole_run() -> None:
-    contexts = [StepContext("preserve", None, k) for k in range(25)]
-    assert perturb.spread(contexts, 5) == [0, 6, 12, 18, 24]
-    assert perturb.spread(contexts[:3], 9) == [0, 1, 2]
-    assert perturb.spread(contexts, 1) == [0]
+    assert spread(range(25), 5) == [0, 6, 12, 18, 24]
+    assert spread(range(3), 9) == [0, 1, 2]
+    assert spread(range(25), 1) == [0]

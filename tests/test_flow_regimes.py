@@ -13,7 +13,9 @@ from sow import compose
 from sow.dynamics import measured
 from sow.dynamics.regimes import Curve, candidates, change_points, left_over, ramp, regimes, suggest
 from sow.errors import UserError
+from sow.report.statistics import Resampling
 
+HOW = Resampling(0.95, 100, 3)
 NOISE = np.linspace(0, 1, 41)
 PAIRS = candidates(40, 0.1)
 
@@ -30,7 +32,7 @@ def test_change_points_are_found_where_they_were_put(a: float, b: float) -> None
 
 def test_intervals_hold_the_truth_and_shrink_with_the_noise() -> None:
     wide, narrow = (
-        regimes([curve(0.4, 0.7, s, name="x"), curve(0.4, 0.7, s, seed=1, name="y")], 40, 0.1, 60, 3)
+        regimes([curve(0.4, 0.7, s, name="x"), curve(0.4, 0.7, s, seed=1, name="y")], 40, 0.1, HOW)
         for s in (1.5, 0.1)
     )
     for found in (wide, narrow):

@@ -237,7 +237,8 @@ def test_the_folder_is_self_contained_and_follows_its_images(table: Path, tmp_pa
     from experiments.gallery.gallery import page_data
     from sow.config.compose import compose
     from sow.report.pages import write_page
-    from sow.runs.records import RunFolder, input_files
+    from sow.runs.records import RunFolder
+    from sow.store.inputs import files_read
 
     made = RunFolder(tmp_path / "made")
     data = page_data(read_pictures(str(table), "study.runs"), made, "t", "failure")
@@ -250,5 +251,5 @@ def test_the_folder_is_self_contained_and_follows_its_images(table: Path, tmp_pa
     ]
     assert len(names) == 8 and all((folder / n).is_file() for n in names)
     assert "http" not in (folder / "index.html").read_text() + (folder / "gallery.js").read_text()
-    named = input_files(compose([*WORDS, f"study.runs={table}"]))  # another picture, another page
+    named = files_read(compose([*WORDS, f"study.runs={table}"]).study)  # another picture, another page
     assert {p for p in named if p.suffix == ".png"} == {p.resolve() for p in table.rglob("*.png")}

@@ -42,7 +42,7 @@ def test_every_row_of_a_figure_composes_and_differs(name: str) -> None:
     assert len(set(told)) == len(told)
     assert len(study.asked) >= 3 and all(a.plain and "**" not in a.plain for a in study.asked)
     for condition, task in {(a.condition, a.task or "normal") for a in study.asked}:
-        assert compose_row(config, Row("request", "", condition, {}), task).task.name == task
+        assert compose_row(config, Row("request", "", condition), task).task.name == task
     assert name.removeprefix("fig").lstrip("A") in study.title and "arXiv 2411.19182" in study.caption
 
 
@@ -69,10 +69,10 @@ def test_photographs_take_the_conditions_places(tmp_path: Path) -> None:
     ("words", "part"),
     [
         (["study.requests=[]"], "study.requests"),
-        (["study.requests=[{seed: 1}]"], "has a prompt"),
-        (["study.requests=[{prompt: a, place: b}]"], "place is no part"),
+        (["study.requests=[{seed: 1}]"], "study.requests.0.prompt has no value"),
+        (["study.requests=[{prompt: a, place: b}]"], "study.requests.0.place is unknown"),
         (["study.requests=[{prompt: a, seed: b}]"], "seed='b'"),
-        (["study.requests=[{prompt: a, condition: ['seed=3']}]"], "seed=3 is no word of the condition"),
+        (["study.requests=[{prompt: a, condition: ['seed=3']}]"], "seed=3 does not belong to the condition"),
         (["study.images=[a.png,b.png]", "study.masks=[a.png]"], None),
         (["study.images=[a.png,b.png]", "study.masks=[a.png,b.png,c.png]"], "3 masks for 2"),
         (["+study.rows={a: {overrides: null}}"], "makes no images"),
@@ -112,7 +112,10 @@ def samples_of(study: Any, side: int = 8) -> tuple[list[Request], dict[str, list
 def shown(name: str) -> tuple[Any, list[list[Any]]]:
     study = compose([f"experiment={name}", "model=tiny"]).study
     requests, samples = samples_of(study)
-    return study, panels(study, parse_rows(study.rows), requests, samples)
+    rows = {row.label or row.name: [s.image for s in samples[row.name]] for row in parse_rows(study.rows)}
+    conditions = [r.conditions[0].image for r in requests]
+    columns = None if study.across == "rows" else study.columns
+    return study, panels(rows, [a.prompt for a in study.asked], conditions, columns, study.inset)
 
 
 def colour(panel: Any) -> tuple[int, int, int] | None:

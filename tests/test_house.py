@@ -21,10 +21,6 @@ WAITING: dict[tuple[str, str], str] = {
     ("sow.metrics.faces", "sow.planner.base"): "A",
     ("sow.metrics.people", "sow.planner.base"): "A",
     ("sow.people.training.evaluate", "sow.metrics.faces"): "W",
-    ("experiments.benchmark.work", "experiments.benchmark.benchmark"): "E",
-    ("experiments.benchmark.table", "experiments.benchmark.benchmark"): "E",
-    ("experiments.grid_figure", "experiments.grid"): "E",
-    ("experiments.semantic_formation_figure", "experiments.semantic_formation"): "E",
 }
 
 

@@ -1,4 +1,5 @@
-"""Information measures against closed forms: entropy rate of an attribute, information pixel by pixel, the worlds themselves."""
+"""Information measures against closed forms: entropy rate of an attribute,
+information pixel by pixel, the worlds themselves."""
 
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ def test_integral_of_a_known_rate():
 
 
 def test_closed_forms_agree_with_each_other():
-    """The rate is the slope of the information; the kept share goes from one half to one; a posterior adds up."""
+    """The rate is the slope of the information; the kept share goes from one half to one;
+    a posterior adds up."""
     for level in (-3.0, -1.0, 0.5):
         slope = (WORLD.information(level + 1e-4) - WORLD.information(level - 1e-4)) / 2e-4
         assert WORLD.rate(level) == pytest.approx(slope, rel=1e-5)

@@ -13,6 +13,7 @@ from torch import nn
 
 from sow.dynamics.measures import change_points, entropy_rate, gaussian, memorisation, patching
 from sow.method import noise
+from sow.report.statistics import Resampling
 
 PAIR = gaussian.TwoClasses(2.0, 0.0)
 AXIS = list(np.arange(-8, 4.1, 0.5))
@@ -126,8 +127,8 @@ def test_places_on_a_curve(name):
     values = curve(AXIS) + 0.2 * normal((REPEATS * 30, len(AXIS)), 1).numpy()
     held = 0
     for seed, own in enumerate(values.reshape(REPEATS, 30, -1)[::2]):
-        found = change_points.located(place, AXIS, own, seed, 60)
-        held += found.low <= truth <= found.high
+        found = change_points.located(place, AXIS, own, Resampling(0.95, 100, seed))
+        held += found["low"] <= truth <= found["high"]
     assert held / 50 >= HELD
 
 

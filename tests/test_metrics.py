@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import multiprocessing
-import sqlite3
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,7 +19,6 @@ from sow.metrics import Metrics, columns, mean
 from sow.metrics import faces as faces_module
 from sow.metrics.clip import cosine
 from sow.metrics.faces import Faces, detect_all_faces, face_distance, kept_faces
-from sow.metrics.kept import Store, image_key, version_of
 from sow.metrics.none import NoMetrics
 from sow.metrics.people import PeopleMetrics
 from sow.metrics.pixels import Pixels
@@ -30,6 +26,7 @@ from sow.metrics.readings import readings
 from sow.metrics.several import Several
 from sow.people.judge.composites import Figure, truncated
 from sow.people.judge.samples import figure_of
+from sow.store.fingerprint import fingerprint
 from sow.types import Box, Canvas, Plan, Request, Sample, VisualCondition
 
 SEED = 3_475_000_000
@@ -78,9 +75,11 @@ def test_the_distance_is_that_of_normalised_vectors() -> None:
 def test_id_distance_leaves_undetected_faces_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Embeddings made by hand: the photograph against itself mirrored is 60 degrees away."""
     mirrored = photograph().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    by_hand = {image_key(photograph()): [2.0, 0.0], image_key(mirrored): [0.5, math.sqrt(0.75)]}
+    by_hand = {fingerprint(photograph()): [2.0, 0.0], fingerprint(mirrored): [0.5, math.sqrt(0.75)]}
     monkeypatch.setattr(
-        faces_module, "embed_faces", lambda crops, *_: torch.tensor([by_hand[image_key(i)] for i, _ in crops])
+        faces_module,
+        "embed_faces",
+        lambda crops, *_: torch.tensor([by_hand[fingerprint(i)] for i, _ in crops]),
     )
     (tmp_path / "weights.pt").write_bytes(b"by hand")
     condition = VisualCondition(photograph())
@@ -247,70 +246,13 @@ def test_every_column_is_explained() -> None:
 # What is remembered.
 
 
-def test_a_kept_value_is_not_computed_again_and_is_equal_to_the_last_bit() -> None:
-    store, calls = Store("test", "1"), []
-
-    def compute(places: list[int]) -> list[list[float]]:
-        calls.append(places)
-        return [[math.pi * (p + 1), float(np.float32(0.1)), 1e-300] for p in places]
-
-    first = store.through(["a", "b", "a"], compute)
-    second = store.through(["b", "c", "a"], compute)
-    assert calls == [[0, 1], [1]]
-    assert second[0] == first[1] and second[2] == first[0] == [math.pi, float(np.float32(0.1)), 1e-300]
-    assert Store("test", "2").get(["a"]) == {} and Store("other", "1").get(["a"]) == {}
-
-
-def test_versions_follow_the_bytes_of_code_and_weights(tmp_path: Path) -> None:
-    file = tmp_path / "weights"
-    file.write_bytes(b"one")
-    before = version_of(file)
-    assert before == version_of(file)
-    file.write_bytes(b"other")
-    assert version_of(file) != before
-
-
 def test_images_are_known_by_their_pixels() -> None:
     image = photograph().crop((200, 100, 264, 164))
-    assert image_key(image) == image_key(image.copy())
+    assert fingerprint(image) == fingerprint(image.copy())
     changed = image.copy()
     changed.putpixel((5, 5), (1, 2, 3))
-    keys = {image_key(i) for i in (image, changed, image.convert("L"), image.resize((32, 128)))}
+    keys = {fingerprint(i) for i in (image, changed, image.convert("L"), image.resize((32, 128)))}
     assert len(keys) == 4
-
-
-def _fill(which: int) -> None:
-    store = Store("shared", "1")
-    for i in range(40):
-        store.through([f"{i}", f"{which}-{i}"], lambda places: [{"n": 0.1}] * len(places))
-
-
-def test_several_processes_share_it() -> None:
-    jobs = [multiprocessing.get_context("fork").Process(target=_fill, args=(n,)) for n in range(3)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(60)
-    assert [job.exitcode for job in jobs] == [0, 0, 0]
-    keys = [f"{i}" for i in range(40)] + [f"{n}-{i}" for n in range(3) for i in range(40)]
-    assert Store("shared", "1").get(keys) == dict.fromkeys(keys, {"n": 0.1})
-
-
-def test_a_damaged_store_costs_time_only(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    own_cache.mkdir()
-    (own_cache / "kept.sqlite").write_bytes(b"no database" * 1000)
-    assert Store("test", "1").through(["a"], lambda places: [7]) == [7]
-    assert "delete it" in caplog.text
-    (own_cache / "kept.sqlite").unlink()
-    assert Store("test", "1").through(["a"], lambda places: [8]) == [8]
-    with sqlite3.connect(own_cache / "kept.sqlite") as base:
-        assert [json.loads(v) for (v,) in base.execute("SELECT value FROM kept")] == [8]
-
-
-def test_it_can_be_switched_off(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOW_CACHE", "off")
-    assert Store("test", "1").through(["a"], lambda places: [7]) == [7]
-    assert Store("test", "1").get(["a"]) == {} and not own_cache.exists()
 
 
 def test_metrics_from_memory_are_those_just_measured(monkeypatch: pytest.MonkeyPatch) -> None:

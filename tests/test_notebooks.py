@@ -1,4 +1,5 @@
-"""Every notebook runs from top to bottom in this process, on random weights or on small tables; its two halves agree."""
+"""Every notebook runs from top to bottom in this process,
+on random weights or on small tables; its two halves agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The wheel: what lies in it, what its installation leaves alone, and that its command works among files of its own names."""
+"""The wheel: what lies in it, what its installation leaves alone,
+and that its command works among files of its own names."""
 
 from __future__ import annotations
 
@@ -28,10 +29,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with stand-ins of all that sow needs, a CPU build of torch among them, and then the wheel."""
-    uv = shutil.which("uv")
+    """A new environment with stand-ins of all that sow needs,
+    a CPU build of torch among them, and then the wheel."""
+    uv = os.environ.get("UV") or shutil.which("uv")
     assert uv, "install uv (python3 -m pip install uv)"
-    folder = tmp_path_factory.mktemp("environment") / "venv"
+    around = tmp_path_factory.mktemp("environment")  # somebody's repository, whose commit is not sow's
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", *words], cwd=around, check=True)
+    folder = around / "venv"
     subprocess.run([uv, "venv", "-q", "--offline", "--python", sys.executable, folder], check=True)
     (packages,) = folder.glob("lib/*/site-packages")
     for text in metadata.requires("sow") or ():

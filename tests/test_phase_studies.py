@@ -128,7 +128,7 @@ def test_two_pictures_diffuse_into_each_other(
 
 
 def test_text_sensitivity(command_line: Call, run_folders: Folders, told: Told, published: list[Any]) -> None:
-    words = ("study.steps=4", "study.length=2", "study.every=1", "study.seeds=2", "study.resamples=20")
+    words = ("study.steps=4", "study.length=2", "study.every=1", "study.seeds=2", "study.resamples=100")
     prompts = "study.prompts=['An old person in the rain.','a person in a forest']"
     result = command_line(
         DEBUG, "study=text_sensitivity", "metrics=people", *words, prompts, "study.publish=true", *SMALL
@@ -156,7 +156,7 @@ def test_text_sensitivity_needs_a_metric_of_text(command_line: Call) -> None:
 def test_semantic_formation(
     command_line: Call, run_folders: Folders, told: Told, published: list[Any]
 ) -> None:
-    words = ("study.steps=4", "study.length=1", "study.every=1", "study.seeds=2", "study.resamples=20")
+    words = ("study.steps=4", "study.length=1", "study.every=1", "study.seeds=2", "study.resamples=100")
     result = command_line(DEBUG, "study=semantic_formation", *words, "study.publish=true", *SMALL)
     assert result.status == 0, result.err
     (folder,) = run_folders()
@@ -185,7 +185,7 @@ def test_cycle_progress(
         return step(x, e, a, b, eta, noise)
 
     monkeypatch.setattr(diffusion, "ddim_step", watched)
-    words = ("study.seeds=2", "study.resamples=20", "cycle.cycles=3", "metrics=people", "study.publish=true")
+    words = ("study.seeds=2", "study.resamples=100", "cycle.cycles=3", "metrics=people", "study.publish=true")
     result = command_line(DEBUG, "study=cycle_progress", *words, "cycle.eta=1", "preservation.eta=0.25")
     assert result.status == 0, result.err
     (folder,) = run_folders()
@@ -202,7 +202,7 @@ def test_cycle_progress(
 
 
 def test_seed_init(command_line: Call, run_folders: Folders, told: Told, published: list[Any]) -> None:
-    words = ("study.seeds=2", "study.resamples=20", "cycle.cycles=1", "metrics=people", "study.publish=true")
+    words = ("study.seeds=2", "study.resamples=100", "cycle.cycles=1", "metrics=people", "study.publish=true")
     result = command_line(DEBUG, "study=seed_init", *words)
     assert result.status == 0, result.err
     (folder,) = run_folders()

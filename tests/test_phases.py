@@ -18,9 +18,11 @@ from sow.dynamics.trajectory import Trajectory
 from sow.errors import UserError
 from sow.method.diffusion import Schedule
 from sow.models.tiny import SCHEDULER, Tiny
+from sow.report.statistics import Resampling
 from sow.types import Box
 
 STEPS = 6
+HOW = Resampling(0.95, 200, 0)
 
 
 @pytest.fixture(scope="module")
@@ -298,20 +300,27 @@ def test_spearman_of_a_falling_curve_is_minus_one() -> None:
     rng = np.random.default_rng(0)
     place = np.arange(12)
     falling = 20 - place + 0.1 * rng.standard_normal((10, 12))
-    for found in (f(place, falling, 0, 200) for f in (curves.spearman, curves.spearman_each)):
-        assert found.value == pytest.approx(-1) and found.low == pytest.approx(-1) and found.high < -0.95
+    for found in (f(place, falling, HOW) for f in (curves.spearman, curves.spearman_each)):
+        assert found["value"] == pytest.approx(-1) and found["low"] == pytest.approx(-1)
+        assert found["high"] < -0.95
     weak = 0.3 * falling / falling.std() + rng.standard_normal((10, 12))
-    assert curves.spearman(place, weak, 0, 50).value < curves.spearman_each(place, weak, 0, 50).value < 0
+    of_mean, of_each = (f(place, weak, HOW)["value"] for f in (curves.spearman, curves.spearman_each))
+    assert of_mean < of_each < 0
     flat = np.ones((4, 12))
-    assert np.isnan(curves.spearman(place, flat, 0, 50).value)
+    assert np.isnan(curves.spearman(place, flat, HOW)["value"])
     flat[0] = -place
-    assert curves.spearman_each(place, flat, 0, 50).value == pytest.approx(-1)  # of the one unit that has one
+    assert curves.spearman_each(place, flat, HOW)["value"] == pytest.approx(
+        -1
+    )  # of the one unit that has one
 
 
 def test_without_a_trend_the_units_correlations_hold_zero_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
-    found = [curves.spearman_each(np.arange(8), rng.standard_normal((20, 8)), i, 100) for i in range(40)]
-    assert sum(f.low <= 0 <= f.high for f in found) >= 34
+    found = [
+        curves.spearman_each(np.arange(8), rng.standard_normal((20, 8)), Resampling(0.95, 100, i))
+        for i in range(40)
+    ]
+    assert sum(f["low"] <= 0 <= f["high"] for f in found) >= 34
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
@@ -319,27 +328,27 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     hits = 0
     for trial in range(60):
         x = rng.standard_normal(25) + 3
-        found = curves.interval(lambda i, x=x: float(x[i].mean()), 25, trial, 200)
-        assert found.low <= found.value <= found.high
-        hits += found.low <= 3 <= found.high
+        found = curves.interval(lambda i, x=x: float(x[i].mean()), 25, Resampling(0.95, 200, trial))
+        assert found["low"] <= found["value"] <= found["high"]
+        hits += found["low"] <= 3 <= found["high"]
     assert 48 <= hits <= 60
 
 
 def test_one_unit_has_no_interval() -> None:
-    found = curves.interval(lambda i: 2.0, 1, 0, 50)
-    assert found.value == 2 and np.isnan(found.low) and np.isnan(found.high)
-    band = curves.band(np.ones((1, 3)), 0, 50)
+    found = curves.interval(lambda i: 2.0, 1, HOW)
+    assert found["value"] == 2 and np.isnan(found["low"]) and np.isnan(found["high"])
+    band = curves.band(np.ones((1, 3)), HOW)
     assert (band.mean == 1).all() and np.isnan(band.low).all()
 
 
 def test_a_band_holds_its_mean_and_narrows_with_more_units() -> None:
     rng = np.random.default_rng(2)
     values = rng.standard_normal((64, 5))
-    wide, narrow = (curves.band(values[:n], 0, 300) for n in (8, 64))
+    wide, narrow = (curves.band(values[:n], HOW) for n in (8, 64))
     assert ((narrow.low < narrow.mean) & (narrow.mean < narrow.high)).all()
     assert (narrow.high - narrow.low).mean() < 0.6 * (wide.high - wide.low).mean()
     values[:, 2] = np.nan
-    assert np.isnan(curves.band(values, 0, 50).mean[2])
+    assert np.isnan(curves.band(values, HOW).mean[2])
 
 
 def test_when_a_curve_settles() -> None:

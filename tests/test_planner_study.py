@@ -1,4 +1,5 @@
-"""`study=plan` and the language-model planners through the real command line; no key in anything a run writes."""
+"""`study=plan` and the language-model planners through the real command line;
+no key in anything a run writes."""
 
 from __future__ import annotations
 

@@ -236,6 +236,18 @@ def test_several_conditions_of_different_sizes(conditions):
     assert moved(mixed[1].latents, latents(made, 1)) < 1e-6
 
 
+def test_a_conditions_rows_are_traced_for_its_own_sample():
+    """Two conditions of one size belong to the first sample, although a batch of two has as many rows."""
+    made = sampler()
+    both = Plan((Box(0, 0, 48, 48), Box(72, 8, 48, 48)), (Box(0, 64, 128, 64),), "two people", "test")
+    one = Plan((Box(8, 8, 56, 56),), (Box(0, 64, 128, 64),), "a person", "test")
+    found = made.generate([request(0, conditions=2), request(1)], plans=[both, one])
+    inverted = [[row["norm"] for row in s.trace if row["phase"] == "invert_condition"] for s in found]
+    steps = made.method.t2 + 1
+    assert [len(norms) for norms in inverted] == [2 * steps, steps]
+    assert moved(torch.tensor(inverted[1]), torch.tensor(inverted[0][:steps])) > 1e-3
+
+
 @pytest.mark.parametrize(
     "overrides", [["num_inference_steps=20"], ["num_inference_steps=50"], ["width=160", "height=136"]]
 )

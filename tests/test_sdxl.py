@@ -1,4 +1,5 @@
-"""Stable Diffusion XL and the older formats: folders of small random weights, held against diffusers' own pipelines."""
+"""Stable Diffusion XL and the older formats: folders of small random weights,
+held against diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from test_baselines import NEGATIVE, plan, request
+from small_baselines import NEGATIVE, plan, request
 from test_baselines_learned import adapter_words, save_adapter
 from test_sampler import moved
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -134,7 +135,8 @@ def chain(folder: Path, *words: str) -> Pipeline:
 def theirs(
     folder: Path, x: torch.Tensor, prompt: str, negative: str | None, adapter: Path | None = None
 ) -> torch.Tensor:
-    """The same sampling by diffusers, everything loaded by itself; with an adapter, it sees the request's condition."""
+    """The same sampling by diffusers, everything loaded by itself; with an adapter,
+    it sees the request's condition."""
     kind = StableDiffusionXLPipeline if folder.name == "sdxl" else StableDiffusionPipeline
     part = lambda cls, name: cls.from_pretrained(folder, subfolder=name)  # noqa: E731
     parts = {

@@ -1,4 +1,5 @@
-"""A sweep through a real Slurm of one node: two tasks at a time, one killed and queued again, the same pictures."""
+"""A sweep through a real Slurm of one node: two tasks at a time,
+one killed and queued again, the same pictures."""
 
 from __future__ import annotations
 

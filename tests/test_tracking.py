@@ -82,6 +82,7 @@ def test_an_offline_run_reads_back(config: Config, tmp_path: Path, monkeypatch: 
         if record.WhichOneof("record_type") == "summary":
             summary.update(values(record.summary.update))
     assert summary["id_distance"] == 0.75 and summary["face_detected"] is True and "boundary" not in summary
+    assert not {"norm", "gate/mid", "step"} & summary.keys()  # a curve's last value is no result
     assert [r.exit.exit_code for r in read if r.WhichOneof("record_type") == "exit"] == [0]
     assert len(list(tmp_path.rglob("files/media/images/*.png"))) >= 2
     (artifact,) = [r.artifact for r in read if r.WhichOneof("record_type") == "artifact"]
@@ -130,7 +131,8 @@ def test_a_multirun_is_one_wandb_run_a_job(
         (file,) = folder.rglob("*.wandb")
         run = read_run(file)
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert run.exit_code == 0 and run.group == folder.parent.name and run.job_type == "generate"
+        assert run.exit_code == 0 and run.job_type == "generate"
+        assert run.group == f"seed × gate.tau ({' '.join(words)})"  # what varies, no clock
         assert run.config["gate"]["tau"] == manifest["config"]["gate"]["tau"]
         assert run.config["seed"] == manifest["seed"] and run.config["git"] == (manifest["git"] or {}).get(
             "commit"
@@ -140,6 +142,39 @@ def test_a_multirun_is_one_wandb_run_a_job(
         assert run.summary["open_gates"] == json.loads((folder / "metrics.json").read_text())["open_gates"]
         pictures = [path for name, path in run.files.items() if name.endswith(".png")]
         assert len(pictures) == 2 and all(p.is_file() and p.is_relative_to(folder) for p in pictures)
+
+
+def test_a_skipped_job_of_another_sweep_appears_as_a_repetition(
+    command_line: Callable[..., Result], outputs: Path
+) -> None:
+    words = ("model=tiny", "metrics=none", "planner=fixed", "cycle.cycles=1", "tracker=wandb")
+    assert command_line(*words, "seed=1").status == 0
+    sweep = command_line("-m", *words, "seed=1,2")
+    assert sweep.status == 0 and sweep.out.count("done before") == 1, sweep.err
+    again = command_line(
+        "-m", *words, "seed=1,2"
+    )  # whose second job is of this very group, and there already
+    assert again.status == 0 and again.out.count("done before") == 2, again.err
+    for _ in range(300):
+        runs = [read_run(file) for file in outputs.rglob("*.wandb")]
+        if all(run.exit_code == 0 for run in runs):
+            break
+        time.sleep(0.1)
+    repeated = [run for run in runs if "repeated" in run.tags]
+    (first,) = [run for run in runs if not run.group]
+    assert len(repeated) == 2 and len(runs) == 4
+    for run in repeated:
+        assert run.group.startswith("seed (model=tiny") and first.id in run.config["repeats"]
+        assert run.summary["open_gates"] == first.summary["open_gates"]
+
+
+def test_an_unknown_mode_in_the_environment_is_refused(
+    command_line: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    result = command_line("model=tiny", "metrics=none", "tracker=wandb")
+    assert result.status == 1
+    assert result.err.strip().startswith("error: WANDB_MODE=foo is not one of online, offline, disabled")
 
 
 def test_a_run_that_is_started_again_is_the_same_wandb_run(config: Config, tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def test_the_table_says_which_aims_are_missed() -> None:
         "ratio_to_offline": {kind: median / 2.0 for kind, median in medians.items()},
     }
     said = {line.split("|")[1].strip(): line for line in tracking.table(cost, waits)[2:]}
-    assert "1.60" in said["seconds a job beyond generation and metrics, of 3"]
-    assert "missed" in said["seconds a job beyond generation and metrics, of 3"]
+    assert "1.60" in said["seconds per job beyond generation and metrics, of 3"]
+    assert "missed" in said["seconds per job beyond generation and metrics, of 3"]
     assert "2 of 3" in said["runs read back whole"] and "missed" in said["runs read back whole"]
     assert "met" in said["a server that refuses over offline"]
     assert (

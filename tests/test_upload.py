@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import refusing, server
 from sow.config.compose import compose
 from sow.runs.tracking import Job, Wandb
 from sow.runs.wandb_sync import PAUSED, Uploads, answers, yield_to_others
@@ -28,39 +24,6 @@ SYNC = (
     "for run in sys.argv[1:]:\n"
     "    if not run.endswith('bad'): (pathlib.Path(run) / 'run.wandb.synced').touch()",
 )
-
-
-@contextmanager
-def server(status: int | None) -> Iterator[str]:
-    """A server that answers every request with `status`; None accepts a connection and never answers."""
-    if status is None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        return
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *words: object) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}"
-    finally:
-        http.shutdown()
-        http.server_close()
-
-
-@contextmanager
-def refusing() -> Iterator[str]:
-    """A port where nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 def run_folder(place: Path, name: str = "offline-run-1-abc") -> Path:

@@ -1,7 +1,9 @@
 """The W&B dashboard as code: a workspace with panels for Tables II to IV, gate histories and phase curves.
 
-    python tools/dashboard.py publish --entity ENTITY --project sow     # saves the workspace; needs wandb-workspaces and a login
-    python tools/dashboard.py draw RUNS docs/figures/dashboard.png              # the same panels from the offline W&B runs below RUNS
+    # saves the workspace; needs wandb-workspaces and a login:
+    python tools/dashboard.py publish --entity ENTITY --project sow
+    # the same panels from the offline W&B runs below RUNS:
+    python tools/dashboard.py draw RUNS docs/figures/dashboard.png
     python tools/dashboard.py json                                      # the panels as plain containers
 
 `SECTIONS` is all there is to edit; both commands read it.
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `keys` are summary keys of bars, a regular expression of histories for lines, names of media; `x` the history on
-    the horizontal axis; `study` the job type whose runs it shows, None = all."""
+    """One panel.
+
+    `keys` are summary keys of bars, a regular expression of histories for lines, names of media; `x` the
+    history on the horizontal axis; `study` the job type whose runs it shows, None = all.
+    """
 
     title: str
     kind: Literal["bars", "lines", "media", "parallel", "importance", "compare"]
@@ -73,9 +78,30 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("norm of the latents", "lines", ("norm",), label="norm", study="generate"),
     ),
     "Phase curves": (
-        Panel("text sensitivity", "lines", ("effect", "text"), x="start", label="effect of a text window", study="text_sensitivity"),
-        Panel("semantic formation", "lines", (r"cosine_\d+",), x="start", label="cosine similarity", study="semantic_formation"),
-        Panel("diffusion in diffusion", "lines", ("contrast_kept", "own_kept", "own_kept_suppressed"), x="k", label="share kept", study="diffusion_in_diffusion"),
+        Panel(
+            "text sensitivity",
+            "lines",
+            ("effect", "text"),
+            x="start",
+            label="effect of a text window",
+            study="text_sensitivity",
+        ),
+        Panel(
+            "semantic formation",
+            "lines",
+            (r"cosine_\d+",),
+            x="start",
+            label="cosine similarity",
+            study="semantic_formation",
+        ),
+        Panel(
+            "diffusion in diffusion",
+            "lines",
+            ("contrast_kept", "own_kept", "own_kept_suppressed"),
+            x="k",
+            label="share kept",
+            study="diffusion_in_diffusion",
+        ),
     ),
     "Runs": (
         Panel("images", "media", ("image", "canvas", "cycles"), study="generate"),
@@ -83,7 +109,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("importance", "importance", ("id_distance",)),
         Panel("differences", "compare"),
     ),
-}  # fmt: skip
+}
 
 
 def workspace(entity: str, project: str) -> Any:
@@ -138,7 +164,7 @@ def draw(runs: Sequence[OfflineRun], target: Path) -> None:
 
 
 def fill(axis: Axes, panel: Panel, runs: Sequence[OfflineRun]) -> None:
-    """One panel from the last of the runs that have most to show in it; says so where there is none."""
+    """One panel from the last of the runs that have most to show in it; says so if there is none."""
     pool = [run for run in runs if panel.study in (None, run.job_type)]
     shown = [len(values(panel, run)) if panel.kind == "bars" else len(curves(panel, run)) for run in pool]
     if most := max(shown, default=0):
@@ -191,7 +217,7 @@ def curves(panel: Panel, run: OfflineRun) -> dict[str, list[tuple[float, float]]
 
 
 def lines(axis: Axes, panel: Panel, run: OfflineRun) -> None:
-    """A line a history, told apart by colour and dash."""
+    """A line per history, told apart by colour and dash."""
     from sow.report import figures
 
     for i, (name, points) in enumerate(curves(panel, run).items()):
@@ -207,7 +233,8 @@ def lines(axis: Axes, panel: Panel, run: OfflineRun) -> None:
 
 
 def layer(name: str) -> str:
-    """A history's name without its kind and what all layers share: gate/up_blocks.1.attentions.0. ... is up 1.0."""
+    """A history's name without its kind and what all layers share:
+    gate/up_blocks.1.attentions.0. ... is up 1.0."""
     name = name.partition("/")[2] or name
     name = re.sub(r"(\.transformer_blocks\.0)?\.attn1$", "", name)
     return re.sub(r"_blocks?\.(\d+\.)?attentions\.", lambda found: f" {found[1] or ''}", name)

@@ -1,7 +1,8 @@
-"""A Slurm of one node for tests: Debian's slurm-wlm and munge, without systemd, cgroups or anything outside one folder.
+"""A Slurm of one node for tests: Debian's slurm-wlm and munge, without systemd, cgroups or anything outside
+one folder.
 
-`python tools/slurm.py start FOLDER` starts it and prints the environment that its commands need; `python tools/slurm.py stop FOLDER` ends
-the processes that it started, by their ids.
+`python tools/slurm.py start FOLDER` starts it and prints the environment that its commands need; `python
+tools/slurm.py stop FOLDER` ends the processes that it started, by their ids.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def missing() -> list[str]:
 
 
 def start(folder: Path) -> dict[str, str]:
-    """Start munged, slurmctld and slurmd; the environment for their commands. RuntimeError with the logs when they do not come."""
+    """Start munged, slurmctld and slurmd; the environment for their commands.
+
+    RuntimeError with the logs when they do not come.
+    """
     folder = folder.resolve()
     folder.mkdir(parents=True)
     for name in ("state", "spool"):

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sow.errors import UserError
 from sow.report import tables, writers
 
-from ..benchmark.store import link
+from .store import link
 
 if TYPE_CHECKING:
     from sow.data import Group
 
-    from ..benchmark.benchmark import Benchmark
-    from ..benchmark.work import Work
     from ..core.study import StudyContext
+    from .settings import Settings
+    from .work import Work
 
 NOT_A_METRIC = ("name", "plan", "image")
 
 
-def collate(study: Benchmark, work: Work, context: StudyContext) -> tables.Table:
+def collate(study: Settings, work: Work, context: StudyContext) -> tables.Table:
     """Write the run folder of a benchmark all of whose batches are there, and show its table."""
     folder, store = context.folder, work.store
     place = {g.id: i for i, g in enumerate(work.groups)}
@@ -27,20 +28,22 @@ def collate(study: Benchmark, work: Work, context: StudyContext) -> tables.Table
     records: list[dict[str, Any]] = []
     plans: dict[str, dict[str, Any]] = {}
     seconds = []
-    for batch in work.batches:
-        found = store.read(batch.key, batch.names)
-        assert found is not None, "a batch was lost between two looks at it"
+    for batch, found in (part for whole in work.batches for part in work.found(whole)):
+        row = batch.row.name
         for record in found:
-            link(
-                store.image(batch.key, record["name"]),
-                folder.path / f"images/{batch.row.name}/{record['name']}.png",
-            )
-            plans.setdefault(batch.row.name, {})[record["name"]] = record["plan"]
+            name = record["name"]
+            link(store.image(batch.key, name), folder.path / f"images/{row}/{name}.png")
+            plans.setdefault(row, {})[name] = record["plan"]
             kept = {k: v for k, v in record.items() if k not in NOT_A_METRIC}
-            records.append({"row": batch.row.name, **kept, "sha256": record["image"]})
-        seconds.append(_seconds(batch.row.name, batch.names, store.seconds(batch.key)))
+            records.append({"row": row, **kept, "sha256": record["image"]})
+        seconds.append(_seconds(row, batch.names, store.seconds(batch.key)))
     records.sort(key=lambda r: (rank[r["row"]], place[r["group"]], r["seed"]))
     seconds.sort(key=lambda r: (rank[r["row"]], place[r["names"].split(",")[0].rpartition("-")[0]]))
+    (folder.path / "errors.json").unlink(missing_ok=True)  # an earlier attempt's
+    if work.failures:
+        folder.save_json("errors.json", work.failures)
+    if not records:
+        raise UserError(f"no image could be made: {work.failures[0]['error']}")
     folder.save_table("records.parquet", records)
     folder.save_table("seconds.parquet", seconds)
     folder.save_json("plans.json", plans)
@@ -51,12 +54,7 @@ def collate(study: Benchmark, work: Work, context: StudyContext) -> tables.Table
     folder.save_json("rows.json", [row.to_dict() for row in study.shown])
     folder.save_json("table.json", describe(study, work, context))
     table = tables.from_folder(folder.path)
-    for name, text in (
-        ("table.md", writers.markdown(table)),
-        ("table.csv", writers.comma_separated(table)),
-        ("table.tex", writers.latex(table)),
-    ):
-        folder.save_bytes(name, text.encode())
+    writers.save(folder, table, "table")
     context.tracked.summary(summary(table))
     context.console.print(writers.terminal(table))
     context.console.print(f"table: {folder.path / 'table.md'}")
@@ -65,7 +63,7 @@ def collate(study: Benchmark, work: Work, context: StudyContext) -> tables.Table
     return table
 
 
-def describe(study: Benchmark, work: Work, context: StudyContext) -> dict[str, Any]:
+def describe(study: Settings, work: Work, context: StudyContext) -> dict[str, Any]:
     """table.json: what the table is and what it was measured on."""
     return {
         "name": study.name,
@@ -82,22 +80,26 @@ def describe(study: Benchmark, work: Work, context: StudyContext) -> dict[str, A
     }
 
 
-def caption(study: Benchmark, work: Work, context: StudyContext) -> list[str]:
-    """Model, data, n, seeds, whether these groups chose the hyper-parameters, and where the paper's numbers come from."""
+def caption(study: Settings, work: Work, context: StudyContext) -> list[str]:
+    """Model, data, n, seeds, whether these groups chose the hyper-parameters,
+    and the source of the paper's numbers."""
     config, groups = context.config, work.groups
     settings = {s: sum(g.setting == s for g in groups) for s in dict.fromkeys(g.setting for g in groups)}
     split = ", ".join(f"{n} {s}" for s, n in settings.items())
     models = list(dict.fromkeys(b.config.choices["model"] for b in work.batches)) or [config.choices["model"]]
+    chosen = config.choices
     out = [
-        f"Here: model {' and '.join(models)}, calibration {config.choices['calibration']}, data {config.choices['data']}, "
-        f"{study.split} split, {len(groups)} groups ({split}), "
-        f"{study.seeds} image{'s' if study.seeds > 1 else ''} a group, {config.num_inference_steps} steps, metrics "
-        f"{config.choices['metrics']}."
+        f"Here: model {' and '.join(models)}, calibration {chosen['calibration']}, data {chosen['data']}, "
+        f"{study.split} split, {len(groups)} groups ({split}), {study.seeds} "
+        f"image{'s' if study.seeds > 1 else ''} per group, {config.num_inference_steps} steps, metrics "
+        f"{chosen['metrics']}."
     ]
     if study.split == "test":
         out.append("No hyper-parameter was chosen on these groups.")
     else:
         out.append("Tuned on these groups: the validation split is where hyper-parameters are chosen.")
+    if work.failures:
+        out.append(f"{len(work.failures)} images could not be made and are left out; n is what each row has.")
     out += fewer(study, work)
     out.append(
         f"Paper: {study.source}; another model, other data and other judges, so compare orders, not values."
@@ -109,23 +111,25 @@ def caption(study: Benchmark, work: Work, context: StudyContext) -> list[str]:
         shared = "what rows share is made once and counted with the first (cache.memory_mb=0 keeps nothing)"
         reuse = "nothing is reused between rows" if config.cache.memory_mb == 0 else shared
         out.append(
-            f"Seconds an image are those of generation on {device()}, {config.batch_size} in a batch; {reuse}."
+            f"Seconds per image are those of generation on {device()}, {config.batch_size} in a batch; "
+            f"{reuse}."
         )
     if "train_seconds" in metrics:
         out.append(
-            "A method that learns the condition takes one image a batch; its training is counted apart, once a condition."
+            "A method that learns the condition takes one image per batch; its training is counted apart, "
+            "once per condition."
         )
     return out
 
 
-def fewer(study: Benchmark, work: Work) -> list[str]:
+def fewer(study: Settings, work: Work) -> list[str]:
     """Sentences about rows that have fewer groups than the table: which, and how they are compared."""
     counts = {r.name: len(work.groups_of(r)) for r in study.shown if r.overrides is not None}
     if len(set(counts.values())) < 2:
         return []
     return [
-        "Rows with a smaller n have the first groups of each setting; differences, and the order of two rows, are of the "
-        "groups that both have."
+        "Rows with a smaller n have the first groups of each setting; differences, and the order of two "
+        "rows, are of the groups that both have."
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,20 +11,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from sow import report
 from sow.errors import UserError
-from sow.runs import records
 
-from ..benchmark.rows import Row, compose_row
-from ..benchmark.store import Store, batch_key, image_name, method_key
+from ..core.groups import first_of_each
+from .rows import Row, compose_row
+from .store import Store, batch_key, image_name, method_key
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
     from sow.data import Group
     from sow.types import Plan, Request, Sample
 
-    from ..benchmark.benchmark import Benchmark
     from ..core.study import StudyContext
+    from .settings import Settings
 
+log = logging.getLogger(__name__)
+HOPELESS = 3  # groups that fail before any image is made: then the rest is not tried
 SEED_STRIDE = 1_000_000  # between the seeds of one group's images; the groups' own lie below it
 
 
@@ -36,7 +41,18 @@ class Batch:
     requests: tuple[Request, ...]
     seed: int
     number: int
-    key: str
+    method: str
+
+    @cached_property
+    def key(self) -> str:
+        """Where it is kept: its method and its requests."""
+        return batch_key(self.method, self.requests)
+
+    @property
+    def alone(self) -> list[Batch]:
+        """Its groups, each a batch of one."""
+        pairs = zip(self.groups, self.requests, strict=True)
+        return [replace(self, groups=(group,), requests=(request,)) for group, request in pairs]
 
     @property
     def names(self) -> list[str]:
@@ -47,10 +63,12 @@ class Batch:
 class Work:
     """The batches of a benchmark in the order in which they are made, and the making of them."""
 
-    def __init__(self, study: Benchmark, context: StudyContext) -> None:
+    def __init__(self, study: Settings, context: StudyContext) -> None:
         self.study, self.context = study, context
         self.store = Store(context.config.paths.outputs / ".batches")
         self.plans: dict[str, list[Plan]] = {}
+        self.failures: list[dict[str, Any]] = []  # groups without an image, and why
+        self.made = 0
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -61,7 +79,8 @@ class Work:
             known = {g.setting for g in groups}
             if unknown := set(study.settings) - known:
                 raise UserError(
-                    f"the data has no setting {sorted(unknown)[0]}: choose among {', '.join(sorted(known))} (study.settings)"
+                    f"the data has no setting {sorted(unknown)[0]}: choose among {', '.join(sorted(known))} "
+                    "(study.settings)"
                 )
             groups = [g for g in groups if g.setting in study.settings]
         if not groups:
@@ -85,9 +104,11 @@ class Work:
 
     @cached_property
     def batches(self) -> list[Batch]:
-        """All batches: one model after another, for each the same groups' rows together, whose inversions are shared.
+        """All batches: one model after another, for each the same groups' rows together, whose inversions are
+        shared.
 
-        Which groups share a batch depends on the groups alone; a row with fewer groups leaves the others' places empty.
+        Which groups share a batch depends on the groups alone; a row with fewer groups leaves the others'
+        places empty.
         """
         base, size = self.context.config, self.context.config.batch_size
         if size is None:
@@ -98,9 +119,7 @@ class Work:
         settings = list(dict.fromkeys(g.setting for g in self.groups))
         counted = {r.name: {g.id for g in self.groups_of(r)} for r in rows}
         configs = {(r.name, s): compose_row(base, r, self._task(s)) for r in rows for s in settings}
-        cache = records.HashCache(base.paths.outputs / ".index" / "weights.json")
-        keys = {k: method_key(c, cache) for k, c in configs.items()}
-        cache.save()
+        keys = {k: method_key(c) for k, c in configs.items()}
         out, number = [], 0
         for setting in settings:
             mine = [g for g in self.groups if g.setting == setting]
@@ -113,25 +132,40 @@ class Work:
                             continue
                         requests = tuple(seeded(g.request, seed) for g in groups)
                         config, method = configs[row.name, setting], keys[row.name, setting]
-                        key = batch_key(method, requests)
-                        out.append(Batch(row, config, groups, requests, seed, number, key))
+                        out.append(Batch(row, config, groups, requests, seed, number, method))
                     number += 1
-        models = [str(c.resolved["model"]) for c in configs.values()]
-        return sorted(out, key=lambda b: models.index(str(b.config.resolved["model"])))
+        models = {k: str(c.resolved["model"]) for k, c in configs.items()}
+        turn = {model: i for i, model in enumerate(dict.fromkeys(models.values()))}
+        return sorted(out, key=lambda b: turn[models[b.row.name, b.groups[0].setting]])
 
     def _task(self, setting: str) -> str:
         """The task of a setting's requests."""
         group = next(g for g in self.groups if g.setting == setting)
         return group.request.task or self.context.config.task.name
 
+    def found(self, batch: Batch) -> list[tuple[Batch, list[dict[str, Any]]]]:
+        """A batch with its records; of one that failed,
+        those of its groups that are there, each a batch of one."""
+        records = self.store.read(batch.key, batch.names)
+        if records is not None:
+            return [(batch, records)]
+        return [of_one for one in batch.alone for of_one in self.found(one)] if len(batch.groups) > 1 else []
+
     def missing(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Those of `batches` that the store lacks, each once."""
-        lost = {b.key: b for b in reversed(batches) if self.store.read(b.key, b.names) is None}
-        return [b for b in batches if lost.get(b.key) is b]
+        """Those of `batches`, or of their groups, that the store lacks, each once."""
+        lost: dict[str, Batch] = {}
+        for batch in batches:
+            there = [group.id for part, _ in self.found(batch) for group in part.groups]
+            if not there:
+                lost.setdefault(batch.key, batch)
+            elif len(there) < len(batch.groups):
+                lost |= {one.key: one for one in batch.alone if one.groups[0].id not in there}
+        return list(lost.values())
 
     def generate(self, batches: Sequence[Batch]) -> None:
-        """Make and measure `batches`, each kept as soon as it is whole."""
-        with progress(batches, self.context) as advance:
+        """Make and measure `batches`, each kept as soon as it is whole;
+        groups that fail are left in `failures`."""
+        with bar_over(batches, self.context) as advance:
             for batch in batches:
                 self._one(batch)
                 advance(batch)
@@ -139,17 +173,40 @@ class Work:
     def _one(self, batch: Batch) -> None:
         from sow.pipeline.factory import build
 
-        from ..generate import open_gates
+        with self.context.timed("load"):
+            started = time.perf_counter()
+            sampler = build(batch.config)  # an error here is the row's, not a group's
+            loaded = time.perf_counter() - started
+        try:
+            self._make(batch, sampler, loaded)
+            self.made += 1
+        except Exception as error:
+            if len(batch.groups) > 1:
+                for one in batch.alone:
+                    self._one(one)
+                return
+            self._fail(batch, error)
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """Mark the group; raises `error` again if nothing works at all."""
+        if not isinstance(error, UserError):
+            log.warning("%s of row %s failed", batch.names[0], batch.row.name, exc_info=error)
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        place = {"row": batch.row.name, "group": batch.groups[0].id, "seed": batch.seed}
+        self.failures.append({**place, "error": " ".join(words.split())})
+        if not self.made and len(self.failures) == HOPELESS:
+            raise error
+
+    def _make(self, batch: Batch, sampler: Any, loaded: float) -> None:
+        from ..core.samples import open_gates
 
         started = time.perf_counter()
-        sampler = build(batch.config)
-        loaded = time.perf_counter()
         plans = self._plan(sampler, batch)
         planned = time.perf_counter()
         samples = sampler.generate(list(batch.requests), plans=plans)
         made = time.perf_counter()
         measured = self.context.metrics.measure(samples)
-        done = time.perf_counter()
+        spent = {"plan": planned - started, "generate": made - planned, "measure": time.perf_counter() - made}
         rows = [
             {
                 "name": image_name(group, batch.seed),
@@ -162,17 +219,12 @@ class Work:
             }
             for group, sample, numbers in zip(batch.groups, samples, measured, strict=True)
         ]
-        spent = {
-            "load": loaded - started,
-            "plan": planned - loaded,
-            "generate": made - planned,
-            "measure": done - made,
-        }
         seconds = {
             "images": len(samples),
+            "load": loaded,
             **spent,
             "phases": dict(samples[0].seconds),
-            "unet_evaluations": sum(sum(s.counts.values()) for s in samples[:1]),
+            "unet_evaluations": sum(samples[0].counts.values()),
             **training_apart(samples),
         }
         images = {row["name"]: sample.image for row, sample in zip(rows, samples, strict=True)}
@@ -193,9 +245,11 @@ class Work:
 
 
 def training_apart(samples: Sequence[Sample]) -> dict[str, float]:
-    """Seconds of a batch's trainings, when they were done, and of its generation without them; {} where none is trained.
+    """Seconds of a batch's trainings, when they were done, and of its generation without them; {} without
+    any.
 
-    A training that is found finished takes no time again, so the rest is the sum of its phases, not a difference.
+    A training that is found finished takes no time again, so the rest is the sum of its phases, not a
+    difference.
     """
     if not any("train" in s.seconds for s in samples):
         return {}
@@ -208,53 +262,20 @@ def seeded(request: Request, seed: int) -> Request:
     return replace(request, seed=request.seed + SEED_STRIDE * seed)
 
 
-def first_of_each(groups: Sequence[Group], limit: int | None) -> list[Group]:
-    """`limit` groups in all, taken from the settings in turn, each setting's in order."""
-    settings = list(dict.fromkeys(g.setting for g in groups))
-    seen = dict.fromkeys(settings, 0)
-    turns: dict[str, tuple[int, int]] = {}
-    for group in groups:
-        turns[group.id] = (seen[group.setting], settings.index(group.setting))
-        seen[group.setting] += 1
-    chosen = set(sorted(turns, key=turns.__getitem__)[:limit])
-    return [g for s in settings for g in groups if g.setting == s and g.id in chosen]
-
-
 @contextmanager
-def progress(batches: Sequence[Batch], context: StudyContext) -> Iterator[Callable[[Batch], None]]:
-    """A bar over the images with the time left; without a terminal, a line a minute. Yields what moves it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    total = sum(len(b.groups) for b in batches)
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    started = told = time.monotonic()
-    done = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(batches[0].row.name, total=total)
+def bar_over(batches: Sequence[Batch], context: StudyContext) -> Iterator[Callable[[Batch], None]]:
+    """A bar over the images; without a terminal, a line per minute. Yields what moves it."""
+    total, done = sum(len(b.groups) for b in batches), 0
+    started = printed = time.monotonic()
+    with report.bar(total, batches[0].row.name) as move:
 
         def advance(batch: Batch) -> None:
-            nonlocal told, done
+            nonlocal printed, done
             done += len(batch.groups)
-            bar.update(task, advance=len(batch.groups), description=batch.row.name)
+            move(batch.row.name, len(batch.groups))
             now = time.monotonic()
-            if not console.is_terminal and (now - told > 60 or done == total):
-                told = now
+            if not sys.stderr.isatty() and (now - printed > 60 or done == total):
+                printed = now
                 left = (now - started) / done * (total - done)
                 context.console.print(f"{done} of {total} images, {left / 60:.1f} minutes left")
 

@@ -1,19 +1,23 @@
-"""What a study of the process found: its figure, tables and headline numbers, and how they reach their readers."""
+"""What a study of the process found: its figure, tables and headline numbers,
+and how they reach their readers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from sow import report
-from sow.report import blocks
+from sow.report import blocks, figures
+
+from .samples import flat
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from sow.runs.records import RunFolder
 
     from ..core.study import StudyContext
@@ -27,38 +31,42 @@ class Finding:
 
     `headline`  numbers by name, nested containers allowed: headline.json
     `markdown`  what the documentation says of it
-    `figure`    path of the PNG; its PDF lies beside it
+    `figure`    saved as NAME.png and NAME.pdf; `pictures`: more of them, by what follows NAME_
     `tables`    tidy tables by file name
     `short`     the rows of the table in the terminal, all of the same columns
-    `history`   curves for the tracker: one row a step, numbers only
+    `history`   curves for the tracker: one row per step; None takes `short`
     """
 
     name: str
     headline: Row
     markdown: str
-    figure: Path
+    figure: Figure
     tables: Mapping[str, Sequence[Row]]
     short: Sequence[Row]
-    history: Sequence[Row] = ()
-    pictures: Mapping[str, Path] = field(default_factory=dict)
+    history: Sequence[Row] | None = None
+    pictures: Mapping[str, Figure] = field(default_factory=dict)
 
     def deliver(self, context: StudyContext, publish: bool) -> None:
         """Write, track, print; `publish` also puts figure and text on their page of docs/."""
-        for name, rows in self.tables.items():
-            save_tidy(context.folder, name, rows)
-        context.folder.save_json("headline.json", self.headline)
-        context.folder.save_bytes(f"{self.name}.md", self.markdown.encode())
+        folder = context.folder
+        with context.timed("write"):
+            figure = figures.save(folder, self.name, self.figure)
+            others = {n: figures.save(folder, f"{self.name}_{n}", f) for n, f in self.pictures.items()}
+            for name, rows in self.tables.items():
+                save_tidy(folder, name, rows)
+            folder.save_json("headline.json", self.headline)
+            folder.save_bytes(f"{self.name}.md", self.markdown.encode())
         with context.timed("tracker"):
             tracked = context.tracked
-            tracked.history(self.history)
-            tracked.images({self.name: self.figure, **self.pictures})
+            tracked.history(self.short if self.history is None else self.history)
+            tracked.images({self.name: figure, **others})
             for name, rows in self.tables.items():
                 tracked.table(name, rows)
             tracked.summary(flat(self.headline))
         context.console.print(terminal_table(self.short))
-        context.console.print(f"figure: {self.figure}")
+        context.console.print(f"figure: {figure}")
         if publish:
-            blocks.publish(self.name, self.markdown, self.figure)
+            blocks.publish(self.name, self.markdown, figure)
 
 
 def save_tidy(folder: RunFolder, name: str, rows: Sequence[Row]) -> None:
@@ -90,29 +98,17 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A value for a page: three significant digits, "-" where there is none."""
+    """A value for a page: three significant digits, "-" for nan and None."""
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.{digits}g}"
     return report.text(value)
 
 
 def bracket(value: Mapping[str, float], digits: int = 2) -> str:
-    """A number with its 95 % interval: "-0.93 [-1.00, -0.81]"; no brackets where there is no interval."""
+    """A number with its 95 % interval: "-0.93 [-1.00, -0.81]"; no brackets for an unknown interval."""
     if math.isnan(value["value"]):
         return "-"
     middle = f"{value['value']:.{digits}f}"
     if math.isnan(value["low"]):
         return middle
     return f"{middle} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-
-def flat(values: Row, place: str = "") -> dict[str, Any]:
-    """Nested headline numbers under dotted names, lists left out: what a tracker's summary shows."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{place}{key}"
-        if isinstance(value, Mapping):
-            out.update(flat(value, f"{name}."))
-        elif isinstance(value, (str, bool, int, float)) and value == value:
-            out[name] = value
-    return out

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sow.config.compose import typed
 from sow.errors import UserError
+from sow.store.secrets import redact
+
+LONGEST = 120  # letters of a group's name
 
 
 def run_composed(composed: DictConfig, hydra: Any) -> float | None:
-    """Run the composed configuration in the folder that `hydra` (its own settings) names; the sweeper's objective.
+    """Run the composed configuration in the folder that `hydra` (its own settings) names; the sweeper's
+    objective.
 
-    Raises UserError; then a folder to which nothing was written is gone.
+    Raises UserError; then a folder that was made for this job and to which nothing was written is gone.
     """
     folder = Path(hydra.runtime.output_dir)
     try:
         config = typed(composed, hydra.runtime.choices, hydra.overrides.task)
         from ..core.study import run_job
 
-        run_job(config, folder, group=Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None)
+        run_job(config, folder, group=sweep_group(hydra) if hydra.mode == RunMode.MULTIRUN else None)
         from sow.config.sweeping import objective
 
         return objective(folder, cast(DictConfig, hydra))  # which is what it is, whatever Hydra annotates
     except UserError:
-        from sow.runs.records import discard_untouched
+        from sow.runs.folders import discard_untouched
 
         discard_untouched(folder)
         raise
+
+
+def sweep_group(hydra: Any) -> str:
+    """What the jobs of a sweep have in common, by name: the keys that vary, then the words that do not.
+
+    The same command started again belongs to the same group.
+    """
+    file = Path(hydra.sweep.dir) / "multirun.yaml"
+    own = redact([str(word) for word in hydra.overrides.task])  # as Hydra's files keep them
+    typed_words = OmegaConf.select(OmegaConf.load(file), "hydra.overrides.task") if file.is_file() else None
+    words = own if typed_words is None else [str(word) for word in typed_words]
+    searched = OmegaConf.select(hydra, "sweeper.params") or {}
+    varying = dict.fromkeys([*searched, *(w.partition("=")[0].lstrip("+") for w in words if w not in own)])
+    fixed = [w for w in words if w in own and w.partition("=")[0].lstrip("+") not in varying]
+    fixed = [w for w in fixed if not w.startswith(("tracker", "paths", "force", "hydra"))]
+    name = " × ".join(varying)
+    if fixed:
+        name = f"{name} ({' '.join(fixed)})" if name else " ".join(fixed)
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9]} {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name or "one job"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,15 +16,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from sow.runs import records
+from sow import report
+from sow.runs import folders, records
 from sow.runs.records import RunFolder
 from sow.runs.tracking import Job, Tracked
 from sow.types import Request
 
+from .samples import flat
+
 if TYPE_CHECKING:
     from sow.config.compose import Config
     from sow.pipeline.pipeline import Pipeline
-    from sow.types import Sample
+    from sow.report.statistics import Resampling
+    from sow.types import Plan, Sample
 
 
 class Study(Protocol):
@@ -35,16 +41,21 @@ class Study(Protocol):
 
 @dataclass
 class StudyContext:
-    """What a study works with: `folder` takes its files, `console` its words, `seconds` its times for the manifest."""
+    """What a study works with: `folder` takes its files, `console` its words, `seconds` its times for the
+    manifest.
+
+    `group` names the sweep, `repeats` the complete run that a skipped job repeats.
+    """
 
     config: Config
     folder: RunFolder
     group: str | None = None
+    repeats: Path | None = None
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     seconds: dict[str, float] = field(default_factory=dict)
 
     def sampler(self) -> Pipeline:
-        """The sampler of the configuration; the model is loaded once a process."""
+        """The sampler of the configuration; the model is loaded once per process."""
         from sow.pipeline.factory import build
 
         with self.timed("load"):
@@ -60,18 +71,46 @@ class StudyContext:
         ]
 
     def requests_by_seed(self, count: int) -> list[Request]:
-        """One request for each of the seeds `seed` .. `seed` + count - 1, with the visual condition of its own seed."""
+        """One request for each of the seeds `seed` ..
+
+        `seed` + count - 1, with the visual condition of its own seed.
+        """
         config = self.config
         return [
             Request(config.condition.load(seed), config.prompt, config.task.name, seed, str(seed))
             for seed in range(config.seed, config.seed + count)
         ]
 
-    def count_seconds(self, samples: Sequence[Sample]) -> None:
-        """Add the samples' seconds by phase to `seconds`, once a batch: its samples share them."""
-        for shared in {id(s.seconds): s.seconds for s in samples}.values():
+    def generate(
+        self,
+        sampler: Pipeline,
+        requests: Sequence[Request],
+        plans: Sequence[Plan] | None = None,
+        snapshots: bool = False,
+    ) -> list[Sample]:
+        """Samples of `requests`, planned if `plans` is None, under a progress bar;
+        seconds are counted by phase."""
+        if plans is None:
+            with self.timed("plan"):
+                plans = sampler.plan(requests)
+        _ = self.tracked  # the input is known to be good
+        with report.progress_bar(sampler, plans, self.config.batch_size) as on_step:
+            samples = sampler.generate(requests, plans=plans, snapshots=snapshots, on_step=on_step)
+        for shared in {id(s.seconds): s.seconds for s in samples}.values():  # a batch's samples share them
             for phase, seconds in shared.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        return samples
+
+    def measure(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """A row of the configured metrics for each sample."""
+        with self.timed("metrics"):
+            return self.metrics.measure(samples)
+
+    def resampling(self, resamples: int, level: float = 0.95) -> Resampling:
+        """How intervals are made: seeded by the configuration."""
+        from sow.report.statistics import Resampling
+
+        return Resampling(level, resamples, self.config.seed)
 
     @property
     def metrics(self) -> Any:
@@ -88,7 +127,9 @@ class StudyContext:
         """The tracked run, opened at first use: touch it once the input is known to be good."""
         with self.timed("tracker"):
             commit = self.git["commit"] if self.git else None
-            return self.config.tracker.start(Job(self.folder.path, self.config, self.group, commit))
+            return self.config.tracker.start(
+                Job(self.folder.path, self.config, self.group, commit, self.repeats)
+            )
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -101,17 +142,22 @@ class StudyContext:
 
 
 def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
-    """One job: nothing when the same run is complete and `force` is off, else the study and, last, the manifest.
+    """One job: nothing if the same run is complete and `force` is off, else the study and, last, the
+    manifest.
 
-    Returns whether the study ran. Raises UserError; a folder left by that has no manifest and counts for nothing.
+    Returns whether the study ran. Raises UserError; a folder left by that has no manifest and counts for
+    nothing.
     """
     context = StudyContext(config, RunFolder(folder), group)
-    key, outputs = records.run_key(config), config.paths.outputs
+    config.tracker.check()
+    key, outputs = records.run_key(config, StudyContext), config.paths.outputs
     earlier = records.find(outputs, key)
     if earlier is not None and not config.force:
         records.link_earlier(folder, earlier)
         context.console.print(f"done before: {earlier} (force=true runs it again)")
+        show_repeated(context, earlier)
         return False
+    folders.take(folder, key)
     started, exit_code = time.time(), 1
     try:
         config.study.run(context)
@@ -123,6 +169,21 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     return True
 
 
+def show_repeated(context: StudyContext, earlier: Path) -> None:
+    """Track a skipped job of a sweep as a repetition with the numbers of the run `earlier`.
+
+    Not if that run is of the same sweep, whose command was started again: it is there already.
+    """
+    of_sweep = context.group is not None or os.environ.get("WANDB_RUN_ID")
+    if not of_sweep or RunFolder(earlier).manifest().get("group") == context.group is not None:
+        return
+    context.repeats = earlier
+    for name in ("metrics.json", "headline.json"):
+        if (earlier / name).is_file():
+            context.tracked.summary(flat(json.loads((earlier / name).read_text())))
+    context.tracked.finish(0)
+
+
 def manifest(context: StudyContext, started: float) -> dict[str, Any]:
     """Everything needed to know what a run was and to run it again."""
     config, folder = context.config, context.folder.path
@@ -132,11 +193,14 @@ def manifest(context: StudyContext, started: float) -> dict[str, Any]:
         "choices": config.choices,
         "overrides": config.overrides,
         "seed": config.seed,
+        "group": context.group,
         "device": device(),
         "seconds": {phase: round(value, 3) for phase, value in context.seconds.items()},
         "total_seconds": round(time.time() - started, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".log"),
+        "files": sorted(
+            p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".log" and p.name != folders.KEY
+        ),
         "git": context.git,
         **records.surroundings(),
     }

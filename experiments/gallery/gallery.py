@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
 from sow.report.pages import write_page
+from sow.types import component
 
-from ..gallery.pictures import KEYS, Picture, Pictures, slug
-from ..gallery.reading import paths_of, read_pictures
+from ..benchmark.store import link
+from .pictures import KEYS, Picture, Pictures, slug
+from .reading import paths_of, read_pictures
 
 if TYPE_CHECKING:
     from sow.runs.records import RunFolder
@@ -23,9 +21,10 @@ if TYPE_CHECKING:
 PLACE = "gallery"
 
 
-@dataclass(frozen=True)
+@component("study")
 class Gallery:
-    """A page of the pictures under `runs` (a folder or a list of them): filtered by the column `failure`, sorted by any.
+    """A page of the pictures under `runs` (a folder or a list of them): filtered by the column `failure`,
+    sorted by any.
 
     `title` None takes the table's own.
     """
@@ -37,7 +36,7 @@ class Gallery:
     def __post_init__(self) -> None:
         if self.failure in KEYS:
             raise UserError(
-                f"{self.failure} is no metric: name the column that says what failed (study.failure)"
+                f"{self.failure} is not a metric: name the column that says what failed (study.failure)"
             )
 
     def files(self) -> list[str]:
@@ -52,13 +51,13 @@ class Gallery:
             title = self.title or pictures.title or "Gallery"
             data = page_data(pictures, context.folder, title, self.failure)
             page = write_page(context.folder, "gallery", data, PLACE)
-        context.folder.save_json(
-            "metrics.json",
-            {"images": len(pictures.pictures), "groups": len(pictures.groups), "rows": len(pictures.rows)},
-        )
-        context.console.print(
-            f"{len(pictures.pictures)} images of {len(pictures.groups)} groups in {len(pictures.rows)} rows"
-        )
+        counts = {
+            "images": len(pictures.pictures),
+            "groups": len(pictures.groups),
+            "rows": len(pictures.rows),
+        }
+        context.folder.save_json("metrics.json", counts)
+        context.console.print("{images} images of {groups} groups in {rows} rows".format(**counts))
         context.console.print(f"page: {page}")
 
 
@@ -70,28 +69,19 @@ def page_data(pictures: Pictures, folder: RunFolder, title: str, failure: str) -
         group = pictures.groups[name]
         if name not in shown:
             shown[name] = _condition(pictures, folder, name)
-        groups.append(
-            {
-                "id": name,
-                "seed": seed,
-                "setting": group.setting,
-                "prompt": group.prompt,
-                "condition": shown[name],
-                "cells": [
-                    _cell(cells.get(row.name), f"{i:02d}", folder) for i, row in enumerate(pictures.rows)
-                ],
-            }
-        )
+        found = [_cell(cells.get(row.name), f"{i:02d}", folder) for i, row in enumerate(pictures.rows)]
+        about = {"setting": group.setting, "prompt": group.prompt, "condition": shown[name]}
+        groups.append({"id": name, "seed": seed, **about, "cells": found})
     metrics = pictures.metrics
+    rows = [
+        {"name": r.name, "label": r.label, "paper": _numbers(r.paper), "note": r.note} for r in pictures.rows
+    ]
     return {
         "title": title,
         "about": pictures.about,
         "failure": failure if failure in metrics else None,
         "metrics": metrics,
-        "rows": [
-            {"name": r.name, "label": r.label, "paper": _numbers(r.paper), "note": r.note}
-            for r in pictures.rows
-        ],
+        "rows": rows,
         "groups": groups,
     }
 
@@ -100,7 +90,7 @@ def _cell(picture: Picture | None, place: str, folder: RunFolder) -> dict[str, A
     if picture is None:
         return None
     name = f"images/{place}/{slug(picture.group)}-{picture.seed}.png"
-    link_or_copy(picture.path, folder.path / PLACE / name)
+    link(picture.path, folder.path / PLACE / name)
     return {"src": name, "metrics": dict(picture.metrics)}
 
 
@@ -116,13 +106,3 @@ def _condition(pictures: Pictures, folder: RunFolder, name: str) -> str | None:
 
 def _numbers(paper: Mapping[str, Any]) -> dict[str, float]:
     return {k: v for k, v in paper.items() if isinstance(v, (int, float))}
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """The file `source` at `target`: a second name for it where the disk allows, since runs only ever replace files."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sow.store.fingerprint import sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +20,7 @@ KEYS = ("row", "group", "setting", "seed")  # columns of the records that are no
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: a method or an ablation, with the paper's numbers by metric where there are any."""
+    """One row of a table: a method or an ablation, with the paper's numbers by metric if there are any."""
 
     name: str
     label: str
@@ -29,7 +30,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """What was asked for: prompt, setting and, where it can be shown, a function that makes the condition's picture."""
+    """What was asked for: prompt, setting and, where it can be shown,
+    a function that makes the condition's picture."""
 
     id: str
     setting: str = ""
@@ -100,7 +102,7 @@ def beside(pictures: Sequence[Image | None], side: int = 256) -> Image | None:
 def slug(text: str) -> str:
     """`text` as a file name of its own on every disk: what had to be changed is told apart by a hash."""
     clean = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48]
-    return clean if clean == text else f"{clean}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return clean if clean == text else f"{clean}-{sha256(text)[:6]}"
 
 
 def about_model(choices: Mapping[str, Any], model: Mapping[str, Any]) -> str:

@@ -1,17 +1,17 @@
-"""The pictures of finished runs by row and group: benchmark folders, and plain run folders of `study=generate`.
+"""The pictures of finished runs by row and group: benchmark folders, and plain run folders of
+`study=generate`.
 
-A benchmark folder holds `rows.json` (name, label, marks, paper's numbers, overrides), `records.parquet` (row, group,
-setting, seed, one column a metric) and `images/<row>/<group>-<seed>.png`; beside these, where it has them, `table.json`
-(title, heads of the marks), `groups.json` (id, prompt, setting) and `conditions/<group>.png` (of more conditions
-`<group>.1.png` and so on). Without the last two,
-prompt and condition come from the data that the run's configuration names.
+A benchmark folder holds `rows.json` (name, label, marks, paper's numbers, overrides), `records.parquet` (row,
+group, setting, seed, one column per metric) and `images/<row>/<group>-<seed>.png`; beside these, where it has
+them, `table.json` (title, heads of the marks), `groups.json` (id, prompt, setting) and
+`conditions/<group>.png` (of more conditions `<group>.1.png` and so on). Without the last two, prompt and
+condition come from the data that the run's configuration names.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.runs.records import MANIFEST
+from sow.runs.records import MANIFEST, jsonable
+from sow.store.fingerprint import sha256
 
-from ..gallery.pictures import (
+from .pictures import (
     KEYS,
     Group,
     Picture,
@@ -46,7 +47,8 @@ def paths_of(runs: Any) -> list[str]:
 
 
 def read_pictures(runs: Any, key: str, data: Any = None) -> Pictures:
-    """The pictures under one path or several; `data` is the benchmark asked for what a run does not say of its groups.
+    """The pictures under one path or several; `data` is the benchmark asked for what a run does not say of
+    its groups.
 
     Raises UserError, naming the config key `key`, where a path is missing or holds no finished picture.
     """
@@ -74,7 +76,7 @@ def _benchmark(folder: Path, key: str, data: Any) -> Pictures:
     missing = [name for name in ("row", "group", "seed") if name not in table.columns]
     if missing:
         raise UserError(f"{folder / RECORDS} has no column {', '.join(missing)} ({key})")
-    records = [{str(k): _plain_value(v) for k, v in r.items()} for r in table.to_dict("records")]
+    records = [{str(k): jsonable(v) for k, v in r.items()} for r in table.to_dict("records")]
     pictures, lost = [], 0
     for record in records:
         name = f"{record['group']}-{record['seed']}.png"
@@ -103,12 +105,12 @@ def _rows(folder: Path, pictures: Iterable[Picture]) -> tuple[Row, ...]:
     found = list(dict.fromkeys(p.row for p in pictures))
     heads = _json(folder / TABLE).get("marks") or []
     rows = {}
-    for name, told in _by_name(_json(folder / ROWS), "name").items():
-        marks = [f"{head} {mark}" for head, mark in zip(heads, told.get("marks") or (), strict=False)]
-        label = str(told.get("label") or "") or ", ".join(marks) or name
-        words = told.get("overrides") or []
+    for name, row in _by_name(_json(folder / ROWS), "name").items():
+        marks = [f"{head} {mark}" for head, mark in zip(heads, row.get("marks") or (), strict=False)]
+        label = str(row.get("label") or "") or ", ".join(marks) or name
+        words = row.get("overrides") or []
         note = words if isinstance(words, str) else " ".join(str(w) for w in words)
-        rows[name] = Row(name, label, dict(told.get("paper") or {}), note)
+        rows[name] = Row(name, label, dict(row.get("paper") or {}), note)
     return tuple(rows[n] for n in rows if n in found) + tuple(Row(n, n) for n in found if n not in rows)
 
 
@@ -126,19 +128,11 @@ def _groups(
     config: Mapping[str, Any],
     data: Any,
 ) -> dict[str, Group]:
-    told = _by_name(_json(folder / GROUPS), "id")
-    known = {
-        name: {
-            "prompt": prompts.get(name, ""),
-            **told.get(name, {}),
-            "picture": folder / "conditions" / f"{name}.png",
-        }
-        for name in settings
-    }
-    if not all(k["prompt"] and k["picture"].is_file() for k in known.values()):
-        found = _from_data(config, data, set(settings))
-    else:
-        found = {}
+    listed = _by_name(_json(folder / GROUPS), "id")
+    known = {name: {"prompt": prompts.get(name, ""), **listed.get(name, {})} for name in settings}
+    shown = {name: folder / "conditions" / f"{name}.png" for name in settings}
+    whole = all(known[name]["prompt"] and shown[name].is_file() for name in settings)
+    found = {} if whole else _from_data(config, data, set(settings))
     out = {}
     for name, k in known.items():
         prompt = k["prompt"]
@@ -146,17 +140,18 @@ def _groups(
         if name in found:
             prompt = prompt or found[name].request.prompt
             condition = cache(lambda c=found[name].request.conditions: on_gray(c))
-        if k["picture"].is_file():
+        if shown[name].is_file():
             more = sorted(
-                k["picture"].parent.glob(f"{glob.escape(name)}.*.png")
+                shown[name].parent.glob(f"{glob.escape(name)}.*.png")
             )  # of several visual conditions
-            condition = cache(lambda paths=(k["picture"], *more): beside([_opened(p) for p in paths]))
+            condition = cache(lambda paths=(shown[name], *more): beside([_opened(p) for p in paths]))
         out[name] = Group(name, settings[name] or str(k.get("setting", "")), prompt, condition)
     return out
 
 
 def _from_data(config: Mapping[str, Any], data: Any, wanted: set[str]) -> dict[str, Any]:
-    """The benchmark's own groups by id, as far as they can be had: the run's data, else the configured one."""
+    """The benchmark's own groups by id, as far as they can be had: the run's data,
+    else the configured one."""
     from sow.config.schema import instantiate
 
     if isinstance(config.get("data"), Mapping):
@@ -178,12 +173,12 @@ def _from_data(config: Mapping[str, Any], data: Any, wanted: set[str]) -> dict[s
 
 
 def _plain(roots: Sequence[Path], key: str) -> Pictures:
-    """One row a set of overrides that the runs do not share, one group a prompt, condition and seed."""
+    """One row per set of overrides that the runs do not share, one group per prompt, condition and seed."""
     found = list(_images(roots))
     if not found:
         raise UserError(
-            f"no finished run under {', '.join(map(str, roots))}: need records.parquet with images/, or folders with "
-            f"image.png and {MANIFEST} ({key})"
+            f"no finished run under {', '.join(map(str, roots))}: need records.parquet with images/, or "
+            f"folders with image.png and {MANIFEST} ({key})"
         )
     words = {run: _row_words(manifest) for run, manifest, _ in found}
     shared = set.intersection(*(set(w) for w in words.values())) if len(set(words.values())) > 1 else set()
@@ -193,7 +188,7 @@ def _plain(roots: Sequence[Path], key: str) -> Pictures:
     for run, manifest, path in found:
         label = " ".join(w for w in words[run] if w not in shared) or "as composed"
         rows.setdefault(label, Row(label, label, {}, " ".join(manifest.get("overrides", []))))
-        metrics = _json(path.with_name("metrics.json"))
+        metrics = _object(path.with_name("metrics.json"))
         seed = int(metrics.get("seed", manifest.get("seed", 0)))
         group = _plain_group(manifest, seed, path)
         groups.setdefault(group.id, group)
@@ -205,18 +200,12 @@ def _plain(roots: Sequence[Path], key: str) -> Pictures:
 
 def _images(roots: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any], Path]]:
     """(run folder, its manifest, image), runs oldest first."""
-    runs = sorted(
-        {p.parent for root in roots for p in root.rglob(MANIFEST)}, key=lambda p: (_finished(p), str(p))
-    )
-    for run in runs:
-        manifest = _json(run / MANIFEST)
+    runs = {p.parent: _object(p) for root in roots for p in root.rglob(MANIFEST)}
+    for run in sorted(runs, key=lambda run: (str(runs[run].get("finished", "")), str(run))):
+        manifest = runs[run]
         for path in sorted(run.rglob("image.png")):
             if (path.with_name("metrics.json")).is_file():
                 yield run, manifest, path
-
-
-def _finished(run: Path) -> str:
-    return str(_json(run / MANIFEST).get("finished", ""))
 
 
 def _row_words(manifest: Mapping[str, Any]) -> tuple[str, ...]:
@@ -229,20 +218,20 @@ def _plain_group(manifest: Mapping[str, Any], seed: int, path: Path) -> Group:
     prompt, task = str(config.get("prompt", "")), str((config.get("task") or {}).get("name", ""))
     condition = dict(config.get("condition") or {})
     # A showcase draws a condition for each seed; other studies draw one for the run's.
-    drawn_for = (
-        seed if (manifest.get("choices") or {}).get("study") == "showcase" else manifest.get("seed", 0)
-    )
+    showcase = (manifest.get("choices") or {}).get("study") == "showcase"
+    drawn_for = seed if showcase else manifest.get("seed", 0)
     what = json.dumps([prompt, task, condition, drawn_for], sort_keys=True, default=str)
 
     def shown() -> Image | None:
         from sow.config.schema import instantiate
+        from sow.runs.earlier import current
 
         try:
-            return on_gray(instantiate(condition, "condition").load(drawn_for))
+            return on_gray(instantiate(current(condition), "condition").load(drawn_for))
         except UserError:  # the photograph has gone since: the plan's canvas shows it
             return _opened(path.with_name("canvas.png"))
 
-    return Group(f"{slug(prompt)[:40]}-{hashlib.sha256(what.encode()).hexdigest()[:6]}", task, prompt, shown)
+    return Group(f"{slug(prompt)[:40]}-{sha256(what)[:6]}", task, prompt, shown)
 
 
 # Both kinds.
@@ -262,8 +251,8 @@ def _merged(parts: Sequence[Pictures], key: str) -> Pictures:
             place = (p.row, p.group, p.seed)
             if place in seen:
                 raise UserError(
-                    f"{seen[place]} and {p.path} are both row {p.row}, group {p.group}, seed {p.seed}: give folders "
-                    f"that do not overlap ({key})"
+                    f"{seen[place]} and {p.path} are both row {p.row}, group {p.group}, seed {p.seed}: give "
+                    f"folders that do not overlap ({key})"
                 )
             seen[place] = p.path
     about = "; ".join(dict.fromkeys(p.about for p in parts if p.about))
@@ -274,9 +263,9 @@ def _merged(parts: Sequence[Pictures], key: str) -> Pictures:
 
 
 def _manifest_of(folder: Path) -> dict[str, Any]:
-    """The manifest of this folder or the nearest one above; {} where there is none."""
+    """The manifest of this folder or the nearest one above; {} without one."""
     for place in (folder, *folder.parents[:2]):
-        manifest = _json(place / MANIFEST)
+        manifest = _object(place / MANIFEST)
         if "config" in manifest:
             return manifest
     return {}
@@ -288,11 +277,17 @@ def _about(manifest: Mapping[str, Any]) -> str:
 
 
 def _json(path: Path) -> Any:
-    """What the file holds; {} where there is none that can be read."""
+    """What the file holds; {} if it cannot be read."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object that the file holds; {} where there is none."""
+    found = _json(path)
+    return found if isinstance(found, dict) else {}
 
 
 def _opened(path: Path) -> Image | None:
@@ -303,9 +298,3 @@ def _opened(path: Path) -> Image | None:
             return opened.convert("RGB")
     except OSError:
         return None
-
-
-def _plain_value(value: Any) -> Any:
-    """What JSON can hold; a missing number is None."""
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and value != value else value

@@ -1,21 +1,23 @@
 """`study=preference study.runs=PATH`: the paper's human study (Sec. V-A) as a blinded page, and its key.
 
-The run folder holds `survey/`, which is sent out, and `key.json`, which stays: only the key tells which image is whose.
+The run folder holds `survey/`, which is sent out, and `key.json`, which stays: only the key says which image
+is whose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from sow.config.bounds import need_at_least
+from sow.config.schema import construct
 from sow.errors import UserError
 from sow.report.pages import write_page
 from sow.report.tables import parse_columns
+from sow.types import Bound, component
 
+from ..core.fields import Count
 from ..gallery.pictures import Picture, Pictures
 from ..gallery.reading import paths_of, read_pictures
 
@@ -27,24 +29,36 @@ if TYPE_CHECKING:
     from ..core.study import StudyContext
 
 PLACE, KEY = "survey", "key.json"
-MOST = 5  # images a question
-FIELDS = {"name": str, "label": str, "question": str, "help": str, "conditions": bool}
+MOST = 5  # images per question
 
 
-@dataclass(frozen=True)
+@component("study.criteria")
+class Criterion:
+    """What people judge by; `conditions`: whether they see prompt and visual condition."""
+
+    name: str
+    label: str
+    question: str
+    help: str
+    conditions: bool
+
+
+@component("study")
 class Preference:
-    """A survey: `raters` people choose among the images of a group; `votes` of them see each group and criterion.
+    """A survey: `raters` people choose among the images of a group; `votes` of them see each group and
+    criterion.
 
-    `runs`      where the images are; `rows` which of the table's rows, null = all; `groups` how many, null = all
+    `runs`      where the images are; `rows` which of the table's rows, null = all; `groups` how many, null =
+                all
     `criteria`  in the order they are asked: name, label, question, help, and whether the conditions are shown
     `objective` columns of numbers that the tally shows beside the votes: metric, label, better, format
     """
 
     runs: Any
     rows: list[str] | None
-    groups: int | None
-    raters: int
-    votes: int
+    groups: Annotated[int | None, Bound(ge=1)]
+    raters: Count
+    votes: Count
     seed: int
     title: str
     introduction: str
@@ -52,23 +66,19 @@ class Preference:
     criteria: list[Any]
 
     def __post_init__(self) -> None:
-        need_at_least(self, "study", groups=1, raters=1, votes=1)
         if self.votes > self.raters:
             raise UserError(
-                f"study.votes={self.votes} of {self.raters} people: nobody votes twice on a question, raise study.raters "
-                "(study.votes)"
+                f"study.votes={self.votes} of {self.raters} people: nobody votes twice on a question, raise "
+                "study.raters (study.votes)"
             )
         if not self.criteria:
             raise UserError("a survey needs at least one criterion (study.criteria)")
         if self.objective:
-            try:
-                parse_columns(self.objective)
-            except UserError as error:
-                raise UserError(str(error).replace("study.columns", "study.objective")) from error
-        for value in self.criteria:
-            good = isinstance(value, Mapping) and set(value) == set(FIELDS)
-            if not good or not all(isinstance(value[k], kind) for k, kind in FIELDS.items()):
-                raise UserError(f"a criterion has {', '.join(FIELDS)}, got {value!r} (study.criteria)")
+            parse_columns(self.objective, "study.objective")
+        for i, value in enumerate(self.criteria):
+            if not isinstance(value, Mapping):
+                raise UserError(f"a criterion has a name and a question, got {value!r} (study.criteria.{i})")
+            construct(Criterion, value, f"study.criteria.{i}")
 
     def files(self) -> list[str]:
         """What the survey is made of, for the run key."""
@@ -85,8 +95,8 @@ class Preference:
         survey = rng.bytes(6).hex()
         if len(items) * self.votes < self.raters:
             raise UserError(
-                f"{len(items)} groups x {self.votes} votes leave nothing to do for some of {self.raters} people: "
-                f"study.raters={len(items) * self.votes} at most (study.raters)"
+                f"{len(items)} groups x {self.votes} votes leave nothing to do for some of {self.raters} "
+                f"people: study.raters={len(items) * self.votes} at most (study.raters)"
             )
         assignments: dict[str, list[list[Any]]] = {str(r + 1): [] for r in range(self.raters)}
         for number in range(len(self.criteria)):
@@ -99,19 +109,11 @@ class Preference:
             page = write_page(context.folder, "survey", data, PLACE)
             context.folder.save_json(KEY, self._key(pictures, rows, items, assignments, survey))
         questions = [len(a) for a in assignments.values()]
-        context.folder.save_json(
-            "metrics.json",
-            {
-                "survey": survey,
-                "groups": len(items),
-                "rows": len(rows),
-                "raters": self.raters,
-                "left_out": left_out,
-            },
-        )
+        counts = {"groups": len(items), "rows": len(rows), "raters": self.raters, "left_out": left_out}
+        context.folder.save_json("metrics.json", {"survey": survey, **counts})
         context.console.print(
-            f"{len(items)} groups x {len(rows)} images, {len(self.criteria)} criteria, {self.votes} votes each: "
-            f"{min(questions)} to {max(questions)} questions a person"
+            f"{len(items)} groups x {len(rows)} images, {len(self.criteria)} criteria, {self.votes} votes "
+            f"each: {min(questions)} to {max(questions)} questions per person"
             + (f"; {left_out} groups left out" if left_out else "")
         )
         context.console.print(f"send the folder: {page.parent}")
@@ -122,7 +124,9 @@ class Preference:
         rows = known if self.rows is None else list(dict.fromkeys(self.rows))
         for name in rows:
             if name not in known:
-                raise UserError(f"{name} is no row with images: choose among {', '.join(known)} (study.rows)")
+                raise UserError(
+                    f"{name} is unknown or without images: choose among {', '.join(known)} (study.rows)"
+                )
         if not 2 <= len(rows) <= MOST:
             raise UserError(
                 f"need two to {MOST} rows to choose among, got {len(rows)}: {', '.join(rows)} (study.rows)"
@@ -166,7 +170,8 @@ class Preference:
         survey: str,
         folder: RunFolder,
     ) -> dict[str, Any]:
-        """What is sent out; the images are written by blind name in the order of these names, their metadata left behind."""
+        """What is sent out; the images are written in the order of their blind names,
+        their metadata left behind."""
         from PIL import Image
 
         blind = {b: p for item in items.values() for b, p in item["images"].items()}
@@ -175,21 +180,20 @@ class Preference:
                 clean = Image.fromarray(np.asarray(opened.convert("RGB")))
             folder.save_image(f"{PLACE}/images/{name}.png", clean)
         shown = {}
+        needed = any(c["conditions"] for c in self.criteria)
         for name in sorted(items):
             group = pictures.groups[items[name]["group"]]
             picture = group.condition() if group.condition else None
-            needed = any(c["conditions"] for c in self.criteria)
             if needed and (picture is None or not group.prompt):
+                lacking = "visual condition" if group.prompt else "prompt"
                 raise UserError(
-                    f"group {group.id} has no {'visual condition' if group.prompt else 'prompt'} to show: give the data it "
-                    "comes from (study.runs, data)"
+                    f"group {group.id} has no {lacking} to show: give the data it comes from (study.runs, "
+                    "data)"
                 )
             if needed and picture is not None:
                 folder.save_image(f"{PLACE}/images/{name}.png", picture)
-            shown[name] = {
-                "condition": f"images/{name}.png" if needed else None,
-                "prompt": group.prompt if needed else "",
-            }
+            place, prompt = (f"images/{name}.png", group.prompt) if needed else (None, "")
+            shown[name] = {"condition": place, "prompt": prompt}
         return {
             "survey": survey,
             "title": self.title,
@@ -208,6 +212,15 @@ class Preference:
         survey: str,
     ) -> dict[str, Any]:
         labels = {r.name: r for r in pictures.rows}
+        metrics = [c["metric"] for c in self.objective]
+        hidden = {}
+        for name, item in items.items():
+            found = item["images"].values()
+            hidden[name] = {
+                **item,
+                "images": {blind: p.row for blind, p in item["images"].items()},
+                "metrics": {p.row: {m: p.metrics.get(m) for m in metrics} for p in found},
+            }
         return {
             "survey": survey,
             "seed": self.seed,
@@ -218,23 +231,14 @@ class Preference:
             "objective": self.objective,
             "criteria": self.criteria,
             "rows": [{"name": n, "label": labels[n].label, "paper": dict(labels[n].paper)} for n in rows],
-            "items": {
-                name: {
-                    **{k: v for k, v in item.items() if k != "images"},
-                    "images": {blind: p.row for blind, p in item["images"].items()},
-                    "metrics": {
-                        p.row: {c["metric"]: p.metrics.get(c["metric"]) for c in self.objective}
-                        for p in item["images"].values()
-                    },
-                }
-                for name, item in items.items()
-            },
+            "items": hidden,
             "assignments": assignments,
         }
 
 
 def deal(items: Sequence[str], raters: int, votes: int, rng: Generator) -> list[list[str]]:
-    """Items of each rater in a random order: each item goes to `votes` different raters, loads differ by one at most."""
+    """Items of each rater in a random order: each item goes to `votes` different raters,
+    loads differ by one at most."""
     hands: list[list[str]] = [[] for _ in range(raters)]
     for i in rng.permutation(len(items)):
         # The least busy raters, ties by lot: loads never differ by more than one.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sow.report.statistics import Estimate, Resampling
+from sow.report.statistics import Estimate, Resampling, bootstrap, wilson
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class Vote:
 
 
 def share(votes: Sequence[Vote], row: str, level: float) -> Estimate:
-    """Share of the votes for `row` with an interval that knows that votes of a rater, and on an item, hang together.
+    """Share of the votes for `row`; its interval knows that votes of a rater, and on an item, hang together.
 
-    Wilson's interval at the effective number of votes p (1 - p) / V, never more than n, with Student's quantile for
-    the smaller number of clusters. V is the two-way cluster-robust variance of p (Cameron, Gelbach and Miller, 2011):
-    V = V_item + V_rater - V_vote. Of one rater, or one item, the spread over raters (items) is not known and not in it.
+    Wilson's interval at the effective number of votes p (1 - p) / V, never more than n, with Student's
+    quantile for the smaller number of clusters. V is the two-way cluster-robust variance of p (Cameron,
+    Gelbach and Miller, 2011): V = V_item + V_rater - V_vote. Of one rater, or one item, the spread over
+    raters (items) is not known and not in it.
     """
     n = len(votes)
     if not n:
@@ -46,13 +47,13 @@ def share(votes: Sequence[Vote], row: str, level: float) -> Estimate:
     sums = [float((np.bincount(c, e) ** 2).sum()) / n**2 * (c.max() + 1) / c.max() for c in several]
     variance = max(sum(sums) - each * (len(sums) - 1), each) if sums else each
     effective = min(float(n), p * (1 - p) / variance) if 0 < p < 1 else float(n)
-    z = _quantile(level, min((int(c.max()) for c in several), default=1))
-    low, high = _wilson(p, effective, z)
+    low, high = wilson(p, effective, level, min((int(c.max()) for c in several), default=1))
     return Estimate(p, low, high, int(clusters[0].max()) + 1, n)
 
 
 def fleiss_kappa(votes: Sequence[Vote]) -> float:
-    """Fleiss' kappa: (mean P_g - sum q_k^2) / (1 - sum q_k^2) over items with the usual number of votes, two or more.
+    """Fleiss' kappa: (mean P_g - sum q_k^2) / (1 - sum q_k^2) over items with the usual number of votes, two
+    or more.
 
     nan where no item has two votes, or all votes are for one row.
     """
@@ -68,7 +69,8 @@ def fleiss_kappa(votes: Sequence[Vote]) -> float:
 
 
 def krippendorff_alpha(votes: Sequence[Vote]) -> float:
-    """Krippendorff's alpha for names: 1 - D_o / D_e from the coincidences of votes, any number of votes an item.
+    """Krippendorff's alpha for names: 1 - D_o / D_e from the coincidences of votes, any number of votes per
+    item.
 
     Items with a single vote do not count; nan where nothing is left, or all votes are for one row.
     """
@@ -76,17 +78,15 @@ def krippendorff_alpha(votes: Sequence[Vote]) -> float:
     n = sum(sum(c.values()) for c in counts)
     if not n:
         return math.nan
-    observed = (
-        sum((sum(c.values()) ** 2 - sum(k * k for k in c.values())) / (sum(c.values()) - 1) for c in counts)
-        / n
-    )
+    sizes = [sum(c.values()) for c in counts]
+    observed = sum((m * m - sum(k * k for k in c.values())) / (m - 1) for m, c in zip(sizes, counts)) / n
     total: Counter[str] = sum(counts, Counter())
     expected = (n * n - sum(k * k for k in total.values())) / (n * (n - 1))
     return math.nan if expected == 0 else 1 - observed / expected
 
 
 def alpha_interval(votes: Sequence[Vote], how: Resampling) -> tuple[float, float]:
-    """Percentile bootstrap interval over items of Krippendorff's alpha; (nan, nan) where there is none."""
+    """Percentile bootstrap interval over items of Krippendorff's alpha; nan if it does not exist."""
     items: dict[Hashable, list[Vote]] = {}
     for vote in votes:
         items.setdefault(vote.item, []).append(vote)
@@ -95,18 +95,15 @@ def alpha_interval(votes: Sequence[Vote], how: Resampling) -> tuple[float, float
         return math.nan, math.nan
     names = sorted({v.choice for votes in kept for v in votes})
     table = np.array([[sum(v.choice == k for v in votes) for k in names] for votes in kept], np.float64)
-    rng = np.random.default_rng(how.seed)
-    drawn = rng.multinomial(len(kept), np.full(len(kept), 1 / len(kept)), size=how.resamples).astype(
-        np.float64
-    )
     sizes = table.sum(1)
-    n = drawn @ sizes
-    observed = drawn @ ((sizes**2 - (table**2).sum(1)) / (sizes - 1)) / n
-    expected = (n * n - ((drawn @ table) ** 2).sum(1)) / (n * (n - 1))
-    alphas = 1 - observed[expected > 0] / expected[expected > 0]
-    if not len(alphas):
-        return math.nan, math.nan
-    low, high = np.quantile(alphas, [0.5 - how.level / 2, 0.5 + how.level / 2])
+    disagree = (sizes**2 - (table**2).sum(1)) / (sizes - 1)
+
+    def alpha(index: np.ndarray, axis: int = -1) -> np.ndarray:
+        n = sizes[index].sum(-1)
+        expected = (n * n - (table[index].sum(-2) ** 2).sum(-1)) / (n - 1)
+        return 1 - disagree[index].sum(-1) / np.where(expected > 0, expected, np.nan)
+
+    low, high = bootstrap(alpha, [len(kept)], how, vectorized=True)
     return float(low), float(high)
 
 
@@ -120,15 +117,3 @@ def _by_item(votes: Sequence[Vote]) -> list[Counter[str]]:
 def _clusters(names: Sequence[Hashable]) -> np.ndarray:
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(n, len(numbers)) for n in names])
-
-
-def _quantile(level: float, freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + level / 2, max(freedom, 1)))
-
-
-def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,4 +1,5 @@
-"""`study=preference_tally`: answers to a survey and its key -> Table I with intervals, and how far raters agree."""
+"""`study=preference_tally`: answers to a survey and its key -> Table I with intervals,
+and how far raters agree."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from sow.errors import UserError
 from sow.report import writers
 from sow.report.statistics import Resampling, estimate
 from sow.report.tables import Cell, Column, Line, Table, parse_columns
+from sow.types import component
 
+from ..core.fields import Inside, Resamples
 from ..preference.preference import KEY
 from ..preference.statistics import Vote, alpha_interval, fleiss_kappa, krippendorff_alpha, share
 
@@ -32,20 +35,18 @@ class Ballot:
     vote: Vote
 
 
-@dataclass(frozen=True)
+@component("study")
 class Tally:
-    """Shares of the votes by row and criterion, over all and by setting; `paper` holds the paper's, named by `source`."""
+    """Shares of the votes by row and criterion, over all and by setting;
+    `paper` holds the paper's, named by `source`."""
 
     key: str
     answers: Any
-    level: float
-    resamples: int
+    level: Inside
+    resamples: Resamples
     resample_seed: int
     source: str
     paper: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        Resampling(self.level, self.resamples, self.resample_seed)
 
     def files(self) -> list[str]:
         """What is counted, for the run key."""
@@ -58,13 +59,8 @@ class Tally:
         settings = list(dict.fromkeys(b.setting for b in ballots if b.setting))
         tables = [self._table(key, ballots, people, ALL)]
         tables += [self._table(key, ballots, people, s) for s in settings if len(settings) > 1]
-        for kind, write in (
-            ("md", writers.markdown),
-            ("csv", writers.comma_separated),
-            ("tex", writers.latex),
-        ):
-            for table in tables:
-                context.folder.save_bytes(f"{table.name}.{kind}", write(table).encode())
+        for table in tables:
+            writers.save(context.folder, table, table.name)
         numbers = self._numbers(key, ballots, people, tables)
         context.folder.save_json("metrics.json", numbers)
         context.tracked.summary({k: v for k, v in numbers.items() if not isinstance(v, (dict, list))})
@@ -91,9 +87,7 @@ class Tally:
         out["tables"] = {
             t.name: {
                 line.name: {
-                    c.metric: asdict(cell.ours)
-                    for c, cell in zip(t.columns, line.cells, strict=True)
-                    if cell.ours is not None
+                    c.metric: asdict(cell.ours) for c, cell in zip(t.columns, line.cells) if cell.ours
                 }
                 for line in t.lines
             }
@@ -119,28 +113,23 @@ class Tally:
             paper |= (self.paper.get(setting) or {}).get(row["name"]) or {}
             cells = []
             for column in objective:
-                values = [
-                    (i["group"], (i["metrics"].get(row["name"]) or {}).get(column.metric)) for i in items
-                ]
-                found = [(g, v) for g, v in values if v is not None]
-                ours = estimate(found, how, column.share) if found else None
-                cells.append(Cell(ours, None, math.nan, paper.get(column.metric)))
+                of_row = [(i["group"], i["metrics"].get(row["name"]) or {}) for i in items]
+                found = [(g, m[column.metric]) for g, m in of_row if m.get(column.metric) is not None]
+                cells.append(estimate(found, how, column.share) if found else None)
             for column in voted:
                 votes = of_criterion[column.metric]
-                ours = share(votes, row["name"], self.level) if votes else None
-                cells.append(Cell(ours, None, math.nan, paper.get(column.metric)))
-            lines.append(Line(row["name"], row["label"], (), tuple(cells)))
-        return Table(
-            name="preference" if setting == ALL else f"preference_{setting}",
-            title="Preference of people" if setting == ALL else f"Preference of people, {setting} setting",
-            marks=(),
-            columns=(*objective, *voted),
-            lines=tuple(lines),
-            reference=None,
-            level=self.level,
-            images=len(items),
-            caption=self._caption(key, of_criterion, people, [c.label for c in voted], how),
-        )
+                cells.append(share(votes, row["name"], self.level) if votes else None)
+            line = [
+                Cell(ours, None, math.nan, paper.get(column.metric))
+                for ours, column in zip(cells, (*objective, *voted), strict=True)
+            ]
+            lines.append(Line(row["name"], row["label"], (), tuple(line)))
+        name, title = "preference", "Preference of people"
+        if setting != ALL:
+            name, title = f"{name}_{setting}", f"{title}, {setting} setting"
+        caption = self._caption(key, of_criterion, people, [c.label for c in voted], how)
+        columns = (*objective, *voted)
+        return Table(name, title, (), columns, tuple(lines), None, self.level, len(items), caption)
 
     def _caption(
         self,
@@ -159,14 +148,14 @@ class Tally:
             low, high = alpha_interval(cast, how)
             groups = len({v.item for v in cast})
             words.append(
-                f"{label}: {len(cast)} answers on {groups} groups, {len({v.rater for v in cast})} people; Fleiss' kappa "
-                f"{_text(fleiss_kappa(cast))}, Krippendorff's alpha {_text(krippendorff_alpha(cast))} "
-                f"[{_text(low)}, {_text(high)}]."
+                f"{label}: {len(cast)} answers on {groups} groups, {len({v.rater for v in cast})} people; "
+                f"Fleiss' kappa {_text(fleiss_kappa(cast))}, Krippendorff's alpha "
+                f"{_text(krippendorff_alpha(cast))} [{_text(low)}, {_text(high)}]."
             )
         words.append(
-            f"In brackets: {self.level * 100:g} % intervals; of votes Wilson's at the effective number that votes clustered "
-            "by person and by group amount to; of other shares Wilson's over groups; else bias-corrected bootstrap over "
-            "groups, of alpha percentile bootstrap over groups."
+            f"In brackets: {self.level * 100:g} % intervals; of votes Wilson's at the effective number that "
+            "votes clustered by person and by group amount to; of other shares Wilson's over groups; else "
+            "bias-corrected bootstrap over groups, of alpha percentile bootstrap over groups."
         )
         return (*words, f"paper: {self.source}.")
 
@@ -180,15 +169,16 @@ def read_key(path: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error} (study.key)") from error
     except ValueError as error:
-        raise UserError(f"{file} is no JSON: {error} (study.key)") from error
+        raise UserError(f"{file} is not JSON: {error} (study.key)") from error
     needed = {"survey", "raters", "criteria", "rows", "items", "assignments", "objective"}
     if not isinstance(key, dict) or not needed <= set(key):
-        raise UserError(f"{file} is no key of a survey: give key.json of study=preference (study.key)")
+        raise UserError(f"{file} is not the key of a survey: give key.json of study=preference (study.key)")
     return key
 
 
 def read_ballots(key: Mapping[str, Any], files: Sequence[Path]) -> tuple[list[Ballot], list[dict[str, Any]]]:
-    """All votes, and what each person sent; of several files of one person the fullest, if the others agree with it.
+    """All votes, and what each person sent; of several files of one person the fullest, if the others agree
+    with it.
 
     Raises UserError for a file of another survey, an answer to what was not asked, and files that contradict.
     """
@@ -211,19 +201,21 @@ def read_ballots(key: Mapping[str, Any], files: Sequence[Path]) -> tuple[list[Ba
         asked = len(key["assignments"][rater])
         people.append({"rater": int(rater), "answered": len(given), "asked": asked, "file": file.name})
         for criterion, item, choice in given.values():
-            told = key["items"][item]
-            ballots.append(Ballot(criterion, told["setting"], Vote(rater, item, told["images"][choice])))
+            asked_of = key["items"][item]
+            vote = Vote(rater, item, asked_of["images"][choice])
+            ballots.append(Ballot(criterion, asked_of["setting"], vote))
     if not ballots:
         raise UserError(f"{len(files)} files without a single answer (study.answers)")
     return ballots, people
 
 
 def _read_answers(key: Mapping[str, Any], file: Path) -> tuple[str, dict[int, tuple[str, str, str]]]:
-    """(person, {number of the question: (criterion, item, choice)}), held against what that person was asked."""
+    """(person, {number of the question: (criterion, item, choice)}),
+    held against what that person was asked."""
     try:
-        told = json.loads(file.read_text())
-        survey, rater = told["survey"], str(told["rater"])
-        answers = [(int(a["number"]), a["criterion"], a["item"], a["choice"]) for a in told["answers"]]
+        sent = json.loads(file.read_text())
+        survey, rater = sent["survey"], str(sent["rater"])
+        answers = [(int(a["number"]), a["criterion"], a["item"], a["choice"]) for a in sent["answers"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} holds no answers to a survey: {error!r} (study.answers)") from error
     if survey != key["survey"]:
@@ -239,7 +231,7 @@ def _read_answers(key: Mapping[str, Any], file: Path) -> tuple[str, dict[int, tu
         if wanted is None or (key["criteria"][wanted[0]]["name"], wanted[1]) != (criterion, item):
             raise UserError(f"{file}: question {number} was not put to person {rater} (study.answers)")
         if choice not in wanted[2]:
-            raise UserError(f"{file}: {choice} is no image of question {number} (study.answers)")
+            raise UserError(f"{file}: {choice} is not an image of question {number} (study.answers)")
         if number in given:
             raise UserError(f"{file} answers question {number} twice (study.answers)")
         given[number] = (criterion, item, choice)
@@ -247,13 +239,13 @@ def _read_answers(key: Mapping[str, Any], file: Path) -> tuple[str, dict[int, tu
 
 
 def _listed(answers: Any) -> list[Path]:
-    """Files named by study.answers; a folder stands for the answers-*.json in it, or all *.json where none is called so."""
+    """Files named by study.answers; a folder stands for its answers-*.json,
+    or all its *.json if it has none."""
     out: list[Path] = []
     for value in answers if isinstance(answers, (list, tuple)) else [answers]:
         path = Path(str(value)).expanduser()
-        found = (
-            sorted(path.rglob("answers-*.json")) or sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        )
+        inside = sorted(path.rglob("answers-*.json")) or sorted(path.rglob("*.json"))
+        found = inside if path.is_dir() else [path]
         out += [f for f in found if f not in out]
     return out
 

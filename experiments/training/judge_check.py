@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from sow.config.bounds import need_at_least
 from sow.config.places import PACKAGE
 from sow.errors import UserError
 from sow.report.blocks import publish_picture, write_block
+from sow.types import Bound, component
+
+from ..core.fields import Count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from sow.data import Group
     from sow.people.judge import Reading
     from sow.types import Sample
 
@@ -38,26 +38,22 @@ NUMBERS = {
 }
 
 
-@dataclass(frozen=True)
+@component("study")
 class JudgeCheck:
     """`held_out` renders measure the judge, `samples` pictures made from captions hold it against MTCNN and the captions;
     `groups` images of the benchmark are shown with what it says of them."""
 
-    groups: int
+    groups: Annotated[int, Bound(ge=0)]
     split: str
-    columns: int
-    held_out: int
-    samples: int
-    steps: int
+    columns: Count
+    held_out: Annotated[int, Bound(ge=0)]
+    samples: Annotated[int, Bound(ge=0)]
+    steps: Count
     publish: bool
 
     def __post_init__(self) -> None:
-        if self.groups < 0 or self.columns < 1 or self.held_out < 0 or 0 < self.held_out < 20:
-            raise UserError(
-                f"need study.groups >= 0, study.columns >= 1, study.held_out 0 or at least 20, got {self.groups}, "
-                f"{self.columns}, {self.held_out}"
-            )
-        need_at_least(self, "study", samples=0, steps=1)
+        if 0 < self.held_out < 20:
+            raise UserError(f"need held_out 0 or at least 20, got {self.held_out} (study.held_out)")
 
     def run(self, context: StudyContext) -> None:
         """Measure, generate, draw; raises UserError where groups or the judge's weights are missing."""
@@ -99,13 +95,18 @@ class JudgeCheck:
         from sow.metrics.readings import readings
         from sow.report import figures
 
+        from ..core.groups import first_of_each, generate_groups
+
         if not {"whole", "same_person", "text_missed"} <= explained(context.metrics).keys():
             raise UserError(
                 "the sheet shows the judge's numbers: choose metrics=people or metrics=all (metrics)"
             )
-        groups, samples = generate(context, self.split, self.groups)
+        context.metrics.check()
+        groups = first_of_each(context.config.data.groups(self.split), self.groups)
+        with context.timed("sample"):
+            samples = generate_groups(context.config, groups)
+        rows = context.measure(samples)
         with context.timed("metrics"):
-            rows = context.metrics.measure(samples)
             read = readings([s.image for s in samples])
         columns = min(self.columns, len(samples))
         lines = -(-len(samples) // columns)
@@ -118,26 +119,6 @@ class JudgeCheck:
         context.console.print(f"sheet: {path}")
         if self.publish:
             publish_picture("judge_check", path)
-
-
-def generate(context: StudyContext, split: str, limit: int) -> tuple[list[Group], list[Sample]]:
-    """`limit` groups of a split, the settings in turn, and an image of each by the configured method."""
-    from sow.pipeline.factory import build
-
-    from ..benchmark.rows import Row, compose_row
-    from ..benchmark.work import first_of_each
-
-    config = context.config
-    context.metrics.check()
-    groups = first_of_each(config.data.groups(split), limit)
-    samples: dict[str, Sample] = {}
-    for setting in dict.fromkeys(g.setting for g in groups):
-        mine = [g for g in groups if g.setting == setting]
-        sampler = build(compose_row(config, Row("judge_check", "", (), {}), setting))
-        with context.timed("sample"):
-            made = sampler.generate([g.request for g in mine])
-        samples |= {g.id: s for g, s in zip(mine, made, strict=True)}
-    return groups, [samples[g.id] for g in groups]
 
 
 def side_by_side(sample: Sample) -> Image.Image:

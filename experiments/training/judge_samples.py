@@ -1,4 +1,5 @@
-"""The judge on pictures that a model made from captions alone: does it agree with MTCNN, and with what the captions say?"""
+"""The judge on pictures that a model made from captions alone: does it agree with MTCNN,
+and with what the captions say?"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ WEIGHTS = PACKAGE / "people" / "weights"
 
 
 def measure(count: int, steps: int) -> dict[str, Any]:
-    """`agreement` on `count` pictures of the embedded model for held-out captions, `steps` DDIM steps at guidance 7.5."""
+    """`agreement` on `count` pictures of the embedded model for held-out captions,
+    `steps` DDIM steps at guidance 7.5."""
     from PIL import Image
 
     from sow.metrics.faces import detect_faces
@@ -59,7 +61,9 @@ def markdown(found: dict[str, Any]) -> str:
         "| --- | ---: |",
         f"| finds a face where MTCNN finds one | {found['both_find']} of {found['mtcnn_finds']} |",
         f"| at the same place (IoU >= {OVERLAP}) | {found['same_place']} of {found['both_find']} |",
-        f"| finds a face where the caption names a person | {found['face_read_of_them']} of {found['captions_of_a_person']} |",
-        f"| finds none where it names nobody | {found['no_face_read_of_them']} of {found['captions_of_nobody']} |",
+        f"| finds a face where the caption names a person | {found['face_read_of_them']} of "
+        f"{found['captions_of_a_person']} |",
+        f"| finds none where it names nobody | {found['no_face_read_of_them']} of "
+        f"{found['captions_of_nobody']} |",
     ]
     return "\n".join(lines) + "\n"

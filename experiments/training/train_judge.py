@@ -1,26 +1,28 @@
-"""Trains, calibrates and measures the judge of the embedded world, and writes its weights: `study=train_judge`."""
+"""Trains, calibrates and measures the judge of the embedded world,
+and writes its weights: `study=train_judge`."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
+from sow.types import component
 
 if TYPE_CHECKING:
     from sow.people.judge.training import Recipe
 
 
-@dataclass(frozen=True)
+@component("study")
 class TrainJudge:
     """A training of `minutes` of processor time in all, or up to the clock time `until` ("HH:MM").
 
-    It goes on where `folder` left off.
-    The weights (float16) and report.json are written to `output`; sizes and rates are explained in
-    sow.people.judge.training.Recipe. Raises UserError where neither or both of `minutes` and `until` are given.
+    It goes on where `folder` left off. The weights (float16) and report.json are written to `output`; sizes
+    and rates are explained in sow.people.judge.training.Recipe. Raises UserError where neither or both of
+    `minutes` and `until` are given.
     """
 
     minutes: float | None
@@ -44,7 +46,6 @@ class TrainJudge:
     scene_share: float
     queue: int
     contrast: float
-    _target_: str = "experiments.training.train_judge.TrainJudge"
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.until is None):
@@ -61,7 +62,8 @@ class TrainJudge:
         return Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
 
     def run(self, context: Any = None) -> dict[str, Any]:
-        """Train, calibrate on held-out renders, measure on others, write weights and report; returns the report."""
+        """Train, calibrate on held-out renders, measure on others,
+        write weights and report; returns the report."""
         import cv2
         import torch
 

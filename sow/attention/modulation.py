@@ -13,6 +13,7 @@ A row's bias takes one value on c and one on nc, so only their difference matter
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +51,21 @@ class Modulation:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise UserError("blocks are of down, mid, up, got none (modulation.blocks)")
+
+    def check_layers(self, layers: Collection[tuple[str, int]]) -> None:
+        """Raise UserError where no layer, or none of a resolution, is selected among those of a model
+        (block, side)."""
+        sides = {side for block, side in layers if block in self.blocks}
+        lost = [r for r in self.resolutions or () if r not in sides]
+        if lost or not sides or self.resolutions == []:
+            there = ", ".join(
+                f"{block} {side}" for block, side in sorted(layers, key=lambda x: (-x[1], x[0]))
+            )
+            raise UserError(
+                f"resolutions={self.resolutions} in blocks={list(self.blocks)} selects no layer"
+                f"{f' of {lost[0]} tokens' if lost else ''}: this model has {there} on this canvas "
+                "(modulation.resolutions, modulation.blocks)"
+            )
 
 
 @component("modulation")

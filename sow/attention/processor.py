@@ -198,15 +198,17 @@ class Modulator:
     def collected(self, readings: Sequence[tuple[Bucket, Reading]], like: Tensor) -> tuple[Tensor, Tensor]:
         """(R_c, factor) of the batch, each (B, parts), nan where there is none."""
         bucket, reading = readings[0]
-        if bucket.places == tuple(range(self.batch)) and reading.r_c.shape[1] == self.parts:
+        everyone = tuple(range(self.batch)), tuple(range(self.parts))
+        if (bucket.places, bucket.numbers) == everyone:
             return reading.r_c, reading.factor
         dtype = torch.promote_types(like.dtype, torch.float32)
         r_c = like.new_full((self.batch, self.parts), float("nan"), dtype=dtype)
         factor = r_c.clone()
         for bucket, reading in readings:
-            here, width = self.rows(bucket.places, like.device), reading.r_c.shape[1]
-            r_c[here, :width] = reading.r_c.to(dtype)
-            factor[here, :width] = reading.factor.to(dtype)
+            here = self.rows(bucket.places, like.device)
+            for part, number in enumerate(bucket.numbers):  # each in its condition's column
+                r_c[here, number] = reading.r_c[:, part].to(dtype)
+                factor[here, number] = reading.factor[:, part].to(dtype)
         return r_c, factor
 
     def rows(self, places: tuple[int, ...], device: torch.device) -> slice | Tensor:
@@ -222,7 +224,10 @@ class Modulator:
         """R_c of the step before, where this layer does not gate itself (A14, A19); None where it does."""
         if self.gate.scope == "layer" and bucket.rows_r.shape[1] >= self.gate.min_points:
             return None
-        return self.held[branch][bucket.samples, : len(bucket.keys) - 1]
+        held = self.held[branch][bucket.samples]
+        if bucket.numbers == tuple(range(len(bucket.numbers))):
+            return held[:, : len(bucket.numbers)]
+        return torch.stack([held[:, number] for number in bucket.numbers], dim=1)
 
     # Once per network.
 

@@ -46,6 +46,8 @@ class Bucket:
     `rows`      (b, R) all modulated rows: those of the conditions, then those of cr; and for each of them,
                 per condition part, `own` (b, R) 1 where P- modulates it and `nearness` (b, R) gamma_dis where
                 P+ does, else 0
+    `numbers`   per condition part, which condition it is: others may be empty in this layer; 0 for their
+                union
     `tables`    the same, laid out for small layers (`block.py`)
     """
 
@@ -59,6 +61,7 @@ class Bucket:
     sorted: Tensor
     own: tuple[Tensor, ...]
     nearness: tuple[Tensor, ...]
+    numbers: tuple[int, ...]
     tables: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -78,6 +81,7 @@ class Bucket:
             self.sorted.to(device),
             move(self.own),
             move(self.nearness),
+            self.numbers,
         )
 
 
@@ -111,17 +115,19 @@ def sample_in_layer(
     kept = [i for i in range(len(conditions)) if conditions[i].any()]
     if not kept or len(outside) == 0 or len(rows_r) == 0:
         return None
-    # Distances in tokens of this layer, from the centre of a token to each o*.
-    y = rows_r.div(width, rounding_mode="floor").double() + 0.5
-    x = (rows_r % width).double() + 0.5
-    scale = torch.tensor([height, width], dtype=torch.float64)
+    # Distances in tokens of the layer's longer side, as they lie on the canvas: where a side is odd, tokens
+    # are no squares.
+    tall, wide = region.related.shape[0] / height, region.related.shape[1] / width
+    unit = max(region.related.shape) / max(height, width)
+    y = (rows_r.div(width, rounding_mode="floor").double() + 0.5) * (tall / unit)
+    x = ((rows_r % width).double() + 0.5) * (wide / unit)
+    scale = torch.tensor([height * (tall / unit), width * (wide / unit)], dtype=torch.float64)
     distance = torch.stack(
         [((torch.stack([y, x], 1) - region.centers[i] * scale) ** 2).sum(1).sqrt() for i in kept]
     )
     grid = max(height, width)
     if union:
-        nearest_distance = distance.amin(0)
-        parts, distances = [everything.nonzero().flatten()], [nearest_distance]
+        parts, distances, kept = [everything.nonzero().flatten()], [distance.amin(0)], [0]
     else:
         parts, distances = [conditions[i].nonzero().flatten() for i in kept], list(distance)
     return (
@@ -129,6 +135,7 @@ def sample_in_layer(
         rows_r,
         tuple(d.argsort(stable=True) for d in distances),
         tuple(decay_distance.factors(d, grid) for d in distances),
+        tuple(kept),
     )
 
 
@@ -141,20 +148,22 @@ def buckets(
     device: torch.device,
 ) -> tuple[Bucket, ...]:
     """The batch's regions in a layer of `height` x `width` tokens, samples of equal region sizes together."""
-    groups: dict[tuple[int, ...], list] = {}
+    groups: dict[tuple[Any, ...], list] = {}
     for place, region in enumerate(regions):
         found = sample_in_layer(region, height, width, decay_distance, union)
         if found is not None:
-            keys, rows_r, order, near = found
-            groups.setdefault((len(rows_r), *(len(k) for k in keys)), []).append(
+            keys, rows_r, order, near, numbers = found
+            groups.setdefault((numbers, len(rows_r), *(len(k) for k in keys)), []).append(
                 (place, keys, rows_r, order, near)
             )
     result = []
-    for members in groups.values():
+    for (numbers, *_), members in groups.items():
         places, keys, rows_r, order, near = zip(*members, strict=True)
         stacked = lambda parts: tuple(torch.stack(p) for p in zip(*parts, strict=True))  # noqa: E731
         result.append(
-            make_bucket(places, stacked(keys), torch.stack(rows_r), stacked(order), stacked(near)).to(device)
+            make_bucket(
+                places, stacked(keys), torch.stack(rows_r), stacked(order), stacked(near), numbers
+            ).to(device)
         )
     return tuple(result)
 
@@ -165,6 +174,7 @@ def make_bucket(
     rows_r: Tensor,
     order: tuple[Tensor, ...],
     near: tuple[Tensor, ...],
+    numbers: tuple[int, ...],
 ) -> Bucket:
     """A bucket from what the layer's regions say; what every step needs of it is laid out once."""
     conditions = keys[:-1]
@@ -185,4 +195,5 @@ def make_bucket(
         torch.cat(keys, 1),
         own,
         nearness,
+        numbers,
     )

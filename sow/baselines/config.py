@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import sow.people
 from sow.errors import UserError
 from sow.pipeline.factory import one_way, pipeline
+from sow.pipeline.fit import check_canvas
+from sow.store.inputs import hub_revision
 from sow.types import Bound, component
 
 if TYPE_CHECKING:
@@ -60,6 +62,10 @@ class Baseline:
 
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = ""  # module and class of the method
+
+    def check(self, config: Config) -> None:
+        """Raise UserError, before anything is loaded, for a canvas or box that the model cannot take."""
+        check_canvas(config)
 
     def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         """This method on a loaded model; raises UserError where the model or a file it needs is missing."""
@@ -147,6 +153,12 @@ class ControlNetCanny(Baseline):
         folder = str(PEOPLE) if shipped else local_folder(self.path)
         return [folder] if folder else []
 
+    def revisions(self) -> dict[str, str]:
+        """The commits of the ControlNets on this disk that may be loaded."""
+        sources = self.hub.values() if self.path is None else [self.path]
+        found = [hub_revision(s, "config.json") for s in sources if s.count("/") == 1 and not local_folder(s)]
+        return {name: commit for one in found for name, commit in one.items()}
+
 
 @component("method")
 class IPAdapter(Baseline):
@@ -168,6 +180,13 @@ class IPAdapter(Baseline):
         """The adapter's own files, where it is a folder."""
         folder = local_folder(self.path)
         return [folder] if folder else []
+
+    def revisions(self) -> dict[str, str]:
+        """The commit of the adapters on this disk."""
+        if local_folder(self.path) or self.path.count("/") != 1:
+            return {}
+        names = [self.weight_name] if self.weight_name else list(self.hub.values())
+        return {k: v for name in names for k, v in hub_revision(self.path, name).items()}
 
 
 @component("method")
@@ -203,6 +222,7 @@ class Personal(Baseline):
 
     def check(self, config: Config) -> None:
         """Raise UserError, before anything is loaded, for a model that cannot be trained."""
+        super().check(config)
         if getattr(config.model, "cpu_offload", False):
             raise UserError(
                 "a method that trains on the condition needs the model's weights on the device: set "
@@ -289,6 +309,10 @@ class DenseDiffusion:
     subjects: list[str]
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = "sow.baselines.dense.DenseModulation"
+
+    def check(self, config: Config) -> None:
+        """Raise UserError, before anything is loaded, for a canvas or box that the model cannot take."""
+        check_canvas(config)
 
     def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         """SOW's cycles with this attention."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
 from sow.method.denoiser import Denoiser
 from sow.models.backbone import Backbone
+from sow.models.loading import load_whole
 from sow.pipeline.factory import need_plain
+from sow.store.checksums import check_files
 
 
 def edges(picture: Tensor, low: float, high: float) -> Tensor:
@@ -40,7 +43,10 @@ def load(options: ControlNetCanny, backbone: Backbone) -> Any:
         )
     place = PEOPLE if source == "people" else local_folder(source) or source
     try:
-        net = ControlNetModel.from_pretrained(place, dtype=backbone.dtype)
+        check_files(Path(place), "method.path")
+        net = load_whole(ControlNetModel, str(place), "method.path", dtype=backbone.dtype)
+    except UserError:
+        raise
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise UserError(

@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -30,15 +26,14 @@ from sow.baselines.personal import (
     captions,
     denoising_loss,
     first_named,
-    load,
     name_concept,
-    save,
     trainable_copy,
 )
 from sow.method import noise
 from sow.method.denoiser import Model
 from sow.models.backbone import Backbone
-from sow.store.files import atomic_write
+from sow.store.code import fingerprint_code
+from sow.store.fingerprint import fingerprint
 from sow.types import Plan, Request
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention's projections carry the low-rank updates
@@ -133,27 +128,21 @@ class DreamBoothSampler(PersonalSampler):
         """
         if not self.options.prior_weight:
             return 0.0
-        place, key = self.class_folder(self.noun(request)), self.key(request)
-        note = place / "counted_by.txt"
-        counted = note.read_text() if note.exists() else key
-        if counted != key and (self.folder / counted / "training.json").exists():
+        pictures, key = self.class_key(self.noun(request)), self.key(request)
+        note = fingerprint([pictures, "counted by"])
+        counted = self.store.value(note, lambda: key)
+        if counted != key and counted in self.store:
             return 0.0
-        with atomic_write(note) as part:
-            part.write_text(key)
-        return float(json.loads((place / "training.json").read_text())["seconds"])
+        self.store.put(note, key)
+        drawn = self.recall(pictures)
+        return drawn.seconds if drawn is not None else 0.0
 
-    def class_folder(self, noun: str) -> Path:
-        """Where the pictures of a class are kept: a hash of all that decides them."""
+    def class_key(self, noun: str) -> str:
+        """Fingerprint of all that decides the pictures of a class."""
         options = self.options
-        parts = {
-            **self.model_facts,
-            "options": [options.class_images, options.class_steps, options.templates, options.seed],
-            "noun": noun,
-            "size": self.canvas.latent_size,
-            "guidance": dataclasses.asdict(self.guidance),
-        }
-        words = json.dumps(parts, sort_keys=True, default=str)
-        return self.folder / f"class-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
+        drawing = [options.class_images, options.class_steps, options.templates, options.seed]
+        size, code = self.canvas.latent_size, fingerprint_code(type(self))
+        return fingerprint(["class", self.model_facts, drawing, noun, size, self.guidance, code])
 
     def class_latents(self, noun: str) -> Tensor:
         """Latents of the class's pictures, (class_images, C, h, w), drawn once for a model and kept beside
@@ -163,12 +152,13 @@ class DreamBoothSampler(PersonalSampler):
         """
         from tqdm import tqdm
 
-        place, count = self.class_folder(noun), self.options.class_images
-        found = load(place, self.backbone.device)
+        key, count = self.class_key(noun), self.options.class_images
+        found = self.recall(key)
         if found is not None:
             return found.tensors["latents"]
         texts = captions(self.options, noun)
-        drawn = {i: d for i in range(count) if (d := load(place / f"{i:05d}", self.backbone.device))}
+        one = [fingerprint([key, i]) for i in range(count)]
+        drawn = {i: d for i in range(count) if (d := self.recall(one[i])) is not None}
         left = [i for i in range(count) if i not in drawn]
         with tqdm(
             desc=f"pictures of the class {noun}", total=count, initial=len(drawn), disable=None, leave=False
@@ -180,12 +170,12 @@ class DreamBoothSampler(PersonalSampler):
                 seconds = (time.perf_counter() - started) / len(numbers)
                 for i, own in zip(numbers, latents.split(1), strict=True):
                     drawn[i] = Training({"latents": own}, seconds, 0.0)
-                    save(place / f"{i:05d}", drawn[i], {"class": noun})
+                    self.keep(one[i], drawn[i], noun=noun)
                 bar.update(len(numbers))
         made = torch.cat([drawn[i].tensors["latents"] for i in range(count)])
-        save(place, Training({"latents": made}, sum(d.seconds for d in drawn.values()), 0.0), {"class": noun})
-        for i in range(count):
-            shutil.rmtree(place / f"{i:05d}", ignore_errors=True)
+        self.keep(key, Training({"latents": made}, sum(d.seconds for d in drawn.values()), 0.0), noun=noun)
+        for own_key in one:
+            self.store.forget(own_key)
         return made
 
     def _draw_class(self, texts: Sequence[str], numbers: Sequence[int]) -> Tensor:

@@ -15,6 +15,7 @@ from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
 from sow.method.denoiser import Denoiser
 from sow.models.backbone import Backbone
+from sow.models.loading import load_whole, need_whole
 from sow.pipeline.factory import need_plain
 
 
@@ -24,6 +25,7 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     Raises UserError where no adapter is known for the model or its files cannot be had.
     """
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from transformers import CLIPVisionModelWithProjection
 
     width = str(backbone.unet.config.cross_attention_dim)
     weight_name = options.weight_name or options.hub.get(width)
@@ -33,6 +35,8 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
             "one (model=sd15, model=sdxl); for another give method.path, method.weight_name and "
             "method.image_encoder (method.weight_name)"
         )
+    place = local_folder(options.path) or options.path
+    folder, _, name = weight_name.rpartition("/")
     own = copy.copy(backbone)
     own.unet = copy.deepcopy(backbone.unet)  # the shared model stays without the adapter
     parts = {"vae": backbone.vae, "unet": own.unet, "scheduler": None, "feature_extractor": None}
@@ -43,14 +47,23 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     else:
         parts |= {"tokenizer": backbone.tokenizer, "text_encoder": backbone.text_encoder}
         pipe = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
-    folder, _, name = weight_name.rpartition("/")
     try:
-        pipe.load_ip_adapter(
-            local_folder(options.path) or options.path,
-            subfolder=folder,
-            weight_name=name,
-            image_encoder_folder=options.image_encoder,
+        encoder = options.image_encoder  # a bare name lies beside the weights, as diffusers has it
+        inside = encoder if "/" in encoder else f"{folder}/{encoder}"
+        pipe.register_modules(
+            image_encoder=load_whole(
+                CLIPVisionModelWithProjection,
+                str(place),
+                "method.image_encoder",
+                subfolder=inside.lstrip("/"),
+                dtype=backbone.dtype,
+            )
         )
+        pipe.load_ip_adapter(place, subfolder=folder, weight_name=name)
+        lost = [name for name, p in own.unet.named_parameters() if p.is_meta]
+        need_whole(f"{place}/{weight_name}", "method.weight_name", missing=lost)
+    except UserError:
+        raise
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise UserError(

@@ -56,6 +56,10 @@ class LanPaintSampler(BaselineSampler):
     """At each noise level: Replace, the inner Langevin steps, one DDIM step on an x_0 that is y_0 where it is
     known."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.schedule.need_signal("method=lanpaint")
+
     def denoising_steps(self, sizes: int = 1) -> int:
         return self.schedule.steps * (self.options.inner_steps + 1)
 

@@ -1,4 +1,4 @@
-"""Methods that train on the condition before they generate: what they share, and the folder of finished
+"""Methods that train on the condition before they generate: what they share, and the store of finished
 trainings.
 
 Notation
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import json
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,10 +31,12 @@ from sow.method import noise
 from sow.method.seed_init import to_tensor
 from sow.models.backbone import Backbone
 from sow.pipeline.batches import out_of_memory, release
-from sow.store.files import atomic_write
+from sow.store.code import fingerprint_code
+from sow.store.fingerprint import fingerprint
+from sow.store.store import Store
 from sow.types import Request
 
-log = logging.getLogger(__name__)
+MODEL = ("vae", "unet", "text_encoder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +66,6 @@ def first_named(prompt: str, words: Sequence[str]) -> tuple[re.Match[str], str] 
     return min(((m, w) for m, w in named if m), key=lambda found: found[0].start(), default=None)
 
 
-def fingerprint(module: torch.nn.Module) -> str:
-    """A hash of a model's weights by their sums, so that a training is never used with other weights."""
-    state = hashlib.sha256()
-    for name, p in module.named_parameters():
-        wide = p.detach().double()
-        state.update(f"{name}:{wide.sum().item():.12e}:{wide.square().sum().item():.12e};".encode())
-    return state.hexdigest()
-
-
 def trainable_copy(backbone: Backbone, *parts: str) -> Backbone:
     """The model with its own copies of `parts` in float32; all that meets them is float32 too."""
     own = copy.copy(backbone)
@@ -94,7 +85,7 @@ def denoising_loss(
     """|target - model(z_t, t, c)|^2, the loss the model was trained with; `z`, `e` (B, C, h, w), `t` (B,)."""
     a = alphas.to(z)[t].view(-1, 1, 1, 1)
     noisy = a**0.5 * z + (1 - a) ** 0.5 * e
-    target = e if prediction == "epsilon" else a**0.5 * e - (1 - a) ** 0.5 * z
+    target = {"epsilon": e, "sample": z, "v_prediction": a**0.5 * e - (1 - a) ** 0.5 * z}[prediction]
     inputs = backbone.unet_inputs(noisy, c)
     output = backbone.unet(noisy, t.to(z.device), return_dict=False, **inputs)[0]
     return torch.nn.functional.mse_loss(output.float(), target.float())
@@ -167,8 +158,7 @@ class PersonalSampler(BaselineSampler):
     def learn(self, request: Request) -> Training:
         """The training for the request's condition, from the folder where it is finished there."""
         key = self.key(request)
-        place = self.folder / key
-        found = load(place, self.backbone.device)
+        found = self.recall(key)
         if found is not None:
             return found
         self.prepare_training(request)
@@ -181,9 +171,27 @@ class PersonalSampler(BaselineSampler):
                 "take model.dtype=float32 (method.learning_rate)"
             )
         training = Training(tensors, seconds + self.shared_seconds(request), loss)
-        facts = {"condition": request.conditions[0].name, "options": self.trained_options(request)}
-        save(place, training, facts)
+        self.keep(key, training, condition=request.conditions[0].name, options=self.trained_options(request))
         return training
+
+    @cached_property
+    def store(self) -> Store:
+        """Finished trainings by key."""
+        return Store(self.folder)
+
+    def recall(self, key: str) -> Training | None:
+        """The training that is kept as `key`, on the model's device; None where there is none, or none unharmed."""
+        found = self.store.get(key)
+        if found is None:
+            return None
+        tensors = {name: t.to(self.backbone.device) for name, t in found["tensors"].items()}
+        return Training(tensors, found["seconds"], found["loss"])
+
+    def keep(self, key: str, training: Training, **facts: Any) -> None:
+        """Keep a training, with facts for whoever looks at the file."""
+        tensors = {name: t.detach().cpu() for name, t in training.tensors.items()}
+        told = json.loads(json.dumps(facts, default=str))
+        self.store.put(key, {"tensors": tensors, "seconds": training.seconds, "loss": training.loss, **told})
 
     def prepare_training(self, request: Request) -> None:
         """What several trainings share, made by the first that needs it; nothing here."""
@@ -206,24 +214,15 @@ class PersonalSampler(BaselineSampler):
     def model_facts(self) -> dict[str, Any]:
         """What of the model decides a training: weights, precision and noise schedule."""
         return {
-            "vae": fingerprint(self.backbone.vae),
-            "unet": fingerprint(self.backbone.unet),
-            "text_encoder": fingerprint(self.backbone.text_encoder),
+            **{part: fingerprint(dict(getattr(self.backbone, part).state_dict())) for part in MODEL},
             "dtype": str(self.backbone.dtype),
             "scheduler": self.backbone.scheduler_config,
         }
 
     def key(self, request: Request) -> str:
-        """Name of the training's folder: a hash of the condition, the model's weights and the options."""
-        picture = self.picture(request)
-        parts = {
-            "options": self.trained_options(request),
-            **self.model_facts,
-            "size": picture.size,
-        }
-        state = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-        state.update(picture.tobytes())
-        return state.hexdigest()[:24]
+        """Fingerprint of the condition, the model, the options and the code of the training."""
+        options = self.trained_options(request)
+        return fingerprint([options, self.model_facts, self.picture(request), fingerprint_code(type(self))])
 
     def picture(self, request: Request) -> Image.Image:
         """The condition as large as the canvas, gray outside its mask."""
@@ -251,32 +250,6 @@ class PersonalSampler(BaselineSampler):
         shape = (1, *z.shape[1:])
         e = torch.cat([noise.randn(shape, generator, z.device, z.dtype) for _ in range(count)])
         return z[rows], t, e
-
-
-def save(place: Path, training: Training, facts: Mapping[str, Any]) -> None:
-    """Write a training; its small file comes last and makes it complete."""
-    from safetensors.torch import save_file
-
-    with atomic_write(place / "weights.safetensors") as part:
-        save_file({k: v.detach().cpu().contiguous() for k, v in training.tensors.items()}, part)
-    words = {"seconds": training.seconds, "loss": training.loss, **facts}
-    with atomic_write(place / "training.json") as part:
-        part.write_text(json.dumps(words, indent=1, default=str))
-
-
-def load(place: Path, device: torch.device) -> Training | None:
-    """The complete training in a folder, None where there is none or it cannot be read."""
-    from safetensors.torch import load_file
-
-    try:
-        facts = json.loads((place / "training.json").read_text())
-        tensors = load_file(place / "weights.safetensors", device=str(device))
-        return Training(tensors, float(facts["seconds"]), float(facts["loss"]))
-    except FileNotFoundError:
-        return None
-    except Exception as error:
-        log.warning("the training in %s cannot be read and is done again: %s", place, error)
-        return None
 
 
 def captions(options: Personal, concept: str) -> list[str]:

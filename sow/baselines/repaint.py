@@ -59,7 +59,8 @@ class RePaintSampler(BaselineSampler):
             known = batch.encoded
             if state > 0:  # lines 4 and 5, Eq. 8a
                 known = self.schedule.noised(known, state, self.draw(batch, x))
-            x, x0 = self.ddim(batch, x, self.epsilon(batch, x, state), state)  # lines 6 and 7, Eq. 8b
+            e, x0 = self.predict(batch, x, state)
+            x, x0 = self.ddim(batch, x, e, state, x0)  # lines 6 and 7, Eq. 8b
             x = replace(x, known, batch.known)  # line 8, Eq. 8c
             yield Step(
                 x, "denoise", StepContext("sample", None, state, self.schedule.timesteps[state]), {}, x0

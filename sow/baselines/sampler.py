@@ -120,7 +120,8 @@ class BaselineSampler(Method):
         x = self.start(batch)
         yield Step(x, "start", StepContext("sample", None, self.schedule.steps))
         for k in range(self.schedule.steps - 1, -1, -1):
-            x, x0 = self.ddim(batch, x, self.epsilon(batch, x, k), k)
+            e, x0 = self.predict(batch, x, k)
+            x, x0 = self.ddim(batch, x, e, k, x0)
             x = self.after(batch, x, k)
             yield Step(x, "denoise", StepContext("sample", None, k, self.schedule.timesteps[k]), {}, x0)
 
@@ -134,7 +135,11 @@ class BaselineSampler(Method):
 
     def epsilon(self, batch: Prepared, x: Tensor, k: int) -> Tensor:
         """Guided noise prediction of step k for x (B, C, h, w)."""
-        return batch.denoiser.epsilon(x, k, batch.known)
+        return self.predict(batch, x, k)[0]
+
+    def predict(self, batch: Prepared, x: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
+        """e of step k, and x_0 of a model that does not predict e."""
+        return batch.denoiser.predict(x, k, batch.known)
 
     def inputs(
         self, batch: Prepared, denoiser: Denoiser, rows: Tensor, k: int
@@ -147,7 +152,9 @@ class BaselineSampler(Method):
         """What becomes of x_k after its step; nothing here."""
         return x
 
-    def ddim(self, batch: Prepared, x: Tensor, e: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def ddim(
+        self, batch: Prepared, x: Tensor, e: Tensor, k: int, x0: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x_{k+1} -> x_k and the predicted x_0."""
         eta = self.options.eta
-        return self.schedule.step(x, e, k, eta, self.draw(batch, x) if eta > 0 else None)
+        return self.schedule.step(x, e, k, eta, self.draw(batch, x) if eta > 0 else None, x0)

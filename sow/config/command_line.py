@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF, module
-from sow.errors import UserError
+from sow.errors import Refusal, UserError
 from sow.store.secrets import redact, redact_file, redact_logs
 
 failed: list[str] = []
@@ -34,6 +34,9 @@ def command_line() -> int:
     redact_logs()
     try:
         _do(arguments)
+    except Refusal as refused:
+        print(f"error: {redact(str(refused.error))}", file=sys.stderr)
+        return 1
     except (UserError, HydraException, OmegaConfBaseException) as error:
         text = str(error) if isinstance(error, UserError) else explain(error, arguments)
         print(f"error: {redact(text)}", file=sys.stderr)

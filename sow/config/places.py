@@ -6,9 +6,13 @@ Nothing but `sow` is installed by a wheel, so that its names shadow nobody's; `e
 from __future__ import annotations
 
 import importlib
+import warnings
 from pathlib import Path
 from types import ModuleType
 
+# Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema. Said here because
+# a launcher's processes import this file before they compose.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (PACKAGE / "conf").is_dir()
 HOME = PACKAGE if INSTALLED else PACKAGE.parent

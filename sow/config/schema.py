@@ -8,7 +8,6 @@ from typing import Any
 
 from sow.config import places
 from sow.errors import UserError, explain_invalid
-from sow.types import VALIDATION, strict_numbers
 
 
 def instantiate(node: Any, key: str) -> Any:
@@ -37,9 +36,6 @@ def construct(cls: Any, values: Mapping[str, Any], key: str) -> Any:
 def _validator(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
-    if "__get_pydantic_core_schema__" not in vars(cls):  # a plain dataclass, until all are components
-        cls.__pydantic_config__ = VALIDATION
-        cls.__get_pydantic_core_schema__ = classmethod(strict_numbers)
     return TypeAdapter(cls)
 
 

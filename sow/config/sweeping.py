@@ -45,7 +45,6 @@ class Trials(Callback):
                 sweeper.sampler.seed += len(
                     study.trials
                 )  # a sampler that starts anew draws what it drew before
-        Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # also when no job will
         if study.trials:
             print(f"study {sweeper.study_name}: {done} of {total} trials are done ({file})", flush=True)
 

@@ -32,7 +32,7 @@ SWEEPERS = (
 SAMPLERS = tuple(
     f"optuna.samplers.{name}Sampler" for name in ("Grid", "TPE", "Random", "CmaEs", "NSGAII", "MOTPE")
 )
-CALLBACKS = ("sow.config.sweeping.Trials",)
+CALLBACKS = ("sow.config.sweeping.Trials", "sow.runs.folders.OwnFolders")
 TARGETS = {
     "hydra.launcher._target_": LAUNCHERS,
     "hydra.sweeper._target_": SWEEPERS,

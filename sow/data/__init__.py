@@ -13,7 +13,8 @@ SETTINGS = ("normal", "attribute", "style")
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """One group of a benchmark: an id that is stable for ever, its setting and split, and the request it makes."""
+    """One group of a benchmark: an id that is stable for ever, its setting and split,
+    and the request it makes."""
 
     id: str
     setting: str

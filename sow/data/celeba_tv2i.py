@@ -10,8 +10,6 @@ same on every machine. Layout of the data set, as its authors publish it:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from PIL import Image
 from sow.data import SETTINGS, Group, Split
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
+from sow.store.fingerprint import fingerprint
 from sow.types import Bound, Request, VisualCondition, component
 
 PROMPTS_FILE = Path(__file__).with_suffix(".yaml")
@@ -92,7 +91,7 @@ class CelebaTV2I:
             "margin": self.margin,
             "size": self.size,
         }
-        return {**fixed, "sha256": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()}
+        return {**fixed, "sha256": fingerprint(fixed)}
 
     def files(self) -> list[Path]:
         """The images and masks that the benchmark reads, those that exist."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
-from sow.data.images import SAMPLE, read_image
+from sow.data.images import SAMPLE, fit_mask, locate, read_image, read_mask, without_hidden_colours
 from sow.errors import UserError
 from sow.types import Bound, Box, SeedNumber, VisualCondition, component
 
@@ -29,8 +29,8 @@ class Condition(Protocol):
 class Person:
     """Rendered faces of the embedded world, with their truth.
 
-    `seed` None follows the request's seed; `identity` None is drawn from the seed; `attributes` are laid over the
-    drawn ones; `count` people get one condition each; `size` is the side of a crop in pixels.
+    `seed` None follows the request's seed; `identity` None is drawn from the seed; `attributes` are laid
+    over the drawn ones; `count` people get one condition each; `size` is the side of a crop in pixels.
     """
 
     seed: SeedNumber | None
@@ -42,13 +42,17 @@ class Person:
 
     def __post_init__(self) -> None:
         _check_attributes(self.attributes)
-        _boxes(self.box, self.count)
+        _ = self.boxes  # checked here, read later
+
+    @property
+    def boxes(self) -> list[Box | None]:
+        """The user's box of each condition."""
+        return _boxes(self.box, self.count)
 
     def load(self, seed: int) -> tuple[VisualCondition, ...]:
         """One condition a person; `truth` holds attributes, identity and seed."""
         first = seed if self.seed is None else self.seed
-        boxes = _boxes(self.box, self.count)
-        return tuple(self._one(first + i * _SEED_STRIDE, boxes[i], i) for i in range(self.count))
+        return tuple(self._one(first + i * _SEED_STRIDE, box, i) for i, box in enumerate(self.boxes))
 
     def _one(self, seed: int, box: Box | None, index: int) -> VisualCondition:
         from sow.people.drawing.render import render
@@ -83,11 +87,12 @@ class Person:
 class Photo:
     """Photographs from disk, one condition each.
 
-    `image` is a path, `sample:grace_hopper.jpg` (a photograph that matplotlib ships) or a list of these. `mask` is a
-    path of an image whose `keep` (white or black) pixels belong to the condition, `none` or `face` (an ellipse in
-    MTCNN's box of the largest face), or a list with one entry an image. EXIF rotation is applied; gray, CMYK, palette,
-    alpha and 16-bit images become 8-bit RGB. An alpha channel becomes the mask when mask=none; with another mask it is
-    flattened on mid-gray. `crop`: `none`, `mask` (to a square around the mask) or `auto` (mask for mask=face only).
+    `image` is a path, `sample:grace_hopper.jpg` (a photograph that matplotlib ships) or a list of these.
+    `mask` is a path of an image of the same aspect whose `keep` (white or black) pixels belong to the
+    condition, `none` or `face` (an ellipse in MTCNN's box of the largest face), or a list with one entry
+    per image. EXIF rotation and colour profiles are applied; gray, CMYK, palette, alpha and 16-bit images
+    become 8-bit sRGB. An alpha channel becomes the mask when mask=none; with another mask it is flattened
+    on mid-gray. `crop`: `none`, `mask` (to a square around the mask) or `auto` (mask for mask=face only).
     """
 
     image: Any
@@ -97,16 +102,27 @@ class Photo:
     box: Any
 
     def __post_init__(self) -> None:
-        images = _paths(self.image, "condition.image")
-        _boxes(self.box, len(images))
-        self._masks(len(images))
+        self._masks(len(self.boxes))
+
+    @property
+    def boxes(self) -> list[Box | None]:
+        """The user's box of each condition."""
+        return _boxes(self.box, len(_paths(self.image, "condition.image")))
 
     def load(self, seed: int) -> tuple[VisualCondition, ...]:
-        """The photographs as conditions; `seed` changes nothing. Raises UserError for a file that cannot be used."""
+        """The photographs as conditions; `seed` changes nothing. Raises UserError for a file that cannot be
+        used."""
         images = _paths(self.image, "condition.image")
-        boxes = _boxes(self.box, len(images))
         masks = self._masks(len(images))
-        return tuple(self._one(i, m, b) for i, m, b in zip(images, masks, boxes, strict=True))
+        return tuple(self._one(i, m, b) for i, m, b in zip(images, masks, self.boxes, strict=True))
+
+    def files(self) -> list[Path]:
+        """The photographs and their masks."""
+        from sow.metrics.faces import mtcnn_files
+
+        masks = [] if self.mask is None else _paths(self.mask, "condition.mask")
+        named = [*_paths(self.image, "condition.image"), *(m for m in masks if m not in ("none", "face"))]
+        return [*(locate(name) for name in named), *(mtcnn_files() if "face" in masks else [])]
 
     def _masks(self, count: int) -> list[str]:
         masks = ["none"] if self.mask is None else _paths(self.mask, "condition.mask")
@@ -114,7 +130,8 @@ class Photo:
             masks = masks * count
         if len(masks) != count:
             raise UserError(
-                f"{len(masks)} masks for {count} images: give one mask an image, none or face (condition.mask)"
+                f"{len(masks)} masks for {count} images: give one mask an image, none or face "
+                "(condition.mask)"
             )
         return masks
 
@@ -122,39 +139,23 @@ class Photo:
         image, alpha = read_image(path)
         if mask_name == "none":
             mask = alpha
-            if mask is not None and _brightest(mask) < 128:
-                raise UserError(f"{path} is transparent everywhere: give an opaque image (condition.image)")
+            if alpha is not None:
+                if not any(alpha.histogram()[128:]):
+                    raise UserError(
+                        f"{path} is transparent everywhere: give an opaque image (condition.image)"
+                    )
+                image = without_hidden_colours(image, alpha)
         else:
-            image = (
-                image
-                if alpha is None
-                else Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
-            )
-            mask = (
-                face_ellipse(image, path) if mask_name == "face" else self._mask_file(mask_name, image.size)
-            )
+            if alpha is not None:
+                image = Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
+            if mask_name == "face":
+                mask = face_ellipse(image, path)
+            else:
+                mask = fit_mask(read_mask(mask_name, self.keep), image.size, mask_name)
         if mask is not None and (self.crop == "mask" or (self.crop == "auto" and mask_name == "face")):
             window = _square_around(mask)
             image, mask = image.crop(window), mask.crop(window)
         return VisualCondition(image=image, mask=mask, box=box, name=Path(path.removeprefix(SAMPLE)).stem)
-
-    def _mask_file(self, path: str, size: tuple[int, int]) -> Image.Image:
-        loaded, alpha = read_image(path, "condition.mask")
-        gray = loaded.convert("L")
-        if alpha is not None and gray.getextrema()[0] == gray.getextrema()[1]:
-            gray = alpha  # a cut-out saved as a mask: its alpha is the drawing
-        mask = ImageOps.invert(gray) if self.keep == "black" else gray
-        if mask.size != size:
-            raise UserError(
-                f"mask {path} is {mask.size[0]} x {mask.size[1]} but its image is {size[0]} x {size[1]}: "
-                "give a mask of the image's size (condition.mask)"
-            )
-        if _brightest(mask) < 128:
-            other = "black" if self.keep == "white" else "white"
-            raise UserError(
-                f"mask {path} is empty: no {self.keep} pixels to keep; try condition.keep={other} (condition.mask)"
-            )
-        return mask
 
 
 def face_ellipse(image: Image.Image, name: str = "the image") -> Image.Image:
@@ -172,12 +173,9 @@ def face_ellipse(image: Image.Image, name: str = "the image") -> Image.Image:
     return mask
 
 
-def _brightest(mask: Image.Image) -> int:
-    return max(v for v, count in enumerate(mask.histogram()) if count)
-
-
 def _square_around(mask: Image.Image) -> tuple[int, int, int, int]:
-    """Crop window around the mask: a square where the image allows, an eighth of its side free on each side."""
+    """Crop window around the mask: a square where the image allows, an eighth of its side free on each
+    side."""
     found = mask.point([0] * 128 + [255] * 128).getbbox()
     if found is None:
         raise UserError("the mask is empty: mark the pixels to keep (condition.mask)")

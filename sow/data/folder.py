@@ -6,8 +6,6 @@ root/masks/NAME.png or root/NAME_mask.png    their masks; images without one tak
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +14,7 @@ from sow.data import SETTINGS, Group, Split
 from sow.data.conditions import Photo
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
+from sow.store.fingerprint import fingerprint, sha256
 from sow.types import Bound, Request, component
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -74,7 +73,7 @@ class ImageFolder:
     def manifest(self) -> dict[str, Any]:
         """Everything that fixes the groups apart from the images' bytes: entries, mask rules and their hash."""
         fixed = {"entries": self._entries(), "mask": self.mask, "keep": self.keep, "crop": self.crop}
-        return {**fixed, "sha256": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()}
+        return {**fixed, "sha256": fingerprint(fixed)}
 
     def files(self) -> list[Path]:
         """The images, their masks and the prompts' file, those that exist."""
@@ -185,4 +184,4 @@ def _read(path: Path, setting: str) -> dict[str, list[str]]:
 
 def _fraction(text: str) -> float:
     """A number in [0, 1) that a text alone decides, so that more images or prompts move none to another split."""
-    return int(hashlib.sha256(text.encode()).hexdigest()[:13], 16) / 16**13
+    return int(sha256(text)[:13], 16) / 16**13

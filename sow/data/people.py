@@ -10,7 +10,6 @@ The trainings of the embedded world use other seeds and never these identities.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from PIL import Image
 
 from sow.data import SETTINGS, Group, Split
 from sow.errors import UserError
+from sow.store.fingerprint import sha256
 from sow.types import Bound, Request, VisualCondition, component
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def manifest() -> str:
 
 def manifest_hash() -> str:
     """SHA-256 of the manifest."""
-    return hashlib.sha256(manifest().encode()).hexdigest()
+    return sha256(manifest())
 
 
 def _prompts(setting: str, k: int) -> Iterator[tuple[str, dict[str, str]]]:

@@ -1,4 +1,5 @@
-"""Curves over the denoising process: bands, rank correlation, when a curve settles; intervals by the bootstrap.
+"""Curves over the denoising process: bands, rank correlation, when a curve settles; intervals by the
+bootstrap.
 
 Units (seeds, prompts) are resampled, never single points of a curve: points of one unit share their noise.
 """
@@ -12,20 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sow.report.statistics import Resampling, bootstrap
+
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with the ends of its confidence interval; nan ends where there is too little to resample."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain container."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,60 +28,27 @@ class Band:
 
 
 def interval(
-    statistic: Callable[[NDArray[np.int64]], float],
-    units: int,
-    seed: int,
-    resamples: int,
-    confidence: float = 0.95,
-) -> Interval:
-    """`statistic` of all `units` (an index array) and its percentile bootstrap interval over units.
-
-    Resamples whose statistic does not exist (nan) are left out; fewer than two units, or none left, give nan ends.
-    """
-    from scipy import stats
-
-    value = float(statistic(np.arange(units)))
-    if units < 2:
-        return Interval(value, float("nan"), float("nan"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
-            (np.arange(units),),
-            lambda index: statistic(np.asarray(index, dtype=np.int64)),
-            vectorized=False,
-            n_resamples=resamples,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-    known = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
-    if not len(known):
-        return Interval(value, float("nan"), float("nan"))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    statistic: Callable[[NDArray[np.int64]], float], units: int, how: Resampling
+) -> dict[str, float]:
+    """`value`: `statistic` of all `units` (an index array); `low`, `high`:
+    its bootstrap interval over units."""
+    low, high = bootstrap(statistic, [units], how)
+    return {"value": float(statistic(np.arange(units))), "low": float(low), "high": float(high)}
 
 
-def mean_interval(values: ArrayLike, seed: int, resamples: int) -> Interval:
+def mean_interval(values: ArrayLike, how: Resampling) -> dict[str, float]:
     """Mean of `values` (units,), nan left out, and its bootstrap interval."""
     table = np.asarray(values, float)[:, None]
-    return interval(lambda index: float(mean_over_units(table[index])[0]), len(table), seed, resamples)
+    return interval(lambda index: float(mean_over_units(table[index])[0]), len(table), how)
 
 
-def band(values: ArrayLike, seed: int, resamples: int, confidence: float = 0.95) -> Band:
-    """Mean over units of `values` (units, p), nan left out, and its pointwise percentile bootstrap interval."""
+def band(values: ArrayLike, how: Resampling) -> Band:
+    """Mean over units of `values` (units, p), nan left out,
+    and its pointwise percentile bootstrap interval."""
     table = np.asarray(values, float)
     mean = mean_over_units(table)
-    if len(table) < 2:
-        return Band(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    rng = np.random.default_rng(seed)
-    drawn = np.stack(
-        [mean_over_units(table[rng.integers(0, len(table), len(table))]) for _ in range(resamples)]
-    )
-    tail = (1 - confidence) / 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a point that no unit has
-        low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
-    return Band(mean, low, high)
+    low, high = bootstrap(lambda index: mean_over_units(table[index]), [len(table)], how)
+    return Band(mean, *(np.broadcast_to(end, mean.shape) for end in (low, high)))
 
 
 def mean_over_units(values: ArrayLike) -> Array:
@@ -101,26 +58,23 @@ def mean_over_units(values: ArrayLike) -> Array:
         return np.nanmean(np.asarray(values, float), axis=0)
 
 
-def spearman(positions: ArrayLike, values: ArrayLike, seed: int, resamples: int) -> Interval:
-    """Spearman's rank correlation of `positions` (p,) with the mean curve of `values` (units, p), resampled over units.
+def spearman(positions: ArrayLike, values: ArrayLike, how: Resampling) -> dict[str, float]:
+    """Spearman's rank correlation of `positions` (p,) with the mean curve of `values` (units, p), over units.
 
-    It says how monotone the mean curve is; whether single units follow it is `spearman_each`'s to say. nan for a
-    constant curve or fewer than two points.
+    It says how monotone the mean curve is; whether single units follow it is `spearman_each`'s to say. nan
+    for a constant curve or fewer than two points.
     """
     place, table = np.asarray(positions, float), np.asarray(values, float)
-    return interval(
-        lambda index: rank_correlation(place, mean_over_units(table[index])), len(table), seed, resamples
-    )
+    return interval(lambda i: rank_correlation(place, mean_over_units(table[i])), len(table), how)
 
 
-def spearman_each(positions: ArrayLike, values: ArrayLike, seed: int, resamples: int) -> Interval:
-    """Mean over units of their own rank correlations with `positions` (p,); units without one (a constant row) left out.
+def spearman_each(positions: ArrayLike, values: ArrayLike, how: Resampling) -> dict[str, float]:
+    """Mean over units of their own rank correlations with `positions` (p,); constant units are left out.
 
     Units are independent, so under no trend the interval holds 0 about as often as it says.
     """
     place, table = np.asarray(positions, float), np.asarray(values, float)
-    each = np.array([rank_correlation(place, row) for row in table])
-    return mean_interval(each, seed, resamples)
+    return mean_interval([rank_correlation(place, row) for row in table], how)
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
@@ -136,7 +90,8 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def settle(steps: ArrayLike, losses: ArrayLike, tolerance: float) -> float:
-    """The largest step from which on, down to the clean end, the loss stays within `tolerance` of the noisiest step's.
+    """The largest step from which on, down to the clean end, the loss is within `tolerance` of the noisiest
+    step's.
 
     `steps` (p,) in any order, larger is noisier; nan where even the cleanest step's loss exceeds
     `tolerance` x the loss at the noisiest step, or that loss is not positive. A larger value settles earlier.

@@ -1,4 +1,5 @@
-"""Two sources on one canvas: layouts of halves, their merge, and what the quadrants of the result look like (Fig. 4)."""
+"""Two sources on one canvas: layouts of halves, their merge,
+and what the quadrants of the result look like (Fig. 4)."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def mean_color(picture: NDArray[np.float64], where: Tensor) -> NDArray[np.float6
 
 
 def color_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Root mean square over the channels of the difference of two colours, in gray levels 0..255 (white to 128: 127)."""
+    """Root mean square over the channels of the difference of two colours,
+    in gray levels 0..255 (white to 128: 127)."""
     return float(np.sqrt(np.mean((np.asarray(a) - b) ** 2)))
 
 
@@ -61,7 +63,8 @@ def contrast(picture: NDArray[np.float64], layout: str) -> float:
 
 
 def share_kept(color: NDArray[np.float64], own: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Where `color` lies on the line from `other` (0) to `own` (1); beyond either end it is below 0 or above 1.
+    """Where `color` lies on the line from `other` (0) to `own` (1); beyond either end it is below 0 or above
+    1.
 
     nan where both ends are the same colour.
     """

@@ -58,6 +58,7 @@ def clip_features(metrics: Any, images: Sequence[Image.Image]) -> NDArray[np.flo
     """Image features (n, d) of the open_clip model of `metrics`."""
     import torch
 
+    from sow.metrics.clip import squared
     from sow.metrics.faces import resolve_device
 
     model, transform, _ = metrics._load()
@@ -65,7 +66,7 @@ def clip_features(metrics: Any, images: Sequence[Image.Image]) -> NDArray[np.flo
     with torch.no_grad():
         parts = [
             model.encode_image(
-                torch.stack([transform(i) for i in images[s : s + metrics.batch_size]]).to(device)
+                torch.stack([transform(squared(i)) for i in images[s : s + metrics.batch_size]]).to(device)
             )
             for s in range(0, len(images), metrics.batch_size)
         ]

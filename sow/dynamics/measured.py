@@ -1,4 +1,5 @@
-"""The three curves that regimes are read from, measured small, or read from the tables of finished studies."""
+"""The three curves that regimes are read from, measured small,
+or read from the tables of finished studies."""
 
 from __future__ import annotations
 
@@ -7,16 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from sow.dynamics.formation import disturbed_pictures
+from sow.dynamics.likeness import mse
+from sow.dynamics.merging import measure, merged_runs
 from sow.dynamics.regimes import Curve
+from sow.dynamics.trajectory import Trajectory
+from sow.dynamics.windows import text_windows
 from sow.errors import UserError
+from sow.method.seed_init import to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sow.dynamics.trajectory import Trajectory
-
-# study -> what tells a unit, what the curve is, and its sign: +1 where it rises with noise
+# study -> what makes a unit, what the curve is, and its sign: +1 where it rises with noise
 TABLES: Mapping[str, tuple[tuple[str, ...], str, int]] = {
     "diffusion_in_diffusion": (("layout",), "contrast_kept", -1),
     "semantic_formation": (("seed", "size"), "excess", 1),
@@ -25,7 +31,8 @@ TABLES: Mapping[str, tuple[tuple[str, ...], str, int]] = {
 
 
 def read(folders: Sequence[str]) -> dict[str, Curve]:
-    """Curves by the study's name, of every table found in `folders`; raises UserError for a folder without one."""
+    """Curves by the study's name, of every table found in `folders`;
+    raises UserError for a folder without one."""
     import pandas as pd
 
     out = {}
@@ -55,11 +62,6 @@ def curve_of(name: str, table: Any) -> Curve:
 
 def merging(trajectory: Trajectory, pictures: Sequence[Image.Image], layouts: Sequence[str]) -> Curve:
     """Fig. 4: how much contrast of two halves, merged at x_k, is lost; the layouts are the units."""
-    import torch
-
-    from sow.dynamics.merging import measure, merged_runs
-    from sow.method.seed_init import to_tensor
-
     sources = np.stack([np.asarray(p, np.float64) for p in pictures])
     states = trajectory.invert(trajectory.backbone.encode(torch.stack([to_tensor(p) for p in pictures])))
     found = sorted(merged_runs(trajectory, states, layouts).items())
@@ -78,17 +80,11 @@ def formation(
     starts: Sequence[int],
     length: int,
 ) -> Curve:
-    """App. B, Fig. 2: what a disturbance changes of an inverted picture, mean squared error above the undisturbed one's."""
-    import torch
+    """App.
 
-    from sow.dynamics.formation import disturbed
-    from sow.dynamics.likeness import mse
-    from sow.method.seed_init import to_tensor
-
-    states = trajectory.invert(trajectory.backbone.encode(torch.stack([to_tensor(p) for p in pictures])))
-    plain = trajectory.pictures(trajectory.denoise(states[-1], trajectory.steps))
-    found = disturbed(trajectory, states, starts, length, background, "unit")
-    images = {start: trajectory.pictures(x) for start, x in found.items()}
+    B, Fig. 2: mean squared error that a disturbance of an inverted picture adds to the undisturbed one's.
+    """
+    plain, images = disturbed_pictures(trajectory, pictures, starts, length, background, "unit")
     values = [
         [mse(original, images[s][i]) - mse(original, plain[i]) for s in starts]
         for i, original in enumerate(pictures)
@@ -104,9 +100,10 @@ def text(
     length: int,
     scale: float,
 ) -> Curve:
-    """App. B, Fig. 1: what a window of text changes of the image without text, root mean square in gray levels."""
-    from sow.dynamics.windows import text_windows
+    """App.
 
+    B, Fig. 1: what a window of text changes of the image without text, root mean square in gray levels.
+    """
     windows, plain = text_windows(trajectory, noise, prompts, starts, length, scale)
     without = trajectory.pixels(plain)
     effects = [np.sqrt(((trajectory.pixels(windows[s]) - without) ** 2).mean((1, 2, 3))) for s in starts]

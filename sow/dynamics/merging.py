@@ -1,4 +1,5 @@
-"""Diffusion in diffusion (Fig. 4): inverted sources merged half and half at x_k, denoised, and read off by quadrant."""
+"""Diffusion in diffusion (Fig. 4): inverted sources merged half and half at x_k, denoised,
+and read off by quadrant."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ def merged_runs(
 ) -> Pictures:
     """For every k = 0 .. K the pictures (layouts, H, W, 3) of x_k merged half and half and denoised.
 
-    `states` x_0 .. x_K, each (2, C, h, w): the first and the second source, inverted. Nothing is denoised at k = 0: what
-    is mixed there is mixed by the decoder.
+    `states` x_0 .. x_K, each (2, C, h, w): the first and the second source, inverted. Nothing is denoised at
+    k = 0: what is mixed there is mixed by the decoder.
     """
     starts = {
         k: torch.stack([merge_halves(x[0], x[1], layout) for layout in layouts]) for k, x in enumerate(states)
@@ -64,7 +65,8 @@ def corner_steering(latent_size: tuple[int, int], strength: float, device: Any) 
 
 
 def corner_isolation(latent_size: tuple[int, int], strength: float | None, device: Any) -> Steering:
-    """Row (c) of Fig. 4: the upper right quarter's attention to everything else suppressed; None cuts it off."""
+    """Row (c) of Fig. 4: the upper right quarter's attention to everything else suppressed;
+    None cuts it off."""
     upper_right = quadrant("upper_right", *latent_size)
     return Steering(upper_right, upper_right, strength, device)
 
@@ -72,11 +74,13 @@ def corner_isolation(latent_size: tuple[int, int], strength: float | None, devic
 def measure(
     picture: NDArray[np.float64], layout: str, sources: NDArray[np.float64]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Numbers of one merged picture (H, W, 3), and one row a quadrant; `sources` (2, H, W, 3), gray levels 0..255.
+    """Numbers of one merged picture (H, W, 3), and one row per quadrant; `sources` (2, H, W, 3), gray levels
+    0..255.
 
     contrast                    distance of the mean colours of the halves (see `color_distance`)
     contrast_kept, mixing       its share of the sources' own, and one minus that
-    upper_right_to_lower_left   distance of the upper right quarter's mean colour to the lower left's *source* colour
+    upper_right_to_lower_left   distance of the upper right quarter's mean colour to the lower left's *source*
+                                colour
     upper_right_kept            1: the upper right has its own source's colour, 0: the lower left's source's
     """
     height, width = picture.shape[:2]

@@ -1,14 +1,17 @@
-"""Watching self-attention from outside: nothing that the model computes changes, and afterwards nothing is left behind.
+"""Watching self-attention from outside: nothing that the model computes changes, and afterwards nothing is
+left behind.
 
 Notation
-    c, cr, nc   the condition, its related region, everything outside c; here three disjoint regions: c, cr, and the
+    c, cr, nc   the condition, its related region, everything outside c; here three disjoint regions: c, cr,
+                and the
                 rest (nc without cr)
     m[X, Y]     attention mass from X to Y: the mean over queries in X of the softmax weights on keys in Y
 
-Attention is linear in its values: with the indicator of Y as values, the output of a row is its mass on Y. So the
-processor that is in place (the model's own, or the modulated one) is run a second time on indicators, and the mass is
-that of the softmax it really applies: (A'), with P- and P+, where attention is modulated. Hooks show the layers,
-because the method puts its own processors in place inside each step and takes them back after it.
+Attention is linear in its values: with the indicator of Y as values, the output of a row is its mass on Y. So
+the processor that is in place (the model's own, or the modulated one) is run a second time on indicators, and
+the mass is that of the softmax it really applies: (A'), with P- and P+, where attention is modulated. Hooks
+show the layers, because the method puts its own processors in place inside each step and takes them back
+after it.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ class Watcher(Protocol):
 
 @contextmanager
 def observed(unet: nn.Module, when: Callable[[], bool], *watchers: Watcher) -> Iterator[None]:
-    """Within the block, `watchers` see the UNet calls before which `when()` holds; afterwards the hooks are gone."""
+    """Within the block, `watchers` see the UNet calls before which `when()` holds;
+    afterwards the hooks are gone."""
     active = [False]
 
     def before_call(_: nn.Module, args: tuple) -> None:
@@ -108,8 +112,8 @@ def mass(attention: Any, hidden: Tensor, indicators: Tensor) -> Tensor:
 class AttentionMass:
     """m[X, Y] of every layer, for a batch whose regions are known.
 
-    `calls` holds, for each finished UNet call, layer -> (branches, B, R, R): query region, then key region; nan where a
-    query region has no token in a layer.
+    `calls` holds, for each finished UNet call, layer -> (branches, B, R, R): query region, then key region;
+    nan where a query region has no token in a layer.
     """
 
     def __init__(
@@ -146,8 +150,8 @@ class AttentionMass:
 class ShadowGate:
     """What a gate would read and do: a modulator of strength zero that watches the queries and keys of a run.
 
-    `modulator` is built as the method builds its own, from the readings of A13 to be tried; its output is thrown away.
-    `calls` holds, for each finished UNet call, layer -> (R_c, factor), each (B, parts).
+    `modulator` is built as the method builds its own, from the readings of A13 to be tried; its output is
+    thrown away. `calls` holds, for each finished UNet call, layer -> (R_c, factor), each (B, parts).
     """
 
     def __init__(self, modulator: Modulator, text_branch: int) -> None:

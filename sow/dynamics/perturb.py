@@ -1,4 +1,5 @@
-"""The causal measure: perturb the latents inside one region at one step, and see what changes elsewhere at the end.
+"""The causal measure: perturb the latents inside one region at one step, and see what changes elsewhere at
+the end.
 
 Notation
     d         the perturbation: `strength` standard normal noise on the latents of region X, zero elsewhere
@@ -6,16 +7,19 @@ Notation
     n_Y       values of the latents in region Y
     G[X, Y]   response sqrt(|D_Y|^2 / n_Y) / strength: what a change of one in X makes of Y, root mean square
     F[X, Y]   energy |D_Y|^2 / strength^2, an estimate of the squared Frobenius norm of dx_0[Y] / dx_k[X]
-    w         one-wayness (F_out - F_in) / (F_out + F_in), out = F[c, nc], in = F[nc, c], in [-1, 1]: 1 means that the
-              condition changes the others and is changed by none, 0 that both are alike (for a symmetric Jacobian)
+    w         one-wayness (F_out - F_in) / (F_out + F_in), out = F[c, nc], in = F[nc, c], in [-1, 1]: 1 means
+              that the
+              condition changes the others and is changed by none, 0 that both are alike (for a symmetric
+              Jacobian)
 
-The surroundings keep a perturbation by themselves; the condition loses it at the next replacement. A condition that is
-another one from a step on ("held") is perturbed in every replacement after it, and that is the way out that w compares.
+The surroundings keep a perturbation by themselves; the condition loses it at the next replacement. A
+condition that is another one from a step on ("held") is perturbed in every replacement after it, and that is
+the way out that w compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +41,8 @@ HELD = "held"
 class Perturbation:
     """`delta` (1, C, h, w) added before the denoising step at `context`.
 
-    `held`: added again wherever a later step starts from freshly replaced latents, as if the condition itself had been
-    another one from that step on.
+    `held`: added again wherever a later step starts from freshly replaced latents, as if the condition itself
+    had been another one from that step on.
     """
 
     delta: Tensor
@@ -95,7 +99,8 @@ def denoising_contexts(method: Components) -> list[StepContext]:
 
 
 def freshly_replaced(method: Components, context: StepContext) -> bool:
-    """Whether the latents that a denoising step reads hold v_k inside the condition, not what was made of it."""
+    """Whether the latents that a denoising step reads hold v_k inside the condition,
+    not what was made of it."""
     if context.phase == "cycle":
         return True
     assert context.index is not None
@@ -104,22 +109,18 @@ def freshly_replaced(method: Components, context: StepContext) -> bool:
     return after_cycle or context.index + 1 in method.t3
 
 
-def spread(contexts: Sequence[StepContext], count: int) -> list[int]:
-    """Places of at most `count` steps spread evenly over all, the first and the last among them."""
-    count = min(count, len(contexts))
-    if count == 1:
-        return [0]
-    return sorted({round(i * (len(contexts) - 1) / (count - 1)) for i in range(count)})
-
-
 def region_noise(indicator: Tensor, channels: int, strength: float, seed: int) -> Tensor:
-    """(1, C, h, w) noise of standard deviation `strength` inside `indicator` (h, w), float32; the same field for every region."""
+    """(1, C, h, w) noise of standard deviation `strength` inside `indicator` (h, w), float32.
+
+    It is the same field for every region.
+    """
     draw = noise.randn((1, channels, *indicator.shape), noise.generator(seed), "cpu", torch.float32)
     return draw * strength * indicator.float()
 
 
 def responses(delta: Tensor, indicators: Tensor, strength: float) -> dict[str, tuple[float, float]]:
-    """Region Y -> (G, F) for the change `delta` (C, h, w) of x_0; `indicators` (h, w, 3); nan for an empty region."""
+    """Region Y -> (G, F) for the change `delta` (C, h, w) of x_0; `indicators` (h, w, 3);
+    nan for an empty region."""
     energy = delta.double().pow(2).sum(0)
     out = {}
     for i, name in enumerate(REGIONS):

@@ -1,4 +1,5 @@
-"""Plain sampling, the two-way diffusion that COW and SOW are held against: the condition is laid in once and left alone."""
+"""Plain sampling, the two-way diffusion that COW and SOW are held against:
+the condition is laid in once and left alone."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class LaidInOnce:
 
 
 def plain(sampler: Pipeline, eta: float = 0.0) -> Pipeline:
-    """`sampler` without cycles, replacements after x_{t2}, and modulation: DDIM from x_{t2} to x_0 at `eta` with c'."""
+    """`sampler` without cycles, replacements after x_{t2}, and modulation:
+    DDIM from x_{t2} to x_0 at `eta` with c'."""
     start = sampler.method.t2
     return perturbed(sampler, {}).variant(
         cycle=NoCycle(start), preservation=LaidInOnce(start, eta), modulation=NoModulation()

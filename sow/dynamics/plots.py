@@ -7,21 +7,32 @@ from typing import Any
 
 import numpy as np
 
+from sow.dynamics.curves import band
 from sow.report.figures import CYCLE
+from sow.report.statistics import Resampling
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
+MIDDLE = {"ha": "center", "va": "center"}
 
 
 def curve(
     axis: Any, x: Sequence[float], mean: Any, low: Any = None, high: Any = None, *, label: str, number: int
 ) -> None:
-    """One curve with its band; `number` picks colour, marker and dash together, so that colour alone never tells."""
+    """One curve with its band; `number` picks colour, marker and dash together:
+    colour alone decides nothing."""
     color = CYCLE[number % len(CYCLE)]
     marker, dash = MARKERS[number % len(MARKERS)], DASHES[number % len(DASHES)]
     axis.plot(x, mean, color=color, marker=marker, markersize=3.5, linestyle=dash, label=label)
     if low is not None and np.isfinite(low).any():
         axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    axis.grid(alpha=0.25)
+
+
+def banded(axis: Any, x: Sequence[float], values: Any, how: Resampling, *, label: str, number: int) -> None:
+    """The mean curve over units of `values` (units, p) with its bootstrap band."""
+    found = band(values, how)
+    curve(axis, x, found.mean, found.low, found.high, label=label, number=number)
 
 
 def montage(
@@ -32,8 +43,10 @@ def montage(
     below: Sequence[Sequence[str]] = (),
     cell: int = 96,
 ) -> None:
-    """Rows of pictures (PIL) as one image on `axis`, each `cell` pixels wide at most, with words above the columns, left
-    of the rows and below each picture. One image, because a grid of axes takes seconds to lay out.
+    """Rows of pictures (PIL), each `cell` pixels wide at most, as one image on `axis`.
+
+    Words stand above the columns, left of the rows and below each picture. One image, because a grid of axes
+    takes seconds to lay out.
     """
     from PIL import Image
 
@@ -50,20 +63,11 @@ def montage(
             x, y = j * (width + gap), i * step
             sheet.paste(image.convert("RGB").resize((width, height)), (x, y))
             if below:
-                axis.text(
-                    x + width / 2, y + height + line / 2, below[i][j], ha="center", va="center", fontsize=6
-                )
+                axis.text(x + width / 2, y + height + line / 2, below[i][j], fontsize=6, **MIDDLE)
             if i == 0 and above:
-                axis.text(x + width / 2, -gap, above[j], ha="center", va="bottom", fontsize=7)
+                axis.text(x + width / 2, -gap, above[j], fontsize=7, ha="center", va="bottom")
         if left:
-            axis.text(
-                -2 * gap,
-                i * step + height / 2,
-                left[i],
-                ha="right",
-                va="center",
-                fontsize=7,
-                multialignment="right",
-            )
+            where = {"ha": "right", "va": "center", "multialignment": "right"}
+            axis.text(-2 * gap, i * step + height / 2, left[i], fontsize=7, **where)
     axis.imshow(sheet, interpolation="nearest")
     axis.axis("off")

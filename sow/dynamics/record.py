@@ -19,8 +19,8 @@ from sow.dynamics.perturb import (
     perturbed,
     region_noise,
     responses,
-    spread,
 )
+from sow.dynamics.samples import spread
 from sow.method.regions import regions_of
 from sow.method.seed_init import Batch
 from sow.pipeline.pipeline import Pipeline
@@ -50,7 +50,8 @@ def watch(
     *watchers: Watcher,
     phases: Sequence[str] = INSIDE,
 ) -> tuple[list[Sample], list[StepContext]]:
-    """One batch made under observation: the samples, and the context of each UNet call that the watchers saw."""
+    """One batch made under observation: the samples,
+    and the context of each UNet call that the watchers saw."""
     contexts: list[StepContext] = []
     phase: list[str] = [""]
 
@@ -74,9 +75,9 @@ def flow_rows(
 ) -> tuple[list[Row], list[Row], list[Sample]]:
     """Attention mass, what a gate would read, and the samples.
 
-    Attention: a row a request, step, layer and pair of regions, with the mass m[query, key] and what uniform attention
-    would give. Gates: a row a request, step and layer, for `shadow` = (modulation, gate, decay of distance). `step`
-    counts the denoising steps in which the image is made; `tokens` is the layer's size.
+    Attention: a row per request, step, layer and pair of regions, with the mass m[query, key] and what uniform
+    attention would give. Gates: a row per request, step and layer, for `shadow` = (modulation, gate, decay of
+    distance). `step` counts the denoising steps in which the image is made; `tokens` is the layer's size.
     """
     attention: list[Row] = []
     gates: list[Row] = []
@@ -108,7 +109,8 @@ def gate_readings(
     plans: Sequence[Plan],
     shadows: Mapping[str, tuple[Any, Any, Any]],
 ) -> list[Row]:
-    """What every gate of `shadows`, name -> (modulation, gate, decay of distance), reads in the cycles of the same runs."""
+    """What every gate of `shadows`, name -> (modulation, gate, decay of distance),
+    reads in the cycles of the same runs."""
     rows: list[Row] = []
     size, device = sampler.canvas.latent_size, sampler.backbone.device
     branch = sampler.method.guidance.in_cycle().text_branch
@@ -169,8 +171,9 @@ def gate_rows(
 ) -> list[Row]:
     """Rows of one step: R_c of every layer as its gate reads it, and whether the gate is open there.
 
-    `points` is m, the points of the related region in the layer, `uniform` = k / m what uniform attention reads, and `own`
-    whether the layer's own R_c decides: one with too few points borrows, and its factor is that of the borrowed value.
+    `points` is m, the points of the related region in the layer, `uniform` = k / m what uniform attention
+    reads, and `own` whether the layer's own R_c decides: one with too few points borrows, and its factor is
+    that of the borrowed value.
     """
     gate = watcher.modulator.gate
     rows = []
@@ -209,8 +212,9 @@ def layout(sampler: Pipeline, request: Request, plan: Plan, region: str) -> Tens
 
 @dataclass(frozen=True)
 class Probe:
-    """A causal measurement: `positions` steps of a run, one perturbation a step and source, of `strength` (latents have
-    a standard deviation of about one). `sources` are of condition, related, rest and held (see `Perturbation`)."""
+    """A causal measurement: `positions` steps of a run, one perturbation per step and source, of `strength`
+    (latents have a standard deviation of about one). `sources` are of condition, related, rest and held (see
+    `Perturbation`)."""
 
     sources: Sequence[str]
     positions: int
@@ -222,15 +226,17 @@ class Probe:
 def response_rows(
     sampler: Pipeline, request: Request, plan: Plan, probe: Probe
 ) -> tuple[list[Row], dict[tuple[str, int], Tensor], Sample]:
-    """One row a source, step and target region, with G and F; the changes |D| (h, w) by (source, step); the plain run.
+    """One row per source, step and target region, with G and F; the changes |D| (h, w) by (source, step); the
+    plain run.
 
-    Every row of a batch has the request's own seed, so a change comes from the perturbation and from rounding alone.
+    Every row of a batch has the request's own seed, so a change comes from the perturbation and from rounding
+    alone.
     """
     indicators = layout(sampler, request, plan, probe.region)
     contexts = denoising_contexts(sampler.method)
     wanted: dict[str, tuple[str, int]] = {}
     perturbations: dict[str, Perturbation] = {}
-    for step in spread(contexts, probe.positions):
+    for step in spread(range(len(contexts)), probe.positions):
         for source in probe.sources:
             where = indicators[..., REGIONS.index("condition" if source == HELD else source)]
             if not where.any():

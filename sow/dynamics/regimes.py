@@ -1,9 +1,12 @@
-"""Three regimes of denoising from its curves: refinement, semantic formation, chaos (Sec. III-B), and a cycle from them.
+"""Three regimes of denoising from its curves: refinement, semantic formation, chaos (Sec.
+
+III-B), and a cycle from them.
 
 Notation
     u         noise level of a state, k / K in [0, 1]; 0 clean, 1 noise
     f(u)      a curve that is low where nothing changes any more and high where all is open
-    a, b      change points: f is flat below a (refinement) and above b (chaos), and a straight line between them
+    a, b      change points: f is flat below a (refinement) and above b (chaos), and a straight line between
+              them
     ramp      r(u) = clip((u - a) / (b - a), 0, 1); the model of a curve is low + (high - low) r(u)
 """
 
@@ -17,20 +20,23 @@ from numpy.typing import NDArray
 
 from sow.dynamics.curves import mean_over_units
 from sow.errors import UserError
+from sow.report.statistics import Resampling, bootstrap
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """`values` (units, p) at noise levels `noise` (p,), rising with noise; units are what a bootstrap resamples."""
+    """`values` (units, p) at noise levels `noise` (p,), rising with noise;
+    units are what a bootstrap resamples."""
 
     name: str
     noise: Array
     values: Array
 
     def mean(self, units: NDArray[np.int64] | None = None) -> Array:
-        """Mean curve of `units` (all), scaled so that its ends over the points lie at 0 and 1; nan where it is flat."""
+        """Mean curve of `units` (all), scaled so that its ends over the points lie at 0 and 1; nan
+        where it is flat."""
         curve = mean_over_units(self.values if units is None else self.values[units])
         low, high = np.nanmin(curve), np.nanmax(curve)
         return (curve - low) / (high - low) if high > low else np.full_like(curve, np.nan)
@@ -38,7 +44,8 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Regimes:
-    """Change points `a` < `b` with the ends of their intervals, and how much of each curve's variance the ramp explains."""
+    """Change points `a` < `b` with the ends of their intervals,
+    and how much of each curve's variance the ramp explains."""
 
     a: float
     b: float
@@ -53,10 +60,12 @@ def ramp(noise: Array, a: float, b: float) -> Array:
 
 
 def left_over(noise: Array, curve: Array, pairs: Array) -> Array:
-    """Share of the curve's variance, in [0, 1], that the ramp of each pair (a, b) leaves; `pairs` (n, 2) -> (n,).
+    """Share of the curve's variance, in [0, 1], that the ramp of each pair (a, b) leaves; `pairs` (n, 2) ->
+    (n,).
 
-    Two levels fitted by least squares to a ramp are a linear regression, which explains the square of the correlation;
-    a curve that falls with noise has no such regimes, so a negative correlation explains nothing.
+    Two levels fitted by least squares to a ramp are a linear regression, which explains the square of the
+    correlation; a curve that falls with noise has no such regimes, so a negative correlation explains
+    nothing.
     """
     known = np.isfinite(curve)
     y = curve[known] - curve[known].mean()
@@ -78,7 +87,8 @@ def candidates(grid: int, narrowest: float) -> Array:
 def change_points(curves: Sequence[tuple[Array, Array]], pairs: Array) -> tuple[float, float]:
     """The pair (a, b) of `pairs` (n, 2) that all curves, each (noise, mean), share best.
 
-    Each curve counts alike, by the share of its own variance that is left. Raises UserError where no curve moves.
+    Each curve counts alike, by the share of its own variance that is left. Raises UserError where no curve
+    moves.
     """
     usable = [(noise, curve) for noise, curve in curves if np.isfinite(curve).sum() >= 3]
     if not usable:
@@ -88,35 +98,30 @@ def change_points(curves: Sequence[tuple[Array, Array]], pairs: Array) -> tuple[
     return float(best[0]), float(best[1])
 
 
-def regimes(
-    curves: Sequence[Curve], grid: int, narrowest: float, resamples: int, seed: int, confidence: float = 0.95
-) -> Regimes:
+def regimes(curves: Sequence[Curve], grid: int, narrowest: float, how: Resampling) -> Regimes:
     """Change points of all curves together, with bootstrap intervals over the units of each curve."""
     pairs = candidates(grid, narrowest)
-    a, b = change_points([(c.noise, c.mean()) for c in curves], pairs)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(resamples):
-        sample = [(c.noise, c.mean(rng.integers(0, len(c.values), len(c.values)))) for c in curves]
-        drawn.append(change_points(sample, pairs))
-    tail = (1 - confidence) / 2
-    ends = np.quantile(np.array(drawn or [(a, b)]), [tail, 1 - tail], axis=0)
-    return Regimes(
-        a,
-        b,
-        (float(ends[0, 0]), float(ends[1, 0])),
-        (float(ends[0, 1]), float(ends[1, 1])),
-        {
-            c.name: float(1 - left_over(c.noise, c.mean(), np.array([[a, b]]))[0])
-            for c in curves
-            if np.isfinite(c.mean()).any()
-        },
-    )
+    several = [c for c in curves if len(c.values) > 1]
+
+    def points(*index: NDArray[np.int64]) -> tuple[float, float]:
+        drawn = {c.name: i for c, i in zip(several, index)}
+        return change_points([(c.noise, c.mean(drawn.get(c.name))) for c in curves], pairs)
+
+    a, b = points()
+    ends = bootstrap(points, [len(c.values) for c in several], how) if several else [(a, b)] * 2
+    (a_low, b_low), (a_high, b_high) = np.asarray(ends, float).tolist()
+    explained = {
+        c.name: float(1 - left_over(c.noise, c.mean(), np.array([[a, b]]))[0])
+        for c in curves
+        if np.isfinite(c.mean()).any()
+    }
+    return Regimes(a, b, (a_low, a_high), (b_low, b_high), explained)
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A cycle: t1, t2 on the K = 10 scale and the number of cycles that costs as many UNet calls as before."""
+    """A cycle: t1, t2 on the K = 10 scale and the number of cycles that costs as many
+    UNet calls as before."""
 
     t1: int
     t2: int
@@ -133,7 +138,8 @@ class Suggestion:
 
 
 def suggest(a: float, b: float, t1: float, t2: float, cycles: int) -> Suggestion:
-    """The cycle over semantic formation: a and b on the K = 10 scale, one step apart at least, room left for t3 < t1.
+    """The cycle over semantic formation: a and b on the K = 10 scale, one step apart at least, room left for
+    t3 < t1.
 
     `t1`, `t2`, `cycles` are the default's, whose number of UNet calls in the cycles is kept.
     """

@@ -1,17 +1,22 @@
-"""Numbers of many samples side by side: which measures there are, their values by seed, what changed between pictures."""
+"""Numbers of many samples side by side: which measures there are, their values by seed,
+what changed between pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sow.dynamics.curves import mean_over_units
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sow.types import Box
+
+T = TypeVar("T")
 
 
 def present(rows: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> list[str]:
@@ -27,7 +32,7 @@ def as_number(value: Any) -> float:
 def by_unit(
     rows: Sequence[Mapping[str, Any]], unit: str, column: str, measure: str
 ) -> tuple[list[Any], list[Any], NDArray[np.float64]]:
-    """(units, columns, values (units, columns)) of one measure of tidy rows, nan where there is no row or number."""
+    """(units, columns, values (units, columns)) of one measure of tidy rows, nan without a row or number."""
     units = list(dict.fromkeys(row[unit] for row in rows))
     columns = list(dict.fromkeys(row[column] for row in rows))
     values = np.full((len(units), len(columns)), np.nan)
@@ -44,9 +49,28 @@ def inside_boxes(size: tuple[int, int], boxes: Sequence[Box]) -> NDArray[np.bool
     return out
 
 
-def change(a: Image.Image, b: Image.Image, where: NDArray[np.bool_]) -> float:
-    """Root mean square difference of two pictures inside `where` (H, W), in gray levels; nan where that is empty."""
-    if not where.any():
-        return float("nan")
+def change(a: Image.Image, b: Image.Image, where: NDArray[np.bool_] | None = None) -> float:
+    """Root mean square difference of two pictures inside `where` (H, W), None = all of it, in gray levels.
+
+    nan if `where` is empty.
+    """
     gap = np.asarray(a.convert("RGB"), np.float64) - np.asarray(b.convert("RGB"), np.float64)
-    return float(np.sqrt(np.mean(gap[where] ** 2)))
+    inside = gap if where is None else gap[where]
+    return float(np.sqrt(np.mean(inside**2))) if inside.size else float("nan")
+
+
+def spread(values: Sequence[T], count: int) -> list[T]:
+    """At most `count` of `values`, evenly spread, the first and the last among them."""
+    if min(count, len(values)) == 1:
+        return [values[0]]
+    places = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)
+    return [values[i] for i in dict.fromkeys(places.tolist())]
+
+
+def means(
+    rows: Sequence[Mapping[str, Any]], unit: str, column: str, measures: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row per value of `column` with the means over units of each measure."""
+    found = {m: mean_over_units(by_unit(rows, unit, column, m)[2]) for m in measures}
+    columns = dict.fromkeys(row[column] for row in rows)
+    return [{column: c, **{m: float(v[i]) for m, v in found.items()}} for i, c in enumerate(columns)]

@@ -1,10 +1,12 @@
-"""Steered self-attention of the toy experiments (Fig. 4 b, c): one region's attention to another is lifted, or cut off.
+"""Steered self-attention of the toy experiments (Fig. 4 b, c): one region's attention to another is lifted,
+or cut off.
 
 Notation
     A        logits q k^T / sqrt(d); max, min over the keys of a row
     A'       A + strength (max - min) on the rows of `queries` and the keys of `keys`, A elsewhere
 
-The bias of a row takes one value on `keys` and zero elsewhere, so softmax(A') V is an exact merge of two attention calls.
+The bias of a row takes one value on `keys` and zero elsewhere, so softmax(A') V is an exact merge of two
+attention calls.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from sow.attention.split import attention_with_lse, merge, take
 
 
 class Steering:
-    """Attention from the region `queries` to the region `keys`, both (h, w) bool at latent resolution, for a whole batch.
+    """Attention from the region `queries` to the region `keys`, both (h, w) bool at latent resolution, for a
+    whole batch.
 
-    `strength` is in units of a row's range of logits, as P+ and P- are (Eq. 4, 5); None leaves the rows of `queries` no
-    other keys at all. Every sample and branch of the batch is steered alike, in every layer of `blocks`. A layer
-    too coarse to hold both regions is left alone.
+    `strength` is in units of a row's range of logits, as P+ and P- are (Eq. 4, 5); None leaves the rows of
+    `queries` no other keys at all. Every sample and branch of the batch is steered alike, in every layer of
+    `blocks`. A layer too coarse to hold both regions is left alone.
     """
 
     def __init__(

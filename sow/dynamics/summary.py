@@ -1,4 +1,5 @@
-"""Numbers of the observed runs: one-wayness, attention over uniform, and what the gates read; see `sow/dynamics/perturb.py`."""
+"""Numbers of the observed runs: one-wayness, attention over uniform, and what the gates read; see
+`sow/dynamics/perturb.py`."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ OTHERS = ("related", "rest")
 
 
 def energies(responses: pd.DataFrame) -> pd.DataFrame:
-    """One row a request and perturbed step: energies `out` = F[c, nc], `held_out` (the same for a held condition) and `back` =
-    F[nc, c], nan where a source was not measured; with _norm, their square roots: norms of the change per unit of noise.
+    """One row per request and perturbed step: energies `out` = F[c, nc], `held_out` (the same for a held
+    condition) and `back` = F[nc, c], nan where a source was not measured; with _norm, their square roots:
+    norms of the change per unit of noise.
 
     nc is related region and rest together: independent perturbations of the two add in energy.
     """
@@ -36,10 +38,12 @@ def energies(responses: pd.DataFrame) -> pd.DataFrame:
 
 
 def flows(responses: pd.DataFrame) -> dict[str, float | None]:
-    """w of the energies summed over all steps and over each stage, and the mean norms of the responses; over requests.
+    """w of the energies summed over all steps and over each stage, and the mean norms of the responses; over
+    requests.
 
-    one_wayness takes the held condition for the way out, because that is what a method that keeps replacing holds on to;
-    one_wayness_once takes the condition perturbed at one step, which the next replacement undoes.
+    one_wayness takes the held condition for the way out, because that is what a method that keeps replacing
+    holds on to; one_wayness_once takes the condition perturbed at one step, which the next replacement
+    undoes.
     """
     if not len(responses):
         return {}
@@ -64,13 +68,14 @@ def mean_w(table: pd.DataFrame, way_out: str) -> float | None:
 def attention_ratios(attention: pd.DataFrame) -> dict[str, float | None]:
     """Attention mass over that of uniform attention, mean over steps, layers and requests: 1 = no preference.
 
-    c_to_nc, cr_to_c, rest_to_c as in "attention from X to Y": queries in X, keys in Y; and c_to_cr, the way back of P+.
+    c_to_nc, cr_to_c, rest_to_c as in "attention from X to Y": queries in X, keys in Y; and c_to_cr, the way
+    back of P+.
     """
     return {name: finite(table.ratio.mean()) for name, table in ratios(attention).items()}
 
 
 def ratios(attention: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Named flow -> a row a request, step and layer with `ratio` = mass / uniform."""
+    """Named flow -> a row per request, step and layer with `ratio` = mass / uniform."""
     keys = ["request", "step", "layer", "tokens"]
     pairs = {
         "c_to_nc": ("condition", OTHERS),
@@ -89,7 +94,8 @@ def ratios(attention: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def gate_numbers(gates: pd.DataFrame) -> dict[str, float | None]:
-    """Mean R_c in the cycles and the share of open gates there (in plain sampling, which has none, over all steps)."""
+    """Mean R_c in the cycles and the share of open gates there (in plain sampling, which has
+    none, over all steps)."""
     if not len(gates):
         return {}
     inside = gates[gates.phase == "cycle"]
@@ -103,7 +109,7 @@ def finite(value: Any) -> float | None:
 
 
 def history(frames: Mapping[str, pd.DataFrame]) -> list[dict[str, float]]:
-    """One row a denoising step: what W&B draws as curves, `method/flow`."""
+    """One row per denoising step: what W&B draws as curves, `method/flow`."""
     rows: dict[int, dict[str, float]] = {}
     for method, part in frames["attention"].groupby("method", sort=False):
         for name, table in ratios(part).items():

@@ -1,4 +1,5 @@
-"""Plain deterministic trajectories of a frozen model: inversion, partial runs, runs that join at different states.
+"""Plain deterministic trajectories of a frozen model: inversion, partial runs, runs that join at different
+states.
 
 Notation
     x_k     state, x_K the noise end, x_0 clean; step k maps x_{k+1} -> x_k with one UNet call at t_k
@@ -35,7 +36,7 @@ class Trajectory:
     def of(cls, backbone: Backbone, steps: int, batch: int) -> Trajectory:
         """The trajectory of `steps` steps K; raises UserError when the model's schedule has no such K."""
         if batch < 1:
-            raise UserError(f"need at least one latent a UNet call, got {batch} (study.batch)")
+            raise UserError(f"need at least one latent per UNet call, got {batch} (study.batch)")
         return cls(backbone, Schedule.from_config(backbone.scheduler_config, steps), batch)
 
     @property
@@ -46,14 +47,24 @@ class Trajectory:
     def epsilon(
         self, x: Tensor, k: int, prompts: Sequence[str] | None, scale: float, negative: str = ""
     ) -> Tensor:
-        """Guided noise prediction of step k for x (B, C, h, w); no prompts mean the empty one for all rows."""
+        """Guided noise prediction of step k for x (B, C, h, w);
+        no prompts mean the empty one for all rows."""
+        return self.predict(x, k, prompts, scale, negative)[0]
+
+    def predict(
+        self, x: Tensor, k: int, prompts: Sequence[str] | None, scale: float, negative: str = ""
+    ) -> tuple[Tensor, Tensor | None]:
+        """e of step k, and x_0 of a model that does not predict e."""
         rule = ClassifierFree(scale, negative)
         prompts = [""] * len(x) if prompts is None else list(prompts)
-        out = []
+        e: list[Tensor] = []
+        x0: list[Tensor] = []
         rows = max(1, self.batch // len(rule.prompts("")))
         for part, words in zip(x.split(rows), _split(prompts, rows), strict=True):
-            out.append(Denoiser(self.backbone, self.schedule, rule, tuple(words)).epsilon(part, k))
-        return torch.cat(out)
+            found = Denoiser(self.backbone, self.schedule, rule, tuple(words)).predict(part, k)
+            e.append(found[0])
+            x0 += [] if found[1] is None else [found[1]]
+        return torch.cat(e), torch.cat(x0) if x0 else None
 
     def invert(
         self, x: Tensor, stop: int | None = None, prompts: Sequence[str] | None = None, scale: float = 1.0
@@ -77,8 +88,8 @@ class Trajectory:
     ) -> Iterator[tuple[int, Tensor]]:
         """(k, x_k) for k = start - 1 .. stop, from x_start."""
         for k in range(start - 1, stop - 1, -1):
-            e = self.epsilon(x, k, prompts, scale, negative)
-            x, _ = self.schedule.step(x, e, k)
+            e, x0 = self.predict(x, k, prompts, scale, negative)
+            x, _ = self.schedule.step(x, e, k, x0=x0)
             yield k, x
 
     def denoise(
@@ -99,7 +110,8 @@ class Trajectory:
     def denoise_each(
         self, starts: Mapping[int, Tensor], stop: int = 0, steering: Any | None = None
     ) -> dict[int, Tensor]:
-        """x_stop for every x_k of `starts`, without text: a state joins the batch when the walk reaches its k.
+        """x_stop for every x_k of `starts`, without text: a state joins the batch when the walk reaches its
+        k.
 
         `steering` (see `sow.dynamics.steering`) takes over the self-attention of every step.
         """

@@ -1,4 +1,6 @@
-"""Text in a window (App. B, Fig. 1): unconditional sampling in which a few steps, from x_start on, see the prompt.
+"""Text in a window (App.
+
+B, Fig. 1): unconditional sampling in which a few steps, from x_start on, see the prompt.
 
 Notation
     start    k of the state where the window opens; the steps start-1 .. start-length are guided by the text
@@ -16,7 +18,10 @@ from sow.errors import UserError
 
 
 def window_starts(steps: int, length: int, every: int) -> list[int]:
-    """Where windows open: K, K - every, ..., as long as a whole window fits. Raises UserError when none does."""
+    """Where windows open: K, K - every, ..., as long as a whole window fits.
+
+    Raises UserError when none does.
+    """
     if not 1 <= length <= steps or every < 1:
         raise UserError(
             f"need 1 <= length <= {steps} steps and every >= 1, got length={length}, every={every} "
@@ -33,7 +38,7 @@ def text_windows(
     length: int,
     scale: float,
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """({start: x_0 with the window there}, x_0 without text) of x_K (B, C, h, w), one prompt a row.
+    """({start: x_0 with the window there}, x_0 without text) of x_K (B, C, h, w), one prompt per row.
 
     `scale` guides inside a window, against the empty prompt; outside there is no text at all.
     """

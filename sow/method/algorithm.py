@@ -39,12 +39,13 @@ def selective_one_way_diffusion(
 ) -> Iterator[Step]:
     """Yields every event of the two stages; the last step's latents are x_0.
 
-    `x` is x_{t2}, or x_{t1} with `inject_first` (A6). `literal` runs the pseudo-code's extra step per cycle
-    (A3). `p_a` and `p_s` return x_k, the predicted x_0 and the gates' readings of step k at `context.index`;
+    `x` is x_{t2}, or with `inject_first` the state a cycle ends at (A6). `literal` runs the pseudo-code's
+    extra step per cycle (A3). `p_a` and `p_s` return x_k, the predicted x_0 and the gates' readings of step
+    k at `context.index`;
     `replace(x, v, M)` lays v on x.
     """
     end = t1 - 1 if literal else t1
-    yield Step(x, "start", StepContext("cycle", 0, t1 if inject_first else t2))
+    yield Step(x, "start", StepContext("cycle", 0, end if inject_first else t2))
     for cycle in range(N):  # line 7
         if cycle > 0 or inject_first:
             x = inject(x)  # line 17

@@ -42,6 +42,7 @@ class Components(Method):
 
     def __post_init__(self) -> None:
         _ = self.t1, self.t3  # both are resolved, or fail, before anything runs
+        self.inversion.check_start(self.seed_init.start)
 
     @cached_property
     def ends(self) -> tuple[int, int]:
@@ -68,10 +69,9 @@ class Components(Method):
 
     @property
     def inverted_steps(self) -> int:
-        """How far the canvas is inverted: to t1 where noise is injected first and v does not need more
-        (A6)."""
-        to_t1 = self.seed_init.start == "inject" and self.inversion.condition == "alone"
-        return self.t1 if to_t1 else self.t2
+        """How far the canvas is inverted: to where noise is injected first, if v does not need more (A6)."""
+        to_end = self.seed_init.start == "inject" and self.inversion.condition == "alone"
+        return self.last_state if to_end else self.t2
 
     def denoising_steps(self, sizes: int = 1) -> int:
         per_cycle = self.t2 - self.last_state

@@ -91,11 +91,16 @@ class Denoiser:
 
     def epsilon(self, x: Tensor, k: int, M: Tensor | None = None) -> Tensor:
         """e of step k for x_{k+1}, or for x_k in an inversion."""
+        return self.predict(x, k, M)[0]
+
+    def predict(self, x: Tensor, k: int, M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """e of step k, and x_0 of a model that does not predict e."""
         branches = len(self.embeds) // len(x)
         rows = torch.cat([x] * branches)
         seen, more = self.inputs(self, rows, k) if self.inputs else (rows, {})
         output = self.backbone.predict(seen, self.schedule.timesteps[k], self.embeds, **more)
-        return self.rule.combine(self.schedule.epsilon(output, rows, k).chunk(branches), M)
+        # Guidance weighs the branches to a sum of 1, so that it may come before x, which is theirs all.
+        return self.schedule.predicted(self.rule.combine(output.chunk(branches), M), x, k)
 
     def step(
         self,
@@ -113,9 +118,9 @@ class Denoiser:
         `noise` like x, needed for `eta` > 0; `strengths` and `held` are the attention's.
         """
         with self.attention.applied(self.backbone.unet, self.rule, strengths, held) as read:
-            e = self.epsilon(x, k, M)
+            e, x0 = self.predict(x, k, M)
             gates, held = read()
-        return *self.schedule.step(x, e, k, eta, noise), gates, held
+        return *self.schedule.step(x, e, k, eta, noise, x0), gates, held
 
     def invert(self, x: Tensor, k: int, official: bool = False) -> Tensor:
         """x_k -> x_{k+1}; `official` between the levels of COW's published code."""

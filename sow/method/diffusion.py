@@ -2,7 +2,8 @@
 
 Notation
     alpha       alphas_cumprod, the product of (1 - beta) up to a timestep (Eq. 2)
-    t_k         timestep of step k, k = 0 .. K-1; "leading" spacing
+    t_k         timestep of step k, k = 0 .. K-1, in the checkpoint's spacing: leading (1, 101, .. 901 of K
+                = 10), trailing (99, 199, .. 999) or linspace (0, 111, .. 999)
     x_k         state; x_0 clean, x_K the noise end; step k maps x_{k+1} -> x_k with one UNet call at t_k
     level(k)    alpha where the sampler reads x_k: alpha[t_{k-1}], and `final_alpha_cumprod` for k = 0
     e           predicted noise epsilon
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sow.errors import UserError
+from sow.models.checkpoint import training_schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,7 @@ class Schedule:
     """The noise schedule of a frozen model, read at K sampling steps.
 
     `alphas_cumprod` (num_train_timesteps,) float32; `timesteps` t_0 .. t_{K-1} as ints; `final_alpha` the
-    level of x_0; `prediction_type` "epsilon" or "v_prediction".
+    level of x_0; `prediction_type` "epsilon", "v_prediction" or "sample".
     """
 
     alphas_cumprod: Tensor
@@ -36,27 +38,37 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: dict, num_inference_steps: int) -> Schedule:
-        """The schedule of a checkpoint's `scheduler_config.json`; raises UserError when K does not fit it."""
+        """The schedule of a checkpoint's `scheduler_config.json`, with the timesteps of diffusers' DDIM.
+
+        Raises UserError for what is not understood in it, and when K does not fit it.
+        """
         from diffusers import DDIMScheduler
 
-        trained = DDIMScheduler.from_config(config)
-        total = int(trained.config["num_train_timesteps"])
-        offset = int(trained.config["steps_offset"])
+        arguments = training_schedule(config)
+        trained = DDIMScheduler(**arguments)
+        total = int(arguments["num_train_timesteps"])
         if not 1 <= num_inference_steps <= total:
             raise UserError(
                 f"need 1 <= num_inference_steps <= {total}, got {num_inference_steps} (num_inference_steps)"
             )
-        ratio = total // num_inference_steps
-        timesteps = tuple(k * ratio + offset for k in range(num_inference_steps))
+        trained.set_timesteps(num_inference_steps)
+        # Rounding may give trailing spacing one step too many, below 0.
+        timesteps = tuple(reversed(trained.timesteps.tolist()[:num_inference_steps]))
         if timesteps[-1] >= total:
             raise UserError(
                 f"num_inference_steps={num_inference_steps} puts the last step at timestep {timesteps[-1]}, "
                 f"past {total - 1}: take fewer steps (num_inference_steps)"
             )
-        prediction = str(trained.config["prediction_type"])
-        if prediction not in ("epsilon", "v_prediction"):
-            raise UserError(f"the model predicts {prediction!r}; epsilon and v_prediction are known (model)")
-        return cls(trained.alphas_cumprod, timesteps, trained.final_alpha_cumprod, prediction)
+        if arguments["prediction_type"] == "epsilon" and trained.alphas_cumprod[timesteps[-1]] == 0:
+            raise UserError(
+                f"the betas of scheduler_config.json leave no signal at timestep {timesteps[-1]}, where "
+                "epsilon says "
+                "nothing: they are no betas of a model that predicts epsilon (model.path, "
+                "model.prediction_type)"
+            )
+        return cls(
+            trained.alphas_cumprod, timesteps, trained.final_alpha_cumprod, arguments["prediction_type"]
+        )
 
     @property
     def steps(self) -> int:
@@ -76,17 +88,42 @@ class Schedule:
         return self.alphas_cumprod[min(beyond, len(self.alphas_cumprod) - 1)]
 
     def epsilon(self, output: Tensor, x: Tensor, k: int) -> Tensor:
-        """Noise prediction from the network's output at step k, whatever the model was trained to predict."""
+        """Noise prediction from the UNet's output at step k, whatever the model was trained to predict."""
+        return self.predicted(output, x, k)[0]
+
+    def predicted(self, output: Tensor, x: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
+        """(e, x_0) from the UNet's output at step k.
+
+        x_0 is None where it follows from e; at a level that holds no signal (zero terminal SNR) it does not.
+        """
         if self.prediction_type == "epsilon":
-            return output
+            return output, None
         alpha = self.alphas_cumprod[self.timesteps[k]]
-        return alpha**0.5 * output + (1 - alpha) ** 0.5 * x
+        if self.prediction_type == "sample":
+            return (x - alpha**0.5 * output) / (1 - alpha) ** 0.5, output
+        signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+        return signal * output + noise * x, signal * x - noise * output
 
     def step(
-        self, x: Tensor, e: Tensor, k: int, eta: float = 0.0, noise: Tensor | None = None
+        self,
+        x: Tensor,
+        e: Tensor,
+        k: int,
+        eta: float = 0.0,
+        noise: Tensor | None = None,
+        x0: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """x_{k+1} -> x_k and the predicted x_0 (Eq. 3)."""
-        return ddim_step(x, e, self.level(k + 1), self.level(k), eta, noise)
+        """x_{k+1} -> x_k and the predicted x_0 (Eq. 3); `x0` as `predicted` gives it."""
+        return ddim_step(x, e, self.level(k + 1), self.level(k), eta, noise, x0)
+
+    def need_signal(self, method: str) -> None:
+        """Raise UserError where x_K holds no signal, for a method that reads x_0 from e alone."""
+        if self.level(self.steps) == 0:
+            raise UserError(
+                f"{method} reads x_0 from the noise prediction, but timestep {self.timesteps[-1]} of this "
+                "model holds "
+                "noise alone: take model.timestep_spacing=leading (model.timestep_spacing, method)"
+            )
 
     def invert(self, x: Tensor, e: Tensor, k: int, official: bool = False) -> Tensor:
         """x_k -> x_{k+1}, the exact reverse of the deterministic step (Eq. 3)."""
@@ -105,17 +142,24 @@ class Schedule:
 
 
 def ddim_step(
-    x: Tensor, e: Tensor, alpha: Tensor, alpha_prev: Tensor, eta: float = 0.0, noise: Tensor | None = None
+    x: Tensor,
+    e: Tensor,
+    alpha: Tensor,
+    alpha_prev: Tensor,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+    x0: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One DDIM step x_{k+1} -> x_k (Eq. 3 by Euler; DDIM's sigma for eta > 0): returns x_k and the predicted
     x_0.
 
-    `x`, `e`, `noise` (B, C, h, w); `alpha`, `alpha_prev` the levels of x_{k+1} and x_k. `noise` is needed for
-    eta > 0.
+    `x`, `e`, `noise`, `x0` (B, C, h, w); `alpha`, `alpha_prev` the levels of x_{k+1} and x_k. `noise` is
+    needed for eta > 0, `x0` for alpha = 0.
     """
     variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
     sigma = eta * variance**0.5
-    x0 = (x - (1 - alpha) ** 0.5 * e) / alpha**0.5
+    if x0 is None:
+        x0 = (x - (1 - alpha) ** 0.5 * e) / alpha**0.5
     x_prev = alpha_prev**0.5 * x0 + (1 - alpha_prev - sigma**2) ** 0.5 * e
     if eta > 0:
         if noise is None:

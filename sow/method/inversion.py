@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from sow.errors import UserError
 from sow.types import Bound, component
 
 
@@ -29,6 +30,16 @@ class Inversion:
     def official(self) -> bool:
         """Whether inverted states lie at the levels of COW's published code, one above the sampler's."""
         return self.levels == "official"
+
+    def check_start(self, start: str) -> None:
+        """Raise UserError where the cycles start from noise (`seed_init.start`) and v is to come from a
+        canvas."""
+        if start == "noise" and self.condition == "canvas":
+            raise UserError(
+                "seed_init=none starts from noise and has no canvas to invert: take "
+                "inversion.condition=alone "
+                "(seed_init, inversion.condition)"
+            )
 
     def choose_prompt(self, user: str, intensified: str) -> str:
         """The prompt that guides the inversion (A1)."""

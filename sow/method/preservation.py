@@ -30,7 +30,12 @@ class Preservation:
     prompt: Literal["user", "intensified"]
 
     def resolve(self, cycle: Cycle, num_inference_steps: int) -> tuple[int, ...]:
-        """The t3 as steps of K, latest state first; raises UserError for an explicit t3 >= t1 or below 1."""
+        """The t3 as steps of K, latest state first; raises UserError for an explicit t3 that does not lie
+        in 1 .. t1 - 1.
+
+        Calibrated ones that K is too small to tell from t1 are left out: the cycles have replaced x_{t1}
+        already.
+        """
         scale = self.t3
         if scale is None:
             scale = list(self.calibrated_t3)
@@ -44,7 +49,16 @@ class Preservation:
                     f"need 0 < t3 < t1, got t3={t:g}, t1={cycle.t1:g}: lower t3 or raise t1 "
                     "(preservation.t3, cycle.t1)"
                 )
+        t1 = on_grid(cycle.t1, num_inference_steps)
         steps = sorted({on_grid(t, num_inference_steps) for t in scale}, reverse=True)
+        if self.t3 is None:
+            steps = [step for step in steps if step < t1]
+        elif steps and steps[0] >= t1:
+            raise UserError(
+                f"t3={max(scale):g} and t1={cycle.t1:g} of 10 fall on the same step {t1} of "
+                f"num_inference_steps={num_inference_steps}: lower t3 or take more steps (preservation.t3, "
+                "num_inference_steps)"
+            )
         if steps and steps[-1] < 1:
             raise UserError(
                 f"num_inference_steps={num_inference_steps} is too small: t3={scale} of 10 falls on step "

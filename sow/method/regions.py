@@ -21,7 +21,7 @@ def regions_of(
         own = [p for p in placed if p.sample == sample]
         conditions = torch.zeros((len(own), height, width), dtype=torch.bool)
         taken = torch.zeros((height, width), dtype=torch.bool)
-        for i, condition in enumerate(own):
+        for i, condition in reversed(list(enumerate(own))):  # later ones lie on top, as in pixels
             mask = condition.latent_mask
             h, w = mask.shape
             here = conditions[i, condition.top : condition.top + h, condition.left : condition.left + w]

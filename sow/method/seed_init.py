@@ -3,6 +3,7 @@ encoded."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +151,9 @@ def place(
 ) -> tuple[Tensor, list[PlacedCondition]]:
     """Algorithm 1, line 3: the canvas X_0 (3, H, W) in [-1, 1] and each condition alone, in its box.
 
-    Pixels of a condition outside its mask take the background's colour. Raises UserError for a box off the
-    canvas or off the VAE's grid, and for a mask that keeps no latent.
+    Pixels of a condition outside its mask take the background's colour; where conditions overlap, later
+    ones lie on top. Raises UserError for a box off the canvas or off the VAE's grid, for a mask that keeps
+    no latent, and for a condition that others hide.
     """
     import numpy as np
     import torch
@@ -174,11 +178,12 @@ def place(
             raise UserError(
                 f"box {box.as_list()} needs sides that are multiples of {canvas.factor} (planner.boxes)"
             )
+        _warn_stretched(condition, box, canvas.factor)
         mask = pixel_mask(condition, box, seed_init.mask)
         crop = condition.image.convert("RGB").resize((box.w, box.h))
         behind = base.crop((box.x, box.y, box.right, box.bottom))
         crop = Image.composite(crop, behind, mask)
-        picture.paste(crop, (box.x, box.y))
+        picture.paste(crop, (box.x, box.y), mask)  # earlier conditions stay where this one's mask is open
         # Nearest resize of the pixel mask: the latent at (i, j) reads the pixel at (i f, j f).
         latent = torch.from_numpy(np.asarray(mask)[:: canvas.factor, :: canvas.factor] >= 128)
         if not latent.any():
@@ -188,7 +193,42 @@ def place(
             )
         top, left = box.y // canvas.factor, box.x // canvas.factor
         placed.append(PlacedCondition(to_tensor(crop), latent, top, left, sample, number, box))
+    need_visible(placed, request, canvas)
     return to_tensor(picture), placed
+
+
+def need_visible(placed: Sequence[PlacedCondition], request: Request, canvas: Canvas) -> None:
+    """Raise UserError for a condition of one request that later ones, which lie on top of it, cover
+    wholly."""
+    import torch
+
+    taken = torch.zeros(canvas.latent_size, dtype=torch.bool)
+    for condition in reversed(placed):
+        height, width = condition.latent_mask.shape
+        here = taken[condition.top : condition.top + height, condition.left : condition.left + width]
+        if not (condition.latent_mask & ~here).any():
+            raise UserError(
+                f"{request.conditions[condition.condition].name} in box {condition.box.as_list()} is "
+                "hidden by the "
+                "conditions laid over it: later ones lie on top; move the boxes apart or change their order "
+                "(condition.box, planner.boxes)"
+            )
+        here |= condition.latent_mask
+
+
+def _warn_stretched(condition: VisualCondition, box: Box, factor: int) -> None:
+    """Say that a picture is stretched to a box of another aspect; what the VAE's grid takes or adds is not
+    counted."""
+    width, height = condition.image.size
+    if min(abs(box.w - box.h * width / height), abs(box.h - box.w * height / width)) > factor:
+        log.warning(
+            "%s is stretched: its picture is %d x %d, its box %d x %d (condition.box)",
+            condition.name,
+            width,
+            height,
+            box.w,
+            box.h,
+        )
 
 
 def window(x: Tensor, placed: PlacedCondition) -> Tensor:

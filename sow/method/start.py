@@ -49,11 +49,16 @@ def pictures_of(
 
 
 def invert(
-    method: Components, pictures: Sequence[Picture], stop: int, phase: Phase, condition: int | None
+    method: Components,
+    pictures: Sequence[Picture],
+    stop: int,
+    phase: Phase,
+    condition: int | None = None,
+    samples: tuple[int, ...] | None = None,
 ) -> Iterator[Step]:
     """DDIM inversion x_0 -> x_stop of pictures of one size: a start, then one step per state.
 
-    Steps hold a row per picture; pictures that are the same with the same prompt and draw are inverted once.
+    Steps hold a row per picture, of `samples`; pictures that are the same with the same prompt and draw are inverted once.
     """
     distinct = {picture.content: picture for picture in pictures}
     own = list(distinct.values())
@@ -64,14 +69,15 @@ def invert(
 
     draws = [p.draw for p in own if p.draw is not None]
     x = method.model.encode(torch.stack([p.image for p in own]), torch.cat(draws) if draws else None)
-    yield Step(x if rows is None else x[rows], "start", StepContext(phase, None, 0, None, condition))
+    context = StepContext(phase, None, 0, None, condition)
+    yield Step(x if rows is None else x[rows], "start", context, samples=samples)
     inversion = method.inversion
     rule = ClassifierFree(inversion.guidance_scale, inversion.negative_prompt)
     denoiser = method.model.denoiser(rule, [p.prompt for p in own])
     for k in range(stop):
         x = denoiser.invert(x, k, inversion.official)
         context = StepContext(phase, None, k, method.schedule.timesteps[k], condition)
-        yield Step(x if rows is None else x[rows], "denoise", context)
+        yield Step(x if rows is None else x[rows], "denoise", context, samples=samples)
 
 
 def reached(step: Step) -> int:
@@ -103,7 +109,8 @@ def invert_conditions(method: Components, batch: Batch) -> Generator[Step, None,
         members = [placed[i] for i in group]
         number = members[0].condition if len(members) == 1 else None
         alone = pictures_of(method, batch, [m.image for m in members], [m.sample for m in members])
-        for step in invert(method, alone, method.t2, "invert_condition", number):
+        owners = tuple(m.sample for m in members)
+        for step in invert(method, alone, method.t2, "invert_condition", number, owners):
             kept[reached(step)].update(zip(group, step.latents, strict=True))
             yield step
     backbone = method.backbone
@@ -120,8 +127,8 @@ def start(method: Components, batch: Batch, v: dict[int, Tensor]) -> Generator[S
     if method.seed_init.start == "noise":
         return (yield from from_noise(method, batch))
     pictures = pictures_of(method, batch, batch.pictures, range(len(batch.requests)))
-    wanted, x = method.t1 if method.seed_init.start == "inject" else method.t2, None
-    for step in invert(method, pictures, method.inverted_steps, "invert_canvas", None):
+    wanted, x = method.last_state if method.seed_init.start == "inject" else method.t2, None
+    for step in invert(method, pictures, method.inverted_steps, "invert_canvas"):
         if method.inversion.condition == "canvas":
             v[reached(step)] = step.latents
         if reached(step) == wanted:

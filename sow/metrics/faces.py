@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ import numpy as np
 
 from sow.errors import UserError
 from sow.metrics import Value, mean
-from sow.metrics.kept import Store, image_key, version_of
+from sow.store.code import fingerprint_code
+from sow.store.file_hashes import file_sha256, fingerprint_files
 from sow.store.files import atomic_write
+from sow.store.fingerprint import fingerprint
+from sow.store.store import shared
 from sow.types import Bound, Box, Sample, component
 
 if TYPE_CHECKING:
@@ -56,17 +60,22 @@ def detect_all_faces(
 
 
 def kept_faces(images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[list[Box]]:
-    """`detect_all_faces`, remembered by the image's hash, MTCNN's weights and this file."""
-    import facenet_pytorch
-
-    weights = (Path(str(facenet_pytorch.__file__)).parent / "data").glob("?net.pt")
-    store = Store("mtcnn", version_of(Path(__file__), *sorted(weights)))
+    """`detect_all_faces`, kept by the image, MTCNN's weights and the code."""
+    instrument = [fingerprint_code(detect_all_faces), fingerprint_files(mtcnn_files())]
 
     def compute(new: list[int]) -> list[list[list[int]]]:
         found = detect_all_faces([images[i] for i in new], device, batch_size)
         return [[box.as_list() for box in boxes] for boxes in found]
 
-    return [[Box(*b) for b in boxes] for boxes in store.through([image_key(i) for i in images], compute)]
+    keys = [fingerprint(["mtcnn", instrument, image]) for image in images]
+    return [[Box(*b) for b in boxes] for boxes in shared().values(keys, compute)]
+
+
+def mtcnn_files() -> list[Path]:
+    """The weights of MTCNN's three stages, as the package carries them."""
+    found = importlib.util.find_spec("facenet_pytorch")  # without its import, which takes seconds
+    places = [Path(place) for place in (found.submodule_search_locations or [])] if found else []
+    return sorted(file for place in places for file in (place / "data").glob("?net.pt"))
 
 
 @component("metrics")
@@ -74,7 +83,7 @@ class Faces:
     """Face Detection Rate (MTCNN) and ID-Distance: Euclidean distance of L2-normalised FaceNet embeddings.
 
     `weights` is the file of InceptionResnetV1 `vggface2`, None looks in torch's hub folder and fetches it there.
-    Detections and embeddings are kept by the image's hash (sow/metrics/kept.py).
+    Detections and embeddings are kept by the image (`sow.store.store.shared`).
     """
 
     COLUMNS: ClassVar[dict[str, str]] = {
@@ -86,6 +95,10 @@ class Faces:
     weights: str | None
     device: str
     batch_size: Annotated[int, Bound(ge=1)]
+
+    def files(self) -> list[Path]:
+        """The weights that were given, and MTCNN's; FaceNet's usual ones are known by their name."""
+        return [*([Path(self.weights)] if self.weights else []), *mtcnn_files()]
 
     def check(self) -> None:
         """Raises UserError when the FaceNet weights are not on disk and cannot be fetched."""
@@ -135,16 +148,16 @@ def face_distance(a: Sequence[float], b: Sequence[float]) -> float:
 def kept_embeddings(
     crops: Sequence[tuple[Image.Image, Box]], weights: str | None, device: str = "cpu", batch_size: int = 16
 ) -> list[list[float]]:
-    """`embed_faces`, remembered by the hashes of image, box, weights and this file."""
+    """`embed_faces`, kept by image, box, weights and code."""
     if not crops:
         return []
-    store = Store("facenet", version_of(Path(__file__), weights_file(weights)))
-    keys = [f"{image_key(image)} {box.as_list()}" for image, box in crops]
+    instrument = [fingerprint_code(embed_faces), file_sha256(weights_file(weights))]
+    keys = [fingerprint(["facenet", instrument, image, box]) for image, box in crops]
 
     def compute(new: list[int]) -> list[list[float]]:
         return embed_faces([crops[i] for i in new], weights, device, batch_size).tolist()
 
-    return store.through(keys, compute)
+    return shared().values(keys, compute)
 
 
 def embed_faces(

@@ -6,6 +6,7 @@ Boxes: a condition's *target* is where its masked subject lies on the canvas onc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -41,6 +42,12 @@ class PeopleMetrics:
         **Pixels.COLUMNS,
     }
 
+    def files(self) -> list[Path]:
+        """MTCNN's weights; the judge's lie beside its code."""
+        from sow.metrics.faces import mtcnn_files
+
+        return mtcnn_files()
+
     def check(self) -> None:
         """Raises UserError where the judge's weights are missing."""
         from sow.people.judge import load_judge
@@ -63,7 +70,7 @@ class PeopleMetrics:
         text_missed          names of the attributes that disagree, joined by commas.
         psnr_condition       see `condition_psnr`, dB.        boundary, boundary_mask  see `boundary_jump`, `outline_jump`.
 
-        Detections and readings are kept by the image's hash (sow/metrics/kept.py).
+        Detections and readings are kept by the image (`sow.store.store.shared`).
         """
         from sow.metrics.faces import kept_faces
         from sow.metrics.readings import readings

@@ -1,14 +1,15 @@
-"""The judge's readings, kept by the image's hash, the box and the judge's weights and code."""
+"""The judge's readings, kept by the image, the box, the judge's weights and code."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sow.metrics.kept import Store, image_key, version_of
+from sow.store.code import fingerprint_code
+from sow.store.fingerprint import fingerprint
+from sow.store.store import shared
 from sow.types import Box
 
 if TYPE_CHECKING:
@@ -19,19 +20,17 @@ if TYPE_CHECKING:
 
 def readings(images: Sequence[Image.Image], boxes: Sequence[Box | None] | None = None) -> list[Reading]:
     """What the shipped judge reads in each image, `boxes` as for `Judge.read`; raises UserError without its weights."""
-    from sow.people.captions import attributes
-    from sow.people.judge import crops, load_judge, network, reader
+    from sow.people.judge import Judge, load_judge
 
     judge = load_judge()
     places = [None] * len(images) if boxes is None else list(boxes)
-    code = (reader, network, crops, attributes)
-    store = Store("judge", version_of(reader.WEIGHTS, *(Path(str(m.__file__)) for m in code)))
-    keys = [f"{image_key(i)} {b.as_list() if b else None}" for i, b in zip(images, places, strict=True)]
+    code = fingerprint_code(Judge)  # and the weights, which lie beside it
+    keys = [fingerprint(["judge", code, image, box]) for image, box in zip(images, places, strict=True)]
 
     def compute(new: list[int]) -> list[dict[str, Any]]:
         return [_plain(r) for r in judge.read([images[i] for i in new], [places[i] for i in new])]
 
-    return [_reading(value) for value in store.through(keys, compute)]
+    return [_reading(value) for value in shared().values(keys, compute)]
 
 
 def _plain(reading: Reading) -> dict[str, Any]:

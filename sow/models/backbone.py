@@ -1,10 +1,12 @@
-"""The frozen latent diffusion model: encode, decode, embed a prompt, predict noise (`pretrained.py` loads one)."""
+"""The frozen latent diffusion model: encode, decode, embed a prompt, predict noise (`pretrained.py` loads
+one)."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.errors import UserError
@@ -26,8 +28,9 @@ GRAPHS = 64  # compiled at most; further shapes run as they are
 class Backbone:
     """A Stable-Diffusion-format model and nothing that depends on which one.
 
-    `vae`, `text_encoder`, `tokenizer`, `unet` as diffusers and transformers load them; `scheduler_config` the contents of
-    scheduler_config.json. Weights are frozen. `evaluations` counts UNet sample-evaluations by latent size (h, w).
+    `vae`, `text_encoder`, `tokenizer`, `unet` as diffusers and transformers load them; `scheduler_config`
+    the contents of scheduler_config.json. Weights are frozen. `evaluations` counts UNet sample-evaluations
+    by latent size (h, w).
     `autocast`: the UNet's products in bfloat16, over float32 weights; text and pictures keep their precision.
     """
 
@@ -64,7 +67,8 @@ class Backbone:
         self._timesteps: dict[int, Tensor] = {}
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Prompt embeddings (n, length, channels); each distinct prompt is encoded once in the life of the model."""
+        """Prompt embeddings (n, length, channels); each distinct prompt is encoded once in the life of the
+        model."""
         import torch
 
         for prompt in prompts:
@@ -84,14 +88,18 @@ class Backbone:
         ids = [self.tokens(tokenizer, encoder, prompt) for tokenizer, encoder in self.encoders]
         self.encodings += 1
         with torch.no_grad():
-            return self.states(ids)
+            states = self.states(ids)
+        if not states.isfinite().all():
+            raise UserError(f"the embedding of the prompt {prompt!r} is not finite: {self.precision_cure()}")
+        return states
 
     def states(self, ids: Sequence[Tensor]) -> Tensor:
         """The embedding of token ids, one (1, length) for each encoder; gradients pass."""
         return self.text_encoder(ids[0].to(self.device), attention_mask=None)[0].to(self.dtype)
 
     def tokens(self, tokenizer: Any, text_encoder: Any, prompt: str) -> Tensor:
-        """Token ids (1, length) of a prompt, padded and cut to the length that tokenizer and encoder share."""
+        """Token ids (1, length) of a prompt, padded and cut to the length that tokenizer and encoder
+        share."""
         # A tokenizer saved without its length reports a huge one; the encoder's positions are the limit then.
         positions = int(text_encoder.config.max_position_embeddings)
         length = min(int(tokenizer.model_max_length), positions)
@@ -110,34 +118,92 @@ class Backbone:
             log.warning("the prompt is longer than %d tokens; these words are lost: %r", length, lost)
 
     def encode(self, images: Tensor, noises: Tensor | None = None) -> Tensor:
-        """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mode, or mean + std * `noises`.
+        """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mode, or mean + std *
+        `noises`.
 
         Encoded contiguous: PyTorch's channels-last GroupNorm on CPU errs by 1e-2 on a flat gray canvas.
         """
-        import torch
 
-        with torch.no_grad():
-            images = images.to(device=self.device, dtype=self.vae.dtype).contiguous()
-            posterior = self.vae.encode(images).latent_dist
-            latents = posterior.mode() if noises is None else posterior.mean + posterior.std * noises
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return (self.vae.config.scaling_factor * (latents - shift)).to(self.dtype)
+        def made(vae: Any) -> Tensor:
+            posterior = vae.encode(images.to(self.device, vae.dtype).contiguous()).latent_dist
+            return posterior.mode() if noises is None else posterior.mean + posterior.std * noises
+
+        latents = self._through_vae(made, "encodes the picture to")
+        config = self.vae.config
+        if config.latents_mean is not None:
+            mean, std = self._moments(latents)
+            return (config.scaling_factor * (latents - mean) / std).to(self.dtype)
+        shift = config.shift_factor or 0.0
+        return (config.scaling_factor * (latents - shift)).to(self.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], float32 on the CPU, of latents (B, C, h, w)."""
-        import torch
+        """Images (B, 3, H, W) in [0, 1], float32 on the CPU, of latents (B, C, h, w).
 
-        with torch.no_grad():
-            images = self.vae.decode(self.unscaled(latents), return_dict=False)[0]
+        Decoded again in float32 where half precision overflows; raises UserError for pictures that are not
+        finite then.
+        """
+        images = self._through_vae(
+            lambda vae: vae.decode(self.unscaled(latents).to(vae.dtype), return_dict=False)[0],
+            "decodes the latents to",
+        )
         return (images.float() / 2 + 0.5).clamp(0, 1).cpu()
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """The latents as the autoencoder has them, before scaling and shift."""
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
+        config = self.vae.config
+        latents = latents.to(self.vae.dtype)
+        if config.latents_mean is not None:
+            mean, std = self._moments(latents)
+            return latents * std / config.scaling_factor + mean
+        return latents / config.scaling_factor + (config.shift_factor or 0.0)
+
+    def _moments(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (1, C, 1, 1) that the checkpoint says its latents have, channel by
+        channel."""
+        import torch
+
+        values = torch.tensor([self.vae.config.latents_mean, self.vae.config.latents_std]).to(latents)
+        mean, std = values.view(2, 1, -1, 1, 1)
+        return mean, std
+
+    def _through_vae(self, call: Callable[[Any], Tensor], what: str) -> Tensor:
+        """What `call` makes with the autoencoder, made in float32 where half precision gives values that
+        are not finite."""
+        import torch
+
+        half = self.vae.dtype in (torch.float16, torch.bfloat16)
+        with torch.no_grad():
+            made = call(self.vae)
+            if not made.isfinite().all() and half and not hasattr(self.vae, "_hf_hook"):
+                log.warning(
+                    "the autoencoder %s values that are not finite in %s: once more in float32",
+                    what,
+                    self.vae.dtype,
+                )
+                # A copy: the model stays as it is, and with it what later requests get.
+                made = call(torch.nn.Module.to(copy.deepcopy(self.vae), dtype=torch.float32))
+        if not made.isfinite().all():
+            raise UserError(f"the autoencoder {what} values that are not finite: {self.precision_cure()}")
+        return made
+
+    def precision_cure(self) -> str:
+        """What helps against values that are not finite, in the precision that this model runs in."""
+        import torch
+
+        if self.autocast:
+            return "try model.autocast=false (model.autocast)"
+        if self.dtype == torch.float16:
+            return "try model.dtype=float32 or bfloat16 (model.dtype)"
+        if self.dtype == torch.bfloat16:
+            return "try model.dtype=float32 (model.dtype)"
+        return (
+            "precision is not the cause; look for nan in the weights, or lower the guidance scale and omega "
+            "(model.path, guidance.scale, p_plus.omega, p_minus.omega)"
+        )
 
     def predict(self, latents: Tensor, timestep: int, prompt_embeds: Tensor, **more: Any) -> Tensor:
-        """The UNet's output for `latents` (B, C, h, w) at `timestep`, one row of `prompt_embeds` a row of latents.
+        """The UNet's output for `latents` (B, C, h, w) at `timestep`, one row of `prompt_embeds` a row of
+        latents.
 
         `more` goes to the UNet as it is: a ControlNet's residuals, an adapter's embeddings.
         """
@@ -161,14 +227,15 @@ class Backbone:
     def compile(self, **how: Any) -> None:
         """Compile the UNet; `how` goes to torch.compile. A graph for each batch size and latent size.
 
-        Hooks set on its layers afterwards are not called: to look for them before each call takes longer than the call.
+        Hooks set on its layers afterwards are not called: to look for them before each call takes longer
+        than the call.
         """
         self.unet.compile(dynamic=False, recompile_limit=GRAPHS, **how)
         self.compiled = True
 
     def on_device(self, timestep: int) -> Tensor:
-        """The timestep as a tensor, sent to the device once: a number would be copied there in each call, and a compiled
-        UNet would be compiled for each."""
+        """The timestep as a tensor, sent to the device once: a number would be copied there in each call,
+        and a compiled UNet would be compiled for each."""
         import torch
 
         if timestep not in self._timesteps:
@@ -192,10 +259,12 @@ def pick_device(device: str) -> str:
 
 
 def make_canvas(width: int, height: int, factor: int, condition_size: Sequence[int]) -> Canvas:
-    """A canvas whose condition limits are scaled from 512 pixels to its shorter side and snapped to the VAE's factor."""
+    """A canvas whose condition limits are scaled from 512 pixels to its shorter side and snapped to the
+    VAE's factor."""
     if width % factor or height % factor:
         raise UserError(
-            f"the canvas must be a multiple of {factor} pixels, got {width} x {height} (width, height, model.canvas)"
+            f"the canvas must be a multiple of {factor} pixels, got {width} x {height} (width, height, "
+            "model.canvas)"
         )
     low, high = (side * min(width, height) / 512 for side in condition_size)
     smallest = max(factor, -(-int(low) // factor) * factor)

@@ -1,4 +1,5 @@
-"""Stable Diffusion XL: two text encoders, pooled embeddings and size conditioning behind the same few calls."""
+"""Stable Diffusion XL: two text encoders, pooled embeddings and size conditioning behind
+the same few calls."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 class XLBackbone(Backbone):
     """A Stable-Diffusion-XL-format model.
 
-    A prompt's embedding is one tensor here too: the token states of both encoders side by side, then the pooled embedding
-    of the second in extra rows, which `predict` takes off again. The UNet is told that pictures were, and shall be, as
-    large as the latents it sees, uncropped. With `zero_empty` the empty prompt's embedding is zero, as in training.
+    A prompt's embedding is one tensor here too: the token states of both encoders side by side, then the
+    pooled embedding of the second in extra rows, which `predict` takes off again. The UNet is told that
+    pictures were, and shall be, as large as the latents it sees, uncropped. With `zero_empty` the empty
+    prompt's embedding is zero, as in training.
     """
 
     def __init__(

@@ -1,37 +1,52 @@
-"""Models from checkpoints: a folder in Stable Diffusion's format or a hub id, with the options of how they run."""
+"""Models from checkpoints: a folder in Stable Diffusion's format or a hub id, with the options of how they
+run."""
 
 from __future__ import annotations
 
-import json
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from sow.errors import UserError
+from sow.models import checkpoint
 from sow.models.backbone import Backbone, ConditionSize, Dtype, Size, make_canvas, pick_device
+from sow.models.loading import load_whole
+from sow.store.checksums import check_files
+from sow.store.inputs import hub_revision
 from sow.types import Canvas, component
 
 log = logging.getLogger(__name__)
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
+CHECKS = {
+    "vae": checkpoint.check_vae,
+    "unet": checkpoint.check_unet,
+    "text_encoder": checkpoint.check_text_encoder,
+    "text_encoder_2": checkpoint.check_text_encoder,
+}
 
 
 @component("model")
 class Pretrained:
     """A Stable-Diffusion-format checkpoint: a local folder, or a hub id with its mirrors.
 
-    `path`            folder with vae, text_encoder, tokenizer, unet and scheduler; None = `repo_id`, then `mirrors`
+    `path`            folder with vae, text_encoder, tokenizer, unet and scheduler; None = `repo_id`, then
+                      `mirrors`
     `revision`, `variant`  as on the hub; the variant must match the files ("fp16")
     `dtype`           float16, bfloat16, float32 or float64; `device` auto, cpu or cuda
     `canvas`          [width, height] in pixels, None = what the UNet was trained at
     `condition_size`  smallest and largest side of a condition, for a canvas of 512 pixels (Sec. V)
     `cpu_offload`, `attention_slicing`, `vae_slicing`, `vae_tiling`  diffusers' low-memory options
-    `channels_last`   the UNet's convolutions on channels-last memory; the autoencoder's stay contiguous (see `encode`)
+    `channels_last`   the UNet's convolutions on channels-last memory; the autoencoder's stay contiguous
+                      (see `encode`)
     `fuse_qkv`        one product for queries, keys and values
     `autocast`        the UNet's products in bfloat16 over float32 weights (`dtype` float32)
     `compile`         none, or the mode that torch.compile takes for the UNet, modulated attention included
+    `prediction_type`, `timestep_spacing`  in place of the scheduler's own, for a fine-tune that is labelled
+                                           wrongly
     """
 
     path: str | None
@@ -51,6 +66,8 @@ class Pretrained:
     fuse_qkv: bool
     autocast: bool
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"]
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None
 
     def __post_init__(self) -> None:
         if self.path is None and self.repo_id is None:
@@ -59,14 +76,17 @@ class Pretrained:
             )
         if self.autocast and self.dtype != "float32":
             raise UserError(
-                f"autocast is for float32 weights, got dtype {self.dtype}: set model.dtype=float32 or model.autocast=false "
+                f"autocast is for float32 weights, got dtype {self.dtype}: set model.dtype=float32 or "
+                "model.autocast=false "
                 "(model.autocast)"
             )
         low, high = self.condition_size
         if low > high:
             raise UserError(f"need smallest <= largest, got {self.condition_size} (model.condition_size)")
         if self.path is not None:
-            check_folder(self.folder())
+            folder = self.folder()
+            check_folder(folder)
+            self.scheduler(checkpoint.read(folder / checkpoint.SCHEDULER_FILE), str(folder))
 
     def folder(self) -> Path:
         """The local folder; "people" names the weights that come with the package."""
@@ -74,8 +94,23 @@ class Pretrained:
             return Path(__file__).parents[1] / "people" / "weights"
         return Path(str(self.path)).expanduser()
 
+    def files(self) -> list[Path]:
+        """All that lies in the local folder."""
+        return [] if self.path is None else [self.folder()]
+
+    def revisions(self) -> dict[str, str]:
+        """The commits of the hub's models on this disk that may be loaded."""
+        if self.path is not None:
+            return {}
+        found = [
+            hub_revision(name, "unet/config.json", self.revision)
+            for name in (str(self.repo_id), *self.mirrors)
+        ]
+        return {name: commit for one in found for name, commit in one.items()}
+
     def load(self) -> Backbone:
         """The frozen model on its device; raises UserError with every place that was tried."""
+        pick_device(self.device)  # before minutes are spent on reading weights
         if self.path is not None:
             return self._load(str(self.folder()), local=True)
         tried = [str(self.repo_id), *self.mirrors]
@@ -85,7 +120,8 @@ class Pretrained:
             except (OSError, ValueError) as error:
                 log.info("%s: %s", source, error)
         raise UserError(
-            f"no weights for {tried[0]} on this disk or from the hub (tried {', '.join(tried)}): download one of them, or "
+            f"no weights for {tried[0]} on this disk or from the hub (tried {', '.join(tried)}): download "
+            "one of them, or "
             "give a local folder with model=local model.path=DIR (model.repo_id, model.mirrors)"
         )
 
@@ -94,48 +130,68 @@ class Pretrained:
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        dtype = getattr(torch, self.dtype)
         hub = {} if local else {"revision": self.revision}
-        weights = {**hub, "variant": self.variant, "use_safetensors": True}
+        options = {
+            **hub,
+            "variant": self.variant,
+            "use_safetensors": True,
+            "dtype": getattr(torch, self.dtype),
+            "key": "model.path" if local else "model.repo_id",
+        }
         try:
-            unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", dtype=dtype, **weights)
-            vae = AutoencoderKL.from_pretrained(source, subfolder="vae", dtype=dtype, **weights)
-            text = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **weights)
+            if local:
+                check_files(Path(source), "model.path")
+            for part, cls in {"unet": UNet2DConditionModel, "vae": AutoencoderKL}.items():
+                config = cls.load_config(source, subfolder=part, **hub)
+                known = inspect.signature(cls.__init__).parameters
+                checkpoint.check_known(config, known, f"{source}/{part}/config.json")
+                CHECKS[part](config, f"{source}/{part}/config.json")
+            scheduler = self.scheduler(
+                DDIMScheduler.load_config(source, subfolder="scheduler", **hub), source
+            )
+            unet = load_whole(UNet2DConditionModel, source, subfolder="unet", **options)
+            vae = load_whole(AutoencoderKL, source, subfolder="vae", **options)
+            text = load_whole(CLIPTextModel, source, subfolder="text_encoder", **options)
             tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **hub)
-            scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **hub).config
             if unet.config.addition_embed_type == "text_time":
-                return self._load_xl(source, hub, weights, unet, vae, text, tokenizer, dict(scheduler))
+                made = self._load_xl(source, hub, options, unet, vae, text, tokenizer, scheduler)
+            else:
+                made = Backbone(vae, text, tokenizer, unet, scheduler, pick_device(self.device), self.dtype)
         except UserError:
             raise
         except Exception as error:
-            if local:
-                raise UserError(f"cannot load the model in {source}: {error} (model.path)") from error
-            raise
-        return self._finish(
-            Backbone(vae, text, tokenizer, unet, dict(scheduler), pick_device(self.device), self.dtype)
-        )
+            if not local and isinstance(error, (OSError, ValueError)):
+                raise  # the next mirror may have it
+            raise UserError(f"cannot load the model in {source}: {error} ({options['key']})") from error
+        fit_together(made, source)
+        return self._finish(made)
+
+    def scheduler(self, config: dict[str, Any], source: str) -> dict[str, Any]:
+        """The checkpoint's scheduler configuration, with what `prediction_type` and `timestep_spacing` put
+        right."""
+        own = {"prediction_type": self.prediction_type, "timestep_spacing": self.timestep_spacing}
+        config = {**config, **{k: v for k, v in own.items() if v is not None}}
+        checkpoint.training_schedule(config, f"{source}/{checkpoint.SCHEDULER_FILE}")
+        return config
 
     def _load_xl(
         self,
         source: str,
-        hub: dict,
-        weights: dict,
+        hub: dict[str, Any],
+        options: dict[str, Any],
         unet: Any,
         vae: Any,
         text: Any,
         tokenizer: Any,
-        scheduler: dict,
+        scheduler: dict[str, Any],
     ) -> Backbone:
         """The rest of a Stable-Diffusion-XL-format model: its second text encoder and tokenizer."""
-        import torch
         from diffusers import StableDiffusionXLPipeline
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         from sow.models.backbone_xl import XLBackbone
 
-        second = CLIPTextModelWithProjection.from_pretrained(
-            source, subfolder="text_encoder_2", dtype=getattr(torch, self.dtype), **weights
-        )
+        second = load_whole(CLIPTextModelWithProjection, source, subfolder="text_encoder_2", **options)
         tokenizers = [tokenizer, CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **hub)]
         try:
             index = StableDiffusionXLPipeline.load_config(source, **hub)
@@ -143,8 +199,7 @@ class Pretrained:
             index = {}
         zero_empty = bool(index.get("force_zeros_for_empty_prompt", True))
         device = pick_device(self.device)
-        made = XLBackbone(vae, [text, second], tokenizers, unet, scheduler, device, self.dtype, zero_empty)
-        return self._finish(made)
+        return XLBackbone(vae, [text, second], tokenizers, unet, scheduler, device, self.dtype, zero_empty)
 
     def _finish(self, backbone: Backbone) -> Backbone:
         """Diffusers' low-memory options on a loaded model, and those for speed."""
@@ -176,10 +231,21 @@ class Pretrained:
 
     def canvas_of(self, backbone: Backbone, width: int | None, height: int | None) -> Canvas:
         """The canvas of a run: what the user asked for, else the config's, else the UNet's training size."""
-        size = backbone.unet.config.sample_size
-        size = [size, size] if isinstance(size, int) else [size[1], size[0]]
-        default = self.canvas or [size[0] * backbone.factor, size[1] * backbone.factor]
-        return make_canvas(width or default[0], height or default[1], backbone.factor, self.condition_size)
+        return self._canvas(backbone.unet.config, backbone.factor, width, height)
+
+    def known(self, width: int | None, height: int | None) -> tuple[Canvas, Mapping[str, Any]] | None:
+        """The canvas of a run and the UNet's configuration, as a local folder says before it is loaded."""
+        if self.path is None:
+            return None
+        unet, vae = (checkpoint.read(self.folder() / part / "config.json") for part in ("unet", "vae"))
+        factor = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
+        return self._canvas(unet, factor, width, height), unet
+
+    def _canvas(self, unet: Mapping[str, Any], factor: int, width: int | None, height: int | None) -> Canvas:
+        size = unet.get("sample_size") or 64  # Stable Diffusion's own, where the file is silent
+        tall, wide = (size, size) if isinstance(size, int) else size
+        default = self.canvas or [wide * factor, tall * factor]
+        return make_canvas(width or default[0], height or default[1], factor, self.condition_size)
 
 
 def check_folder(folder: Path) -> None:
@@ -187,18 +253,12 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder} (model.path)")
     need(folder, PARTS)
-    config = folder / "unet" / "config.json"
-    try:
-        embeddings = json.loads(config.read_text()).get("addition_embed_type")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {config}: {error} (model.path)") from error
-    if embeddings == "text_time":
+    unet = checkpoint.read(folder / "unet" / "config.json")
+    if unet.get("addition_embed_type") == "text_time":
         need(folder, XL_PARTS)
-    elif embeddings is not None:
-        raise UserError(
-            f"the UNet in {folder} wants embeddings of kind {embeddings}: give a model of Stable Diffusion 1, 2 or XL "
-            "(model.path)"
-        )
+    for part, check in CHECKS.items():
+        if (folder / part).is_dir():
+            check(checkpoint.read(folder / part / "config.json"), f"{folder / part}/config.json")
 
 
 def need(folder: Path, parts: Sequence[str]) -> None:
@@ -208,3 +268,28 @@ def need(folder: Path, parts: Sequence[str]) -> None:
         raise UserError(
             f"{folder} lacks {', '.join(missing)}: give a Stable-Diffusion-format folder (model.path)"
         )
+
+
+def fit_together(backbone: Backbone, source: str) -> None:
+    """Raise UserError where the parts of a checkpoint come from models of different sizes."""
+    unet, latents = backbone.unet.config, int(backbone.vae.config.latent_channels)
+    if backbone.channels != latents:
+        raise UserError(
+            f"the parts in {source} do not fit: unet/config.json has out_channels={backbone.channels}, "
+            "vae/config.json "
+            f"latent_channels={latents} (model.path)"
+        )
+    width = sum(int(encoder.config.hidden_size) for _, encoder in backbone.encoders)
+    if unet.encoder_hid_dim is None and unet.cross_attention_dim != width:
+        raise UserError(
+            f"the parts in {source} do not fit: unet/config.json has "
+            f"cross_attention_dim={unet.cross_attention_dim}, the "
+            f"text encoder hidden_size={width} (model.path)"
+        )
+    for tokenizer, encoder in backbone.encoders:
+        if len(tokenizer) > encoder.config.vocab_size:
+            raise UserError(
+                f"the parts in {source} do not fit: the tokenizer has {len(tokenizer)} tokens, the text "
+                "encoder "
+                f"vocab_size={encoder.config.vocab_size} (model.path)"
+            )

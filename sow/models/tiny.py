@@ -1,11 +1,13 @@
-"""A Stable-Diffusion-format model with random weights, built in memory in a second: for tests, never for pictures."""
+"""A Stable-Diffusion-format model with random weights, built in memory in a second: for tests, never for
+pictures."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sow.models.backbone import ConditionSize, Dtype, Size, make_canvas, pick_device
 from sow.types import Canvas, SeedNumber, component
@@ -24,13 +26,19 @@ SCHEDULER = {  # that of Stable Diffusion 2.1-base
     "prediction_type": "epsilon",
     "timestep_spacing": "leading",
 }
+UNET = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}
 
 
 @component("model")
 class Tiny:
     """Random weights in the classes of Stable Diffusion.
 
-    `canvas` [width, height]; `condition_size` for a canvas of 512; `seed` of the weights; `dtype`, `device` as in
+    `canvas` [width, height]; `condition_size` for a canvas of 512; `seed` of the weights; `dtype`, `device`
+    as in
     `sow.models.pretrained.Pretrained`.
     """
 
@@ -60,10 +68,8 @@ class Tiny:
             )
             unet = UNet2DConditionModel(
                 sample_size=self.canvas[0] // 8,
-                block_out_channels=(16, 32),
                 layers_per_block=1,
-                down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+                **UNET,
                 attention_head_dim=2,
                 cross_attention_dim=16,
                 norm_num_groups=8,
@@ -84,6 +90,11 @@ class Tiny:
         return Backbone(
             vae, text_encoder, byte_tokenizer(), unet, dict(SCHEDULER), pick_device(self.device), self.dtype
         )
+
+    def known(self, width: int | None, height: int | None) -> tuple[Canvas, Mapping[str, Any]]:
+        """The canvas of a run and the UNet's configuration, before it is made."""
+        canvas = make_canvas(width or self.canvas[0], height or self.canvas[1], 8, self.condition_size)
+        return canvas, UNET
 
     def canvas_of(self, backbone: Backbone, width: int | None, height: int | None) -> Canvas:
         """The canvas of a run: what the user asked for, else the config's."""

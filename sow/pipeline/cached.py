@@ -19,8 +19,9 @@ from torch import Tensor
 
 from sow.method.denoiser import Attention, Denoiser, Gates, Held, Model
 from sow.method.guidance import Rule
-from sow.store.cache import Results
-from sow.store.digest import digest
+from sow.store.code import fingerprint_code
+from sow.store.fingerprint import fingerprint
+from sow.store.store import Store
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,11 +35,16 @@ class Cache:
     """Results of one model's moves. Nothing is kept until `configure` says how much may be."""
 
     def __init__(self) -> None:
-        self.results = Results()
-        self.configure, self.clear = self.results.configure, self.results.clear
+        self.results = Store(None)
+        self.clear = self.results.clear
         self._state: tuple[Any, ...] | None = None
         self._plain: tuple[Any, ...] | None = None
-        self._identified = False
+        self._identity: str | None = None
+
+    def configure(self, limit: int, folder: Path | None, folder_limit: int = 0) -> None:
+        """How many bytes memory may hold, 0 = none, where results are kept on disk, None = nowhere, and how many bytes
+        may lie there, 0 = no bound."""
+        self.results.configure(folder, folder_limit, limit)
 
     def call(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """`function(*inputs)`, found or computed; a tensor, or nested tuples and dictionaries of tensors.
@@ -50,7 +56,7 @@ class Cache:
             raise ValueError(f"{function.__qualname__} has no name that says what it computes")
         try:
             owner = getattr(function, "__self__", None)
-            key = digest(function.__module__, function.__qualname__, owner, inputs)
+            key = fingerprint([self._identity, function.__module__, function.__qualname__, owner, inputs])
         except TypeError as error:
             log.info("not cached: %s", error)
             return function(*inputs)
@@ -68,7 +74,7 @@ class Cache:
         changed.
         """
         results, backbone = self.results, model.backbone
-        if results.limit == 0 and results.folder is None:
+        if results.memory == 0 and results.folder is None:
             return model
         if self._plain is None:
             self.settle(backbone)
@@ -78,9 +84,11 @@ class Cache:
         state = _state(backbone)
         if self._state is None or not _same(state, self._state):
             self.clear()
-            self._state, self._identified = state, False
-        if results.folder is not None and not self._identified:  # other models' results lie beside this one's
-            results.identity, self._identified = identity(backbone), True
+            self._state, self._identity = state, None
+        if (
+            results.folder is not None and self._identity is None
+        ):  # other models' results lie beside this one's
+            self._identity = identity(backbone)
         return CachedModel(backbone, model.schedule, self)
 
     def settle(self, backbone: Backbone) -> None:
@@ -149,26 +157,15 @@ def _state(backbone: Backbone) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _code() -> list[Path]:
-    """The files that decide what a result is."""
-    package = Path(__file__).resolve().parents[1]
-    rooms = (
-        package,
-        *(package / room for room in ("method", "attention", "pipeline", "models", "store", "data")),
-    )
-    return sorted(path for room in rooms for path in room.glob("*.py"))
-
-
-def identity(backbone: Backbone) -> bytes:
-    """The weights' bytes and everything about this process and machine that may change a result's last
-    bit."""
+def identity(backbone: Backbone) -> str:
+    """The weights' bytes and everything about this process and machine that may change a result's last bit."""
     import diffusers
     import torch
     import transformers
 
     cuda = backbone.device.type == "cuda"
     parts: list[Any] = [
-        *(path.read_bytes() for path in _code()),
+        fingerprint_code("sow.pipeline.cached", type(backbone)),
         torch.__version__,
         diffusers.__version__,
         transformers.__version__,
@@ -186,6 +183,6 @@ def identity(backbone: Backbone) -> bytes:
     ]
     for network in _networks(backbone):
         parts += [type(network).__qualname__, repr(getattr(network, "config", None))]
-        parts += [digest(name, t.cpu()) for name, t in sorted(network.state_dict().items())]
+        parts += [fingerprint([name, t]) for name, t in sorted(network.state_dict().items())]
         parts += [type(vars(m).get("processor")).__qualname__ for m in network.modules()]
-    return digest(*parts)
+    return fingerprint(parts)

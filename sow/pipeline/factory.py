@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sow.errors import UserError
+from sow.pipeline.fit import check_fit
 from sow.types import component
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class SOW:
     """Selective and, composed of other options, Cyclic One-Way Diffusion: the groups hold every choice."""
 
     cached: ClassVar[bool] = True
+
+    def check(self, config: Config) -> None:
+        """Raise UserError, before anything is loaded, for options that do not fit each other or the model."""
+        check_fit(config)
 
     def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
         """The components of `config` on a loaded model."""

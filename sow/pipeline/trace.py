@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Recorder:
         if phase != self.current:
             self._turn(phase)
         norm = step.latents.detach().flatten(1).float().norm(dim=1)
-        self.rows.append((Step(norm, step.event, step.context, step.gates), norm))
+        self.rows.append((replace(step, latents=norm, denoised=None), norm))
         self.unchecked.append((step.context, norm.isfinite().all()))
 
     def _turn(self, phase: str | None) -> None:
@@ -64,7 +65,7 @@ class Recorder:
                 context = self.unchecked[int((~good).nonzero()[0])][0]
                 raise UserError(
                     f"latents are not finite in phase {context.phase}, cycle {context.cycle}, step "
-                    f"{context.index}: try model.dtype=float32 or bfloat16 (model.dtype)"
+                    f"{context.index}: {self.backbone.precision_cure()}"
                 )
         self.unchecked = []
 
@@ -79,9 +80,7 @@ class Recorder:
         for step, norm in self.rows:
             norms = norm.cpu().tolist()
             gates = {name: (r.float().cpu(), f.float().cpu()) for name, (r, f) in step.gates.items()}
-            for i in range(batch):
-                if len(norms) != batch and step.context.phase == "invert_condition":
-                    continue
+            for i, sample in enumerate(range(batch) if step.samples is None else step.samples):
                 row = {
                     "phase": step.context.phase,
                     "cycle": step.context.cycle,
@@ -95,7 +94,7 @@ class Recorder:
                         suffix = "" if r.shape[1] == 1 else f".{part}"
                         row[f"r_c/{name}{suffix}"] = float(r[i, part])
                         row[f"gate/{name}{suffix}"] = float(f[i, part])
-                traces[i].append(row)
+                traces[sample].append(row)
         counts = Counter(self.backbone.evaluations)
         counts.subtract(self.before)
         named = {f"{h}x{w}": n for (h, w), n in counts.items() if n}

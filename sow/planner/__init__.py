@@ -35,12 +35,13 @@ def make_plans(
 def _check(request: Request, plan: Plan, canvas: Canvas) -> None:
     if len(plan.boxes) != len(request.conditions):
         raise UserError(
-            f"the plan of request {request.id} has {len(plan.boxes)} boxes for {len(request.conditions)} conditions (planner)"
+            f"the plan of request {request.id} has {len(plan.boxes)} boxes for {len(request.conditions)} "
+            "conditions (planner)"
         )
     for kind, boxes in (("box", plan.boxes), ("related region", plan.related)):
         for box in boxes:
             if not box.inside(canvas.width, canvas.height):
                 raise UserError(
-                    f"{kind} {box.as_list()} of request {request.id} leaves the {canvas.width} x {canvas.height} canvas "
-                    "(planner, position)"
+                    f"{kind} {box.as_list()} of request {request.id} leaves the {canvas.width} x "
+                    f"{canvas.height} canvas (planner, position)"
                 )

@@ -1,4 +1,5 @@
-"""What the four numbers of a model's box mean: the answer asked for, or one of the other habits of vision models."""
+"""What the four numbers of a model's box mean: the answer asked for, or one of the other habits of vision
+models."""
 
 from __future__ import annotations
 
@@ -11,22 +12,30 @@ from sow.types import Box, Canvas
 Numbers = tuple[float, float, float, float]
 Cost = Callable[[int, Numbers], float]
 
-# Order of the numbers, scale (None: pixels of the canvas), and how much worse than the asked one it must not be:
-# the asked convention wins unless its boxes make clearly less sense.
-_KINDS: dict[str, tuple[str, float | None, float]] = {
-    "xywh": ("xywh", None, 0.0),
-    "yxyx of 1000": ("yxyx", 1000, 0.18),
-    "xywh of 1000": ("xywh", 1000, 0.22),
-    "xyxy": ("xyxy", None, 0.20),
-    "xyxy of 1000": ("xyxy", 1000, 0.24),
-    "yxyx": ("yxyx", None, 0.26),
-    "xywh of 1": ("xywh", 1, 0.0),
-    "yxyx of 1": ("yxyx", 1, 0.10),
-    "xyxy of 1": ("xyxy", 1, 0.12),
+# Order of the numbers and scale (None: pixels of the canvas); the one that is asked for comes first.
+CONVENTIONS: dict[str, tuple[str, float | None]] = {
+    "xywh": ("xywh", None),
+    "xyxy": ("xyxy", None),
+    "yxyx": ("yxyx", None),
+    "xywh of 1000": ("xywh", 1000),
+    "xyxy of 1000": ("xyxy", 1000),
+    "yxyx of 1000": ("yxyx", 1000),
+    "xywh of 1": ("xywh", 1),
+    "xyxy of 1": ("xyxy", 1),
+    "yxyx of 1": ("yxyx", 1),
 }
-_SAME_AS_BEFORE = 0.3  # what an earlier stage's convention is ahead
-_NAMED = 0.5  # what a convention that the reply names is ahead
+# What families of vision models were trained to write, by the start of their names.
+_HABITS = {
+    "gemini": "yxyx of 1000",
+    "qwen3-vl": "xyxy of 1000",
+    "qwen2.5-vl": "xyxy",
+    "qwen2-vl": "xyxy of 1000",
+    "qwen-vl": "xyxy of 1000",
+    "internvl": "xyxy of 1000",
+}
 _NONSENSE = 1.5  # a cost that no sensible box has
+_AS_GOOD = 0.25  # how much more than the best a convention that fits as well may cost
+_SAME = 0.7  # intersection over union from which two readings are one box
 _KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("x", "y", "width", "height"), "xywh"),
     (("x", "y", "w", "h"), "xywh"),
@@ -74,37 +83,80 @@ def numbers(item: Any) -> tuple[Numbers, str]:
     return (x[0], x[1], x[2], x[3]), hint
 
 
-def recognise(
-    items: Sequence[Any], canvas: Canvas, cost: Cost, before: str | None = None
-) -> tuple[str, list[Box]]:
-    """The convention that makes most sense of all items together, and the boxes in canvas pixels.
+class Ambiguous(ValueError):
+    """Boxes that make as much sense in two conventions; the text is what the model is told when it is asked
+    again."""
 
-    `cost(i, (x, y, w, h))` says how little sense box i makes, 0 for none; `before` is the convention that an earlier
-    stage of the same plan used. Raises ValueError when an item is no box or no convention makes sense.
+
+def habit(model: str) -> str | None:
+    """The convention that a model's family writes unless told otherwise, None for families without one."""
+    name = model.lower().rpartition("/")[2]
+    return next((kind for start, kind in _HABITS.items() if name.startswith(start)), None)
+
+
+def recognise(
+    items: Sequence[Any],
+    canvas: Canvas,
+    cost: Cost,
+    before: str | None = None,
+    *,
+    boxes_as: str | None = None,
+    family: str | None = None,
+) -> tuple[str, list[Box]]:
+    """The convention of all items together, and the boxes in canvas pixels.
+
+    `cost(i, (x, y, w, h))` says how little sense box i makes, 0 for none. `boxes_as` is the convention the
+    user knows;
+    `before` the one that an earlier stage of the same plan settled; `family` the habit of the model's
+    family, which writes either that or what was asked for. Raises Ambiguous where two conventions fit and
+    nothing settles which, ValueError when an item is no box or no convention makes sense.
     """
     read = [numbers(item) for item in items]
-    small = all(0 <= v <= 1 for values, _ in read for v in values)
-    best: tuple[float, str, list[Numbers]] | None = None
-    for name, (order, scale, prior) in _KINDS.items():
-        if small != (scale == 1):
-            continue
-        if any(hint in ("xywh", "xyxy") and hint != order for _, hint in read):
-            continue
-        boxes = [_pixels(values, order, scale, canvas) for values, _ in read]
-        if any(b is None for b in boxes):
-            continue
-        total = sum(cost(i, b) for i, b in enumerate(boxes) if b is not None) / len(boxes)
-        if total >= _NONSENSE:
-            continue
-        total += prior - (_SAME_AS_BEFORE if name == before else 0)
-        total -= _NAMED if all(hint == name for _, hint in read) and " " in name else 0
-        if best is None or total < best[0]:
-            best = (total, name, [b for b in boxes if b is not None])
-    if best is None:
+    readings = _readings(read, canvas, cost, boxes_as)
+    if not readings:
         raise ValueError(
             f"{[list(values) for values, _ in read]} make no sense on {canvas.width} x {canvas.height} pixels"
         )
-    return best[1], [_box(b) for b in best[2]]
+    best = min(total for total, _ in readings.values())
+    fits = {name: boxes for name, (total, boxes) in readings.items() if total <= best + _AS_GOOD}
+    named = {hint for _, hint in read}
+    for known in (before, named.pop() if len(named) == 1 else None):
+        if known in fits:
+            return known, fits[known]
+    if family is not None:
+        own = {name: boxes for name, boxes in fits.items() if name in ("xywh", family)}
+        fits = own or fits
+    first, *others = sorted(fits, key=lambda name: (name not in ("xywh", family), readings[name][0]))
+    for other in others:
+        if any(a.iou(b) < _SAME for a, b in zip(fits[first], fits[other], strict=True)):
+            raise Ambiguous(
+                f"{[list(values) for values, _ in read]} can be read as {first} and as {other}: write "
+                "each box as an object "
+                f'{{"x": .., "y": .., "width": .., "height": ..}} in pixels of the {canvas.width} x '
+                f"{canvas.height} canvas"
+            )
+    return first, fits[first]
+
+
+def _readings(
+    read: Sequence[tuple[Numbers, str]], canvas: Canvas, cost: Cost, boxes_as: str | None
+) -> dict[str, tuple[float, list[Box]]]:
+    """For each convention in which all boxes make some sense, what they cost and the boxes."""
+    small = all(0 <= v <= 1 for values, _ in read for v in values)
+    out: dict[str, tuple[float, list[Box]]] = {}
+    for name, (order, scale) in CONVENTIONS.items():
+        if boxes_as is not None and name != boxes_as:
+            continue
+        if boxes_as is None and small != (scale == 1):
+            continue
+        if boxes_as is None and any(hint in ("xywh", "xyxy") and hint != order for _, hint in read):
+            continue
+        boxes = [b for values, _ in read if (b := _pixels(values, order, scale, canvas)) is not None]
+        if len(boxes) == len(read):
+            total = sum(cost(i, b) for i, b in enumerate(boxes)) / len(boxes)
+            if total < _NONSENSE:
+                out[name] = total, [_box(b) for b in boxes]
+    return out
 
 
 def outside(values: Numbers, canvas: Canvas) -> float:
@@ -123,7 +175,8 @@ def condition_cost(aspects: Sequence[float], canvas: Canvas) -> Cost:
         side = math.sqrt(w * h)
         wanted = min(max(side, canvas.condition_min), canvas.condition_max)
         aspect = abs(math.log(w / h / aspects[i]))
-        return abs(math.log(side / wanted)) + 1.5 * max(0.0, aspect - 0.08) + 0.3 * outside(values, canvas)
+        stretched = min(1.0, 3 * max(0.0, aspect - 0.08))  # the model was told the aspect
+        return abs(math.log(side / wanted)) + stretched + 0.3 * outside(values, canvas)
 
     return cost
 

@@ -96,7 +96,8 @@ def _label(
     taken: list[tuple[float, ...]],
     bottom: bool,
 ) -> None:
-    """A label at a corner of the rectangle, moved up past labels that are there already, kept on the picture."""
+    """A label at a corner of the rectangle, moved up past labels that are there already,
+    kept on the picture."""
     width, height = font.getlength(text) + 8, font.size + 8
     x = min(max(0, corners[0]), max(0, picture.width - width))
     y = corners[3] + 1 - height if bottom else corners[1] - height  # above the box: the head stays visible

@@ -1,4 +1,5 @@
-"""Prompt intensification in words: recognised attributes fused into the user's sentence, whose own words win."""
+"""Prompt intensification in words: recognised attributes fused into the user's sentence,
+whose own words win."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ def fuse(
 ) -> tuple[str, list[dict[str, str]]]:
     """c' and, for each person, the attributes that went into it.
 
-    `people` holds the recognised attributes of each condition, surest knowledge only. Attributes that the prompt itself
-    names stay as the user wrote them. c' has at most `max_tokens` tokens (of `tokenizer`, see `token_count`); it is the prompt
-    itself when nothing fits.
+    `people` holds the recognised attributes of each condition, surest knowledge only. Attributes that the
+    prompt itself names stay as the user wrote them. c' has at most `max_tokens` tokens (of `tokenizer`, see
+    `token_count`); it is the prompt itself when nothing fits.
     """
     from sow.people.captions.captions import parse
 

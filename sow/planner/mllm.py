@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -14,14 +13,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from sow.errors import UserError
 from sow.planner.base import TokenLimit, legal_related, or_surround
 from sow.planner.calling import Caller, Client
+from sow.planner.conventions import habit
 from sow.planner.offline import Offline
-from sow.planner.stages import Conversation, prompt_texts, prompts_digest
-from sow.planner.store import PlanStore, key_of
+from sow.planner.stages import Conversation, prompt_files, prompt_texts, prompts_digest
+from sow.planner.store import PlanStore
+from sow.planner.tokens import vocabulary_file
+from sow.store.file_hashes import file_sha256
+from sow.store.fingerprint import fingerprint, sha256
 from sow.store.secrets import redact
 from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 _log = logging.getLogger(__name__)
-_STORE_FORMAT = 1  # raise it when a stored plan is no longer what the code would make
+_STORE_FORMAT = 2  # raise it when a stored plan is no longer what the code would make
 
 
 @component("planner")
@@ -33,7 +36,8 @@ class MLLM:
     `max_tokens` limits c' in tokens of the model in the folder `tokenizer` (None: CLIP's); `asks` replies that a stage may waste; `retries`, `backoff` and `max_backoff`
     (seconds) for 408, 429, 5xx and time-outs; `timeout` seconds a call; `budget` seconds a plan; `requests_per_minute`
     among all processes of the store, None for no limit; `store` the folder of plans; `refresh` asks again; `on_error`
-    fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown.
+    fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown;
+    `boxes_as` the order and scale in which the model writes boxes, None: as asked, or found out where only one fits.
     """
 
     model: str
@@ -58,6 +62,20 @@ class MLLM:
     fallback: Offline
     price_in: Annotated[float | None, Bound(ge=0)]
     price_out: Annotated[float | None, Bound(ge=0)]
+    boxes_as: (
+        Literal[
+            "xywh",
+            "xyxy",
+            "yxyx",
+            "xywh of 1000",
+            "xyxy of 1000",
+            "yxyx of 1000",
+            "xywh of 1",
+            "xyxy of 1",
+            "yxyx of 1",
+        ]
+        | None
+    )
 
     provider: ClassVar[str] = ""
 
@@ -65,6 +83,10 @@ class MLLM:
         if not self.model:
             raise UserError("planner.model is empty: name the model to ask")
         prompt_texts(self.prompt_version)
+
+    def files(self) -> list[Path]:
+        """The prompts, and the vocabulary that counts tokens."""
+        return [*prompt_files(self.prompt_version), vocabulary_file(self.tokenizer)]
 
     def client(self) -> Client:
         """The SDK's client; raises UserError without a key or SDK."""
@@ -141,6 +163,8 @@ class MLLM:
             self.asks,
             self.max_tokens,
             self.tokenizer,
+            self.boxes_as,
+            habit(self.model),
         )
 
     def _turn(self) -> float:
@@ -170,9 +194,14 @@ class MLLM:
         # A holder of the lock ends its call within the budget and one call's time-out.
         wait = self.budget + self.timeout + 30
         start = time.perf_counter()
-        found = PlanStore(self.store).get_or_ask(key_of(parts), ask, refresh=self.refresh, wait=wait)
+        found = PlanStore(self.store).get_or_ask(fingerprint(parts), ask, refresh=self.refresh, wait=wait)
         _log.debug("plan after %.2f s", time.perf_counter() - start)
         return found
+
+    def _own_vocabulary(self) -> dict[str, str]:
+        """The hash of a vocabulary that is not CLIP's, which never changes."""
+        file = vocabulary_file(self.tokenizer)
+        return {} if file.suffix == ".gz" else {"vocabulary": file_sha256(file)}
 
     def _parts(self, request: Request, canvas: Canvas) -> dict[str, Any]:
         """Everything that decides a plan; neither the server's address nor the SDK does."""
@@ -186,6 +215,8 @@ class MLLM:
             "image_side": self.image_side,
             "max_tokens": self.max_tokens,
             "tokenizer": self.tokenizer,
+            **self._own_vocabulary(),
+            "boxes_as": self.boxes_as,
             "prompt": request.prompt,
             "canvas": [
                 canvas.width,
@@ -206,4 +237,4 @@ class MLLM:
 
 
 def _digest(image: Any) -> str:
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+    return sha256(f"{image.size}".encode() + image.tobytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
@@ -21,6 +22,7 @@ from sow.planner.base import (
     subject_box,
 )
 from sow.planner.fusing import fuse
+from sow.planner.tokens import vocabulary_file
 from sow.planner.words import propose
 from sow.types import Box, Canvas, Plan, Request, VisualCondition, component
 
@@ -51,6 +53,10 @@ class Offline:
 
     def __post_init__(self) -> None:
         check_relative(self.body, "planner.body")
+
+    def files(self) -> list[Path]:
+        """The vocabulary that counts tokens."""
+        return [vocabulary_file(self.tokenizer)]
 
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
         """One plan a request; without the judge's weights c' = c, with a warning and a note in the plan."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
@@ -17,6 +16,7 @@ from sow.planner.base import (
     snap_limits,
     user_box,
 )
+from sow.store.fingerprint import sha256
 from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 
@@ -56,8 +56,7 @@ class Random:
         from sow.method import noise
 
         # A seed of its own, so that the box is independent of the image's noise.
-        digest = hashlib.sha256(f"position {request.seed}".encode()).digest()
-        generator = noise.generator(int.from_bytes(digest[:7], "big"))
+        generator = noise.generator(int(sha256(f"position {request.seed}")[:14], 16))
         low, high = snap_limits(canvas)
         f = canvas.factor
         boxes: list[Box] = []

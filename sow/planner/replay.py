@@ -23,6 +23,11 @@ class Replay:
 
     path: str
 
+    def files(self) -> list[Path]:
+        """The file, or those of the folder that may hold a plan."""
+        place = Path(self.path).expanduser()
+        return [place] if place.is_file() else [*place.glob("*.json"), *place.glob("*/plan.json")]
+
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
         """The stored plan of each request; raises UserError where there is none or it does not fit the request."""
         return [self._one(request, canvas) for request in requests]

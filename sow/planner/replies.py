@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
-Answer = TypeVar("Answer", bound=BaseModel)
+_OPENING = re.compile(r"[\[{]")
 
 
 class Described(BaseModel):
@@ -49,6 +49,23 @@ class Single(BaseModel):
     reason: str
 
 
+class NamedBox(BaseModel):
+    """A box whose numbers cannot be mistaken for another order."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def named(answer: type[BaseModel]) -> type[BaseModel]:
+    """The answer with every box as an object, for a model whose numbers could be read in two ways."""
+    lists: dict[str, Any] = {
+        name: (list[NamedBox], ...) for name in ("boxes", "regions") if name in answer.model_fields
+    }
+    return create_model(answer.__name__, __base__=answer, **lists)
+
+
 class BadReply(ValueError):
     """A reply that is no answer; the text is what the model is told when it is asked again."""
 
@@ -60,16 +77,25 @@ _OTHER_NAMES = {
 }
 
 
-def parse(text: str, answer: type[Answer]) -> dict[str, Any]:
+def parse(text: str, answer: type[BaseModel]) -> dict[str, Any]:
     """The fields of `answer` from a reply, boxes still as the model wrote them; raises BadReply.
 
-    Code fences and words around the JSON, near-synonyms of a field, a bare list of boxes and a single flat box are
-    understood.
+    Thoughts in `<think>`, code fences and words around the JSON, near-synonyms of a field, a bare list of
+    boxes and a single flat box are understood; of several objects the last one that is an answer counts.
     """
-    found = _json(text)
+    objects, problem = _objects(text)
+    for found in reversed(objects):
+        try:
+            return _answer(found, answer)
+        except BadReply as error:
+            problem = problem or str(error)  # that of the last one
+    raise BadReply(problem or "the reply is no valid JSON")
+
+
+def _answer(found: Any, answer: type[BaseModel]) -> dict[str, Any]:
     fields = answer.model_fields
     lists: list[str] = [name for name in ("boxes", "regions") if name in fields]
-    if isinstance(found, list) and len(lists) == 1:
+    if isinstance(found, list) and len(lists) == 1 and _holds_boxes(found):
         found = {lists[0]: found}
     if not isinstance(found, dict):
         raise BadReply(f"the reply is no JSON object with the fields {', '.join(fields)}")
@@ -108,23 +134,38 @@ def strict_schema(answer: type[BaseModel]) -> dict[str, Any]:
     return walk(schema)
 
 
-def _json(text: str) -> Any:
-    fenced = re.search(r"```(?:json)?\s*(.*?)```", text, re.DOTALL)
-    bracket = next((c for c in text if c in "{["), "{")
-    inner = _slice(text, bracket, "}" if bracket == "{" else "]")
-    for candidate in (text, fenced.group(1) if fenced else None, inner):
-        if candidate is None:
-            continue
+def _objects(text: str) -> tuple[list[Any], str]:
+    """Every JSON object and list in a reply, outermost ones in order, and what is wrong with it where one
+    breaks off."""
+    text = re.sub(r"<think>.*?</think>", " ", text, flags=re.DOTALL).rpartition("</think>")[2]
+    if "<think>" in text:
+        return [], "the reply ends in its thoughts, before any answer"
+    decoder, problem, place = json.JSONDecoder(), "", 0
+    found: list[Any] = []
+    while match := _OPENING.search(text, place):
+        place = match.start()
         try:
-            return json.loads(candidate)
+            value, place = decoder.raw_decode(text, place)
+        except RecursionError:
+            return [], "the reply is nested too deeply"
         except ValueError as error:
-            problem = error
-    raise BadReply(f"the reply is no valid JSON ({problem})")
+            place += 1
+            # What is inside an object that broke off is no answer; a brace in prose ends before the next
+            # object.
+            if text[match.start()] == "{" and "}" not in text[place:]:
+                return found, f"the reply is no valid JSON ({error})" if not found else ""
+            problem = problem or f"the reply is no valid JSON ({error})"
+            continue
+        found.append(value)
+    return found, "" if found else problem
 
 
-def _slice(text: str, opening: str, closing: str) -> str | None:
-    start, end = text.find(opening), text.rfind(closing)
-    return text[start : end + 1] if 0 <= start < end else None
+def _holds_boxes(values: list[Any]) -> bool:
+    return bool(values) and (_is_flat(values) or all(isinstance(v, list | dict) for v in values))
+
+
+def _is_flat(values: list[Any]) -> bool:
+    return len(values) == 4 and all(isinstance(v, int | float) for v in values)
 
 
 def _field(found: dict[str, Any], name: str) -> Any:
@@ -139,5 +180,4 @@ def _list(value: Any) -> list[Any]:
         return [value]
     if not isinstance(value, list):
         raise BadReply(f"{value!r} is no list of boxes")
-    flat = len(value) == 4 and all(isinstance(v, int | float) for v in value)
-    return [value] if flat else value
+    return [value] if _is_flat(value) else value

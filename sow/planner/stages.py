@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import string
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +15,10 @@ from pydantic import BaseModel
 from sow.errors import UserError
 from sow.planner.base import legal, legal_related, mask_bounds, or_surround
 from sow.planner.calling import Caller
-from sow.planner.conventions import condition_cost, recognise, region_cost
-from sow.planner.replies import BadReply, Position, Recognition, Region, Single, parse
+from sow.planner.conventions import Ambiguous, condition_cost, recognise, region_cost
+from sow.planner.replies import BadReply, Position, Recognition, Region, Single, named, parse
 from sow.planner.tokens import token_count
+from sow.store.fingerprint import sha256
 from sow.types import Box, Canvas, Request, VisualCondition
 
 STAGES = ("recognition", "position", "region", "single")
@@ -34,19 +32,24 @@ _WORDS_PER_TOKEN = 0.75
 Result = TypeVar("Result")
 
 
-@lru_cache(maxsize=8)
+SHIPPED = Path(__file__).with_name("prompts")
+
+
+def prompt_files(version: str) -> list[Path]:
+    """The file of each stage's prompt: those of a version that ships with the package, or of a folder."""
+    folder = Path(version).expanduser()
+    return [(folder if folder.is_dir() else SHIPPED / version) / f"{stage}.txt" for stage in STAGES]
+
+
 def prompt_texts(version: str) -> dict[str, str]:
     """The prompt of each stage: those of a version that ships with the package, or the files of a folder.
 
     Raises UserError for an unknown version or a missing file.
     """
-    shipped = resources.files("sow.planner") / "prompts"
-    folder = Path(version).expanduser()
-    source = folder if folder.is_dir() else shipped / version
     try:
-        return {stage: (source / f"{stage}.txt").read_text(encoding="utf-8") for stage in STAGES}
-    except OSError as error:
-        known = ", ".join(sorted(p.name for p in shipped.iterdir() if not p.name.startswith((".", "_"))))
+        return {file.stem: file.read_text(encoding="utf-8") for file in prompt_files(version)}
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if not p.name.startswith((".", "_"))))
         files = ", ".join(f"{s}.txt" for s in STAGES)
         raise UserError(
             f"no prompts {version}: choose {known}, or a folder with {files} (planner.prompt_version)"
@@ -56,7 +59,7 @@ def prompt_texts(version: str) -> dict[str, str]:
 def prompts_digest(version: str) -> str:
     """SHA-256 of the prompts, so that an edited prompt is asked anew."""
     texts = prompt_texts(version)
-    return hashlib.sha256("\0".join(texts[s] for s in STAGES).encode()).hexdigest()
+    return sha256("\0".join(texts[s] for s in STAGES))
 
 
 def picture(condition: VisualCondition, side: int) -> bytes:
@@ -82,7 +85,10 @@ class Conversation:
     asks: int
     max_tokens: int
     tokenizer: str | None
+    boxes_as: str | None  # the convention of boxes that the user knows
+    family: str | None  # the one that the model's family is used to
     records: list[dict[str, Any]] = field(default_factory=list)
+    by_name: bool = False  # whether this stage was asked again for boxes as objects
 
     def __post_init__(self) -> None:
         self.images = [picture(c, self.image_side) for c in self.request.conditions]
@@ -115,10 +121,11 @@ class Conversation:
         """Ask until the reply can be read, at most `asks` times; raises UserError after that."""
         record: dict[str, Any] = {"stage": stage, "problems": [], "tokens_in": 0, "tokens_out": 0}
         self.records.append(record)
-        question, problem = self._question(stage, boxes), ""
+        self.by_name = False
+        question, problem, answer = self._question(stage, boxes), "", _ANSWERS[stage]
         start = time.perf_counter()
         for ask in range(self.asks):
-            reply = self.caller.ask(question + _again(problem), self.images, _ANSWERS[stage])
+            reply = self.caller.ask(question + _again(problem), self.images, answer)
             record.update(reply=reply.text, asks=ask + 1)
             record["tokens_in"] += reply.tokens_in
             record["tokens_out"] += reply.tokens_out
@@ -126,13 +133,16 @@ class Conversation:
             try:
                 if reply.ended:
                     raise BadReply(reply.ended)
-                return read(parse(reply.text, _ANSWERS[stage]), ask + 1 == self.asks)
-            except ValueError as error:  # BadReply is one
+                return read(parse(reply.text, answer), ask + 1 == self.asks)
+            except ValueError as error:  # BadReply and Ambiguous are
                 problem = str(error)
+                if isinstance(error, Ambiguous):
+                    answer, self.by_name = named(answer), True
                 record["problems"].append(problem)
         raise UserError(
-            f"the planner's model gave no valid {stage} in {self.asks} replies: {' '.join(problem.split())[:200]} "
-            "(planner.asks, planner.model, or planner.on_error=fallback)"
+            f"the planner's model gave no valid {stage} in {self.asks} replies: "
+            f"{' '.join(problem.split())[:200]} "
+            "(planner.asks, planner.model, planner.boxes_as, or planner.on_error=fallback)"
         )
 
     def _question(self, stage: str, boxes: Sequence[Box]) -> str:
@@ -179,7 +189,8 @@ class Conversation:
         for name, value in said.items():
             if now.get(name, value) != value:
                 return (
-                    f"intensified_prompt says {name.replace('_', ' ')} {now[name]}, but the user's prompt says {value}: "
+                    f"intensified_prompt says {name.replace('_', ' ')} {now[name]}, but the user's prompt "
+                    f"says {value}: "
                     "the user's words win"
                 )
         return ""
@@ -202,7 +213,14 @@ class Conversation:
         if len(values["boxes"]) != len(conditions):
             raise BadReply(f"{len(values['boxes'])} boxes, but there are {len(conditions)} pictures")
         aspects = [c.image.width / c.image.height for c in conditions]
-        convention, proposed = recognise(values["boxes"], self.canvas, condition_cost(aspects, self.canvas))
+        convention, proposed = recognise(
+            values["boxes"],
+            self.canvas,
+            condition_cost(aspects, self.canvas),
+            self._told(values["boxes"]),
+            boxes_as=self.boxes_as,
+            family=self.family,
+        )
         boxes = legal(proposed, conditions, self.canvas)
         self.records[-1].update(convention=convention, proposed=[b.as_list() for b in proposed])
         return boxes, convention
@@ -212,10 +230,25 @@ class Conversation:
     ) -> tuple[Box, ...]:
         if not values["regions"]:
             raise BadReply("regions is empty: give at least one region")
+        if convention is None and all(isinstance(r, dict) and "width" in r for r in values["regions"]):
+            convention = (
+                "xywh"  # as it was asked for; a region may have any size, so that its scale says nothing
+            )
         cost = region_cost(boxes, self.canvas)
-        found, regions = recognise(values["regions"], self.canvas, cost, convention)
+        found, regions = recognise(
+            values["regions"],
+            self.canvas,
+            cost,
+            convention or self._told(values["regions"]),
+            boxes_as=self.boxes_as,
+            family=self.family,
+        )
         self.records[-1].update(region_convention=found, proposed_regions=[b.as_list() for b in regions])
         return or_surround(legal_related(regions, boxes, self.canvas), boxes, self.canvas)
+
+    def _told(self, items: Sequence[Any]) -> str | None:
+        """The convention of boxes that came as the objects which were asked for, None for others."""
+        return "xywh" if self.by_name and all(isinstance(v, dict) and "width" in v for v in items) else None
 
 
 def _described(conditions: Sequence[VisualCondition]) -> str:

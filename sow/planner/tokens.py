@@ -20,27 +20,32 @@ _SHIPPED = Path(__file__).resolve().parents[1] / "people" / "weights"
 
 
 def token_count(text: str, model: str | None) -> int:
-    """Tokens of a text, start and end included, for the model in this folder ("people": the shipped one; None or a
-    folder without a tokenizer: CLIP's own tokenizer)."""
+    """Tokens of a text, start and end included, for the model in this folder ("people": the shipped one; None
+    or a folder without a tokenizer: CLIP's own tokenizer)."""
     return 2 + len(_tokenizer(model).encode(text).ids)
 
 
 @lru_cache(maxsize=4)
 def _tokenizer(model: str | None) -> Tokenizer:
+    file = vocabulary_file(model)
+    if file.suffix == ".gz":
+        return _clip_like(gzip.decompress(file.read_bytes()).decode().split("\n")[1 : _MERGE_COUNT + 1])
+    return _clip_like(file.read_text(encoding="utf-8").split("\n"))
+
+
+def vocabulary_file(model: str | None) -> Path:
+    """The byte pairs that count tokens for `model`, as `token_count` takes it;
+    UserError without open_clip's."""
     if model is not None:
         folder = _SHIPPED if model == "people" else Path(model).expanduser()
         file = folder / "tokenizer" / "merges.txt"
         if file.is_file():
-            return _clip_like(file.read_text(encoding="utf-8").split("\n"))
-    return _clip_like(_clip_merges())
-
-
-def _clip_merges() -> list[str]:
+            return file
     # Importing open_clip takes half a minute on a busy machine; its vocabulary file is all that is needed.
     spec = importlib.util.find_spec("open_clip")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (file := Path(folder) / _MERGES).is_file():
-            return gzip.decompress(file.read_bytes()).decode().split("\n")[1 : _MERGE_COUNT + 1]
+            return file
     raise UserError(
         "open_clip_torch is not installed, whose vocabulary counts tokens: pip install open_clip_torch"
     )

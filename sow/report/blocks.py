@@ -1,4 +1,5 @@
-"""What commands write into the documentation: the block of a Markdown page between its marks, and the block's picture.
+"""What commands write into the documentation: the block of a Markdown page between its marks, and the block's
+picture.
 
 A page holds a block where it has the two lines `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 """
@@ -22,8 +23,8 @@ FLAT = 2.0  # gray levels of root mean square error up to which 256 colours are 
 def publish(name: str, block: str, picture: Path | None = None, root: Path = REPOSITORY) -> None:
     """Put `block` (Markdown) between the marks of `name` on the page of README.md and docs/ that has them.
 
-    `picture` is published as docs/figures/NAME.png or .jpg; a link to it in the block by its file name, as a run folder
-    has it, becomes a link to there, and a block without one gets the picture above it.
+    `picture` is published as docs/figures/NAME.png or .jpg; a link to it in the block by its file name, as a
+    run folder has it, becomes a link to there, and a block without one gets the picture above it.
 
     Raises UserError when no page has the marks; then nothing is written.
     """

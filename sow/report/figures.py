@@ -1,4 +1,5 @@
-"""What every figure shares: the style file, colours by name, and PNG and PDF beside each other in the run folder."""
+"""What every figure shares: the style file, colours by name,
+and PNG and PDF beside each other in the run folder."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> Figure
 
 def save(folder: RunFolder, name: str, figure: Figure) -> Path:
     """`name`.png and `name`.pdf in the run folder, each whole or not at all; the path of the PNG."""
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every font in a PDF
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every table of every font in a PDF
     paths = {}
     with style():
         for kind in ("pdf", "png"):

@@ -8,31 +8,28 @@ theta = sum x_g / sum n_g, the mean over images
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sow.config.bounds import need_at_least, need_between
+from sow.types import Bound, component
 
 Values = Sequence[tuple[Hashable, float | bool | None]]  # (group, value of one image)
-_NORMAL = NormalDist()
 _EXACT = 12  # up to so many differing groups all 2^n signs are counted
+_AT_ONCE = 1 << 22  # drawn groups that are held in memory
 
 
-@dataclass(frozen=True)
+@component("study")
 class Resampling:
-    """Level of intervals in (0, 1), number of resamples, and the seed of their draws."""
+    """Level of intervals, number of resamples, and the seed of their draws."""
 
-    level: float
-    resamples: int
+    level: Annotated[float, Bound(gt=0, lt=1)]
+    resamples: Annotated[int, Bound(ge=100)]
     seed: int
-
-    def __post_init__(self) -> None:
-        need_between(self, "study", 0, 1, "level")
-        need_at_least(self, "study", resamples=100)
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean difference of a row minus the reference over the groups that both have, its interval, and the p-value."""
+    """Mean difference of a row minus the reference over the groups that both have,
+    its interval, and the p-value."""
 
     difference: float
     low: float
@@ -61,23 +59,25 @@ class Comparison:
 def estimate(values: Values, how: Resampling, share: bool = False) -> Estimate:
     """Mean of `values` with a BCa bootstrap interval over groups; of a `share` with Wilson's, in [0, 1].
 
-    Wilson's interval stays honest at 0 and 1, where every resample is alike. It counts groups, not images: several seeds
-    of a group are not independent.
+    Wilson's interval stays honest at 0 and 1, where every resample is alike. It counts groups, not images:
+    several seeds of a group are not independent.
     """
-    sums, counts = _by_group(values)
-    groups, images = len(sums), int(counts.sum())
-    if not images:
+    found = by_group(values)
+    if not found:
         return Estimate(math.nan, math.nan, math.nan, 0, 0)
+    sums = np.array([sum(v) for v in found.values()], np.float64)
+    counts = np.array([len(v) for v in found.values()], np.float64)
     mean = float(sums.sum() / counts.sum())
-    low, high = wilson(mean, groups, how.level) if share else bca(sums, counts, how)
-    return Estimate(mean, low, high, groups, images)
+    low, high = wilson(mean, len(found), how.level) if share else bca(sums, counts, how)
+    return Estimate(mean, low, high, len(found), int(counts.sum()))
 
 
 def compare(row: Values, reference: Values, how: Resampling) -> Comparison:
     """`row` minus `reference`, paired by group: BCa interval over groups, and a paired test of no difference.
 
-    The test flips the signs of the groups' differences: all ways of it where 12 or fewer groups differ, `resamples`
-    drawn ones else. Of values that are only 0 and 1, one image a group, that is McNemar's test, counted exactly.
+    The test flips the signs of the groups' differences: all ways of it where 12 or fewer groups differ,
+    `resamples` drawn ones else. Of values that are only 0 and 1, one image per group, that is McNemar's test,
+    counted exactly.
     """
     mine, theirs = group_means(row), group_means(reference)
     shared = [g for g in mine if g in theirs]
@@ -90,9 +90,15 @@ def compare(row: Values, reference: Values, how: Resampling) -> Comparison:
     return Comparison(float(d.mean()), low, high, p, len(d), "McNemar" if binary else "permutation")
 
 
-def wilson(share: float, n: int, level: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of `n`, in [0, 1]."""
-    z = _NORMAL.inv_cdf(0.5 + level / 2)
+def wilson(share: float, n: float, level: float, freedom: float = math.inf) -> tuple[float, float]:
+    """Wilson's score interval of a share of `n`, in [0, 1]; with Student's quantile where `freedom` is
+    finite.
+
+    Unlike scipy's it takes a share that no count of `n` makes: a mean over several images per group.
+    """
+    from scipy import stats
+
+    z = float(stats.t.ppf(0.5 + level / 2, freedom))
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -101,53 +107,100 @@ def wilson(share: float, n: int, level: float) -> tuple[float, float]:
 def bca(sums: NDArray[np.float64], counts: NDArray[np.float64], how: Resampling) -> tuple[float, float]:
     """Bias-corrected and accelerated bootstrap interval (Efron, 1987) of sum(sums) / sum(counts) over groups.
 
-    One group tells nothing of the spread and gives nan; groups that are all alike give the mean twice.
+    One group says nothing of the spread and gives nan; groups that are all alike give the mean twice.
     """
-    n = len(sums)
     theta = sums.sum() / counts.sum()
-    if n < 2:
-        return math.nan, math.nan
-    if np.allclose(sums / counts, theta, rtol=1e-12, atol=0):
+    if len(sums) > 1 and np.allclose(sums / counts, theta, rtol=1e-12, atol=0):
         return float(theta), float(theta)
-    rng = np.random.default_rng(how.seed)
-    drawn = rng.integers(0, n, (how.resamples, n))
-    thetas = np.sort(sums[drawn].sum(1) / counts[drawn].sum(1))
-    # Half of the ties count as below, so that a coarse statistic is not taken for a biased one.
-    below = float((thetas < theta).mean() + (thetas == theta).mean() / 2)
-    below = min(max(below, 1 / how.resamples), 1 - 1 / how.resamples)
-    left_out = (sums.sum() - sums) / (counts.sum() - counts)
-    spread = left_out.mean() - left_out
-    a = float((spread**3).sum() / (6 * (spread**2).sum() ** 1.5)) if spread.any() else 0.0
-    z0 = _NORMAL.inv_cdf(below)
-    ends = []
-    for z in (_NORMAL.inv_cdf(0.5 - how.level / 2), _NORMAL.inv_cdf(0.5 + how.level / 2)):
-        moved = z0 + (z0 + z) / max(1 - a * (z0 + z), 1e-6)
-        ends.append(float(np.quantile(thetas, min(max(_NORMAL.cdf(moved), 0.0), 1.0))))
-    return ends[0], ends[1]
+
+    def mean(index: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
+        return sums[index].sum(axis) / counts[index].sum(axis)
+
+    low, high = bootstrap(mean, [len(sums)], how, "BCa", vectorized=True)
+    return float(low), float(high)
+
+
+def bootstrap(
+    statistic: Callable[..., Any],
+    units: Sequence[int],
+    how: Resampling,
+    method: Literal["BCa", "percentile"] = "percentile",
+    vectorized: bool = False,
+) -> tuple[Any, Any]:
+    """Ends of scipy's bootstrap interval of `statistic`, each of its shape.
+
+    `statistic` takes an array of indices for every entry n of `units`, drawn from 0 .. n - 1; several entries
+    are drawn independently. `vectorized` means indices (resamples, n) and an argument `axis`. Resamples whose
+    statistic does not exist (nan) are left out of a percentile interval; nan where an entry of `units` is
+    below two, or no resample is left.
+    """
+    from scipy import stats
+
+    if min(units) < 2:
+        return math.nan, math.nan
+    data = tuple(np.arange(n) for n in units)
+    # One draw at a time of several samples: then the draws of one do not depend on the number of resamples.
+    batch = max(1, _AT_ONCE // units[0]) if len(units) == 1 else 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing but nan
+        found = stats.bootstrap(
+            data,
+            statistic,
+            n_resamples=how.resamples,
+            batch=batch,
+            vectorized=vectorized,
+            confidence_level=how.level,
+            method=method,
+            rng=np.random.default_rng(how.seed),
+        )
+        if method == "BCa":
+            return found.confidence_interval
+        tail = (1 - how.level) / 2
+        low, high = np.nanquantile(found.bootstrap_distribution, [tail, 1 - tail], axis=-1)
+    return low, high
 
 
 def mcnemar(wins: int, losses: int) -> float:
     """Two-sided exact p-value of `wins` against `losses` under a fair coin; 1 without any."""
-    n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    from scipy import stats
+
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def sign_flips(d: NDArray[np.float64], how: Resampling) -> float:
-    """Two-sided p-value of the mean of paired differences `d` when every sign is as likely as its opposite."""
+    """Two-sided p-value of the mean of paired differences `d` when every sign is as
+    likely as its opposite."""
+    from scipy import stats
+
     d = d[d != 0]
-    n = len(d)
-    if not n:
+    if len(d) < 2:
         return 1.0
-    if n <= _EXACT:
-        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-        extra = 0  # the observed signs are among them
+
+    def size(flipped: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        return np.abs(flipped.sum(axis))
+
+    # Large sizes of the mean are large on both sides.
+    if len(d) <= _EXACT:
+        found: Any = stats.permutation_test(
+            (d,),
+            size,
+            permutation_type="samples",
+            n_resamples=2 ** len(d),
+            alternative="greater",
+            vectorized=True,
+        )
     else:
-        bits = np.random.default_rng(how.seed).integers(0, 2, (how.resamples, n), dtype=np.int8)
-        extra = 1
-    means = np.abs(np.where(bits, d, -d).sum(1))
-    reached = int((means >= abs(d.sum()) * (1 - 1e-12)).sum())
-    return (reached + extra) / (len(bits) + extra)
+        rng = np.random.default_rng(how.seed)
+
+        def signed(size: tuple[int, int]) -> NDArray[np.float64]:
+            return np.where(rng.integers(0, 2, size, dtype=np.int8), d, -d)
+
+        batch = max(1, _AT_ONCE // len(d))
+        found = stats.monte_carlo_test(
+            d, signed, size, n_resamples=how.resamples, batch=batch, alternative="greater", vectorized=True
+        )
+    return float(found.pvalue)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -163,20 +216,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 def group_means(values: Values) -> dict[Hashable, float]:
     """The mean of each group that has any value."""
+    return {g: sum(v) / len(v) for g, v in by_group(values).items()}
+
+
+def by_group(values: Values) -> dict[Hashable, list[float]]:
+    """The values of each group that has any; None and nan are left out."""
     kept: dict[Hashable, list[float]] = {}
     for group, value in values:
         if value is not None and not math.isnan(value):
             kept.setdefault(group, []).append(float(value))
-    return {g: sum(v) / len(v) for g, v in kept.items()}
-
-
-def _by_group(values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(x_g, n_g) of the groups that have any value."""
-    sums: dict[Hashable, float] = {}
-    counts: dict[Hashable, int] = {}
-    for group, value in values:
-        if value is None or math.isnan(value):
-            continue
-        sums[group] = sums.get(group, 0.0) + float(value)
-        counts[group] = counts.get(group, 0) + 1
-    return np.array(list(sums.values()), np.float64), np.array(list(counts.values()), np.float64)
+    return kept

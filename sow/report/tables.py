@@ -1,30 +1,35 @@
-"""Tables of a benchmark: every number with its interval, the paper's beside it, and what it was measured on."""
+"""Tables of a benchmark: every number with its interval, the paper's beside it,
+and what it was measured on."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from sow.config.schema import construct
 from sow.errors import UserError
 from sow.report.statistics import Comparison, Estimate, Resampling, compare, estimate, group_means, holm
+from sow.types import component
 
-FORMATS = ("number", "percent", "seconds")
 BETTER = {"lower": "↓", "higher": "↑", "none": ""}
 
 
-@dataclass(frozen=True)
+@component("study.columns")
 class Column:
-    """A metric of the records as a table shows it: `better` lower, higher or none, `format` number, percent or seconds."""
+    """A metric of the records as a table shows it.
+
+    `better` is lower, higher or none, `format` number, percent or seconds.
+    """
 
     metric: str
     label: str
-    better: str
-    format: str
+    better: Literal["lower", "higher", "none"]
+    format: Literal["number", "percent", "seconds"]
 
     @property
     def head(self) -> str:
@@ -37,7 +42,7 @@ class Column:
         return self.format == "percent"
 
     def text(self, value: float | None, signed: bool = False) -> str:
-        """A value for a reader, "-" where there is none."""
+        """A value for a reader, "-" for None and nan."""
         if value is None or math.isnan(value):
             return "-"
         factor, digits = (100, 1) if self.format == "percent" else (1, 2 if self.format == "seconds" else 3)
@@ -46,7 +51,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of a row: ours, against the reference row, and the paper's; `groups` the mean of each group."""
+    """A metric of a row: ours, against the reference row, and the paper's;
+    `groups` the mean of each group."""
 
     ours: Estimate | None
     against: Comparison | None
@@ -57,7 +63,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table; `images` that it has, 0 where nothing was run."""
+    """A row of a table; `images` that it has, 0 if nothing was run."""
 
     name: str
     label: str
@@ -87,21 +93,12 @@ class Table:
         return len({line.images for line in self.lines if line.images}) > 1
 
 
-def parse_columns(columns: Iterable[Any]) -> tuple[Column, ...]:
+def parse_columns(columns: Iterable[Any], key: str = "study.columns") -> tuple[Column, ...]:
     """Columns from their YAML; raises UserError for a column that cannot be."""
-    out = []
-    for value in columns:
-        if not isinstance(value, Mapping) or set(value) != {"metric", "label", "better", "format"}:
-            raise UserError(f"a column has metric, label, better and format, got {value!r} (study.columns)")
-        for key, choices in (("better", BETTER), ("format", FORMATS)):
-            if value[key] not in choices:
-                raise UserError(
-                    f"the column {value['metric']} has {key}={value[key]}: choose {', '.join(choices)} (study.columns)"
-                )
-        out.append(Column(**{k: str(v) for k, v in value.items()}))
-    if not out:
-        raise UserError("a table needs at least one column, got none (study.columns)")
-    return tuple(out)
+    found = [value if isinstance(value, Mapping) else {"metric": value} for value in columns]
+    if not found:
+        raise UserError(f"a table needs at least one column, got none ({key})")
+    return tuple(construct(Column, value, f"{key}.{i}") for i, value in enumerate(found))
 
 
 def from_folder(folder: Path) -> Table:
@@ -114,7 +111,7 @@ def from_folder(folder: Path) -> Table:
         records = pandas.read_parquet(folder / "records.parquet").astype(object)
         seconds = pandas.read_parquet(folder / "seconds.parquet")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no run folder of study=benchmark: {error}") from error
+        raise UserError(f"{folder} is not a run folder of study=benchmark: {error}") from error
     plain = records.where(records.notna(), None).to_dict("records")
     for metric in ("seconds", "train_seconds"):
         if metric not in seconds:
@@ -132,59 +129,48 @@ def from_folder(folder: Path) -> Table:
 def make(
     spec: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
 ) -> Table:
-    """A table from its description (table.json), its rows (rows.json) and one record a row, group and seed."""
+    """A table from its description (table.json), its rows (rows.json)
+    and one record per row, group and seed."""
     how = Resampling(**spec["resampling"])
-    columns = parse_columns(spec["columns"])
-    of_row = {row["name"]: [r for r in records if r["row"] == row["name"]] for row in rows}
-    lines = []
-    compared: dict[str, dict[str, Comparison]] = {c.metric: {} for c in columns}
+    columns, reference = parse_columns(spec["columns"]), spec["reference"]
+    of_row: dict[str, list[Mapping[str, Any]]] = {row["name"]: [] for row in rows}
+    for record in records:
+        if record["row"] in of_row:
+            of_row[record["row"]].append(record)
+    cells: dict[str, list[Cell]] = {name: [] for name in of_row}
     for column in columns:
-        base = _values(of_row.get(spec["reference"], []), column)
+        metric = column.metric
+        values = {name: [(r["group"], r.get(metric)) for r in found] for name, found in of_row.items()}
+        values = {name: v for name, v in values.items() if group_means(v)}
+        against = {
+            name: compare(mine, values[reference], how)
+            for name, mine in values.items()
+            if reference in values and name != reference
+        }
+        corrected = holm({name: c.p for name, c in against.items()})
         for row in rows:
-            mine = _values(of_row[row["name"]], column)
-            if mine and base and row["name"] != spec["reference"]:
-                compared[column.metric][row["name"]] = compare(mine, base, how)
-    for row in rows:
-        cells = []
-        for column in columns:
-            mine = _values(of_row[row["name"]], column)
-            against = compared[column.metric]
-            corrected = holm({name: c.p for name, c in against.items()})
-            cells.append(
-                Cell(
-                    estimate(mine, how, column.share) if mine else None,
-                    against.get(row["name"]),
-                    corrected.get(row["name"], math.nan),
-                    row["paper"].get(column.metric),
-                    group_means(mine),
-                )
+            name = row["name"]
+            ours = estimate(values[name], how, column.share) if name in values else None
+            p, paper, means = (
+                corrected.get(name, math.nan),
+                row["paper"].get(metric),
+                group_means(values.get(name, ())),
             )
-        name, count = row["name"], len(of_row[row["name"]])
-        lines.append(Line(name, row["label"], tuple(row["marks"]), tuple(cells), row.get("note"), count))
+            cells[name].append(Cell(ours, against.get(name), p, paper, means))
+    lines = []
+    for row in rows:
+        name, marks = row["name"], tuple(row["marks"])
+        lines.append(Line(name, row["label"], marks, tuple(cells[name]), row.get("note"), len(of_row[name])))
     images = max((len(r) for r in of_row.values()), default=0)
-    table = Table(
-        name=spec["name"],
-        title=spec["title"],
-        marks=tuple(spec["marks"]),
-        columns=columns,
-        lines=tuple(lines),
-        reference=spec["reference"],
-        level=how.level,
-        images=images,
-    )
+    marks, title = tuple(spec["marks"]), spec["title"]
+    table = Table(spec["name"], title, marks, columns, tuple(lines), reference, how.level, images)
     return _captioned(table, spec["caption"])
-
-
-def _values(records: Sequence[Mapping[str, Any]], column: Column) -> list[tuple[Any, Any]]:
-    """(group, value) of the images that have the metric."""
-    found = [(r["group"], r.get(column.metric)) for r in records]
-    return [(g, v) for g, v in found if v is not None and not (isinstance(v, float) and math.isnan(v))]
 
 
 def orders(table: Table) -> list[str]:
     """For each column, in how many pairs of rows ours and the paper's numbers stand in the same order.
 
-    Rows of unlike numbers of images are compared over the groups that both have.
+    Rows with different numbers of images are compared over the groups that both have.
     """
     out = []
     for place, column in enumerate(table.columns):
@@ -206,8 +192,6 @@ def orders(table: Table) -> list[str]:
 
 def _captioned(table: Table, sentences: Sequence[str]) -> Table:
     """The table with what its numbers mean, after the sentences about what they were measured on."""
-    from dataclasses import replace
-
     level = f"{table.level * 100:g} %"
     words = [
         *sentences,
@@ -216,8 +200,9 @@ def _captioned(table: Table, sentences: Sequence[str]) -> Table:
     if any(c.against for line in table.lines for c in line.cells):
         label = next((_name(line, table) for line in table.lines if line.name == table.reference), "")
         words.append(
-            f"Δ is the difference to the row “{label}”, paired by group, with its {level} bootstrap interval and the p-value "
-            "of a paired test (sign flips; McNemar's for shares of one image a group), Holm-corrected over the rows."
+            f"Δ is the difference to the row “{label}”, paired by group, with its {level} bootstrap "
+            "interval and the p-value of a paired test (sign flips; McNemar's for shares of one image per "
+            "group), Holm-corrected over the rows."
         )
     if found := orders(table):
         words.append(f"Pairs of rows ordered as in the paper: {'; '.join(found)}.")
@@ -226,9 +211,6 @@ def _captioned(table: Table, sentences: Sequence[str]) -> Table:
 
 
 def _name(line: Line, table: Table) -> str:
-    """How a sentence calls a row."""
-    if line.label:
-        return line.label
-    return (
-        ", ".join(f"{head} {mark}" for head, mark in zip(table.marks, line.marks, strict=False)) or line.name
-    )
+    """How a sentence names a row."""
+    marks = ", ".join(f"{head} {mark}" for head, mark in zip(table.marks, line.marks, strict=False))
+    return line.label or marks or line.name

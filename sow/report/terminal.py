@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -35,18 +42,27 @@ def progress_bar(
     batch_size = batch_size or sampler.batch_size
     batches = [plans[i : i + batch_size] for i in range(0, len(plans), batch_size)]
     sizes = [len({(box.w, box.h) for plan in batch for box in plan.boxes}) for batch in batches]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starting", total=sum(sampler.denoising_steps(n) for n in sizes))
+    with bar(sum(sampler.denoising_steps(n) for n in sizes), "starting") as move:
 
         def on_step(step: Step) -> None:
             words = PHASES[step.context.phase]
             if step.context.cycle is not None:
                 words += f", cycle {step.context.cycle + 1} of {sampler.method.cycle.cycles}"
-            progress.update(task, description=words, advance=int(step.event == "denoise"))
+            move(words, int(step.event == "denoise"))
 
         yield on_step
+
+
+@contextmanager
+def bar(total: int, words: str) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar on a terminal, elsewhere nothing; yields what describes it anew and moves it on."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, *left, console=console, transient=True, disable=quiet) as progress:
+        task = progress.add_task(words, total=total)
+        yield lambda words, count: progress.update(task, description=words, advance=count)
 
 
 def table(numbers: Mapping[str, Any], seconds: Mapping[str, float]) -> Table:

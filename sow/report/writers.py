@@ -6,11 +6,15 @@ import csv
 import io
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table as Terminal
 
 from sow.report import blocks
 from sow.report.tables import Cell, Column, Line, Table
+
+if TYPE_CHECKING:
+    from sow.runs.records import RunFolder
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -41,7 +45,7 @@ LATEX = {
 def markdown(table: Table) -> str:
     """A GitHub table: for each metric ours, the difference to the reference, and the paper's."""
     heads, lines = grid(table)
-    left = len(table.marks) + (1 if _labelled(table) else 0)
+    left = _left(table)
     align = [":---"] * left + ["---:"] * (len(heads) - left)
     out = [f"**{table.title}**", "", _md(heads), _md(align)]
     out += [_md(line) for line in lines]
@@ -49,35 +53,27 @@ def markdown(table: Table) -> str:
 
 
 def terminal(table: Table) -> Terminal:
-    """A rich table, a column a metric: ours, its interval, the difference to the reference, the paper's."""
-    out = Terminal(
-        title=table.title, caption=" ".join(table.caption), caption_justify="left", show_lines=True
-    )
-    labelled = _labelled(table)
-    for head in (*table.marks, *(["row"] if labelled else []), *(["n"] if table.counted else [])):
+    """A rich table, a column per metric: ours, its interval, the difference to the reference, the paper's."""
+    caption = " ".join(table.caption)
+    out = Terminal(title=table.title, caption=caption, caption_justify="left", show_lines=True)
+    for head in _heads(table):
         out.add_column(head)
     for column in table.columns:
         out.add_column(f"{column.head}{_unit(column)}", justify="right")
     for line in table.lines:
-        cells = [
-            "\n".join(
-                words
-                for words in (_ours(cell, column, line, table, "\n"), _against(cell, column, "\n", "Δ "), "")
-                if words not in ("", "-")
-            )
-            + f"\npaper {column.text(cell.paper)}"
-            for column, cell in zip(table.columns, line.cells, strict=True)
-        ]
-        heads = [*_padded(line, table), *([line.label] if labelled else []), *_count(line, table)]
-        out.add_row(*heads, *(c.strip() for c in cells))
+        cells = []
+        for column, cell in zip(table.columns, line.cells, strict=True):
+            ours = [_ours(cell, column, line, table, "\n"), _against(cell, column, "\n", "Δ ")]
+            paper = f"paper {column.text(cell.paper)}"
+            cells.append("\n".join([*(words for words in ours if words != "-"), paper]))
+        out.add_row(*_marks(line, table), *cells)
     return out
 
 
 def latex(table: Table) -> str:
     """A `table` float with booktabs rules."""
     heads, lines = grid(table)
-    left = len(table.marks) + (1 if _labelled(table) else 0)
-    columns = "l" * left + "r" * (len(heads) - left)
+    left = _left(table)
     body = [r"\toprule", _tex(heads), r"\midrule", *(_tex(line) for line in lines), r"\bottomrule"]
     return "\n".join(
         [
@@ -86,7 +82,7 @@ def latex(table: Table) -> str:
             r"\centering",
             rf"\caption{{{escape(table.title)} {escape(' '.join(table.caption))}}}",
             rf"\label{{tab:{table.name}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
+            rf"\begin{{tabular}}{{{'l' * left + 'r' * (len(heads) - left)}}}",
             *body,
             r"\end{tabular}",
             r"\end{table}",
@@ -96,42 +92,43 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One line a row, numbers unrounded, shares in [0, 1]; empty where there is none."""
+    """A line per row, numbers unrounded, shares in [0, 1]; empty for what does not exist."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = "mean low high groups images difference difference_low difference_high p p_holm paper".split()
-    writer.writerow(
-        ["row", "label", *table.marks, *(f"{c.metric}_{p}" for c in table.columns for p in parts)]
-    )
+    columns = [f"{c.metric}_{p}" for c in table.columns for p in parts]
+    writer.writerow(["row", "label", *table.marks, *columns])
     for line in table.lines:
-        values = [v for cell in line.cells for v in _numbers(cell)]
-        writer.writerow(
-            [line.name, line.label, *_padded(line, table), *("" if _none(v) else repr(v) for v in values)]
-        )
+        values = ["" if _none(v) else repr(v) for cell in line.cells for v in _numbers(cell)]
+        writer.writerow([line.name, line.label, *_padded(line, table), *values])
     return out.getvalue()
 
 
 def grid(table: Table) -> tuple[list[str], list[list[str]]]:
     """Heads and cells as text, as Markdown and LaTeX show them."""
-    labelled = _labelled(table)
     compared = [any(line.cells[i].against for line in table.lines) for i in range(len(table.columns))]
-    heads = [*table.marks, *(["row"] if labelled else []), *(["n"] if table.counted else [])]
-    for i, column in enumerate(table.columns):
-        heads += [f"{column.head}{_unit(column)}", *(["Δ (p)"] if compared[i] else []), "paper"]
+    heads = _heads(table)
+    for column, against in zip(table.columns, compared, strict=True):
+        heads += [f"{column.head}{_unit(column)}", *(["Δ (p)"] if against else []), "paper"]
     lines = []
     for line in table.lines:
-        cells = [*_padded(line, table), *([line.label] if labelled else []), *_count(line, table)]
-        for i, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
+        cells = _marks(line, table)
+        for column, cell, against in zip(table.columns, line.cells, compared, strict=True):
             cells.append(_ours(cell, column, line, table, " "))
-            if compared[i]:
-                cells.append(_against(cell, column, " "))
+            cells += [_against(cell, column, " ")] if against else []
             cells.append(column.text(cell.paper))
         lines.append(cells)
     return heads, lines
 
 
+def save(folder: RunFolder, table: Table, name: str) -> None:
+    """`name`.md, `name`.csv and `name`.tex in the run folder."""
+    for kind, write in (("md", markdown), ("csv", comma_separated), ("tex", latex)):
+        folder.save_bytes(f"{name}.{kind}", write(table).encode())
+
+
 def publish(table: Table, root: Path = blocks.REPOSITORY) -> None:
-    """The Markdown table between the marks of its name, and its means where a page has marks of NAME-short.
+    """The Markdown table between the marks of its name, and its means if a page has marks of NAME-short.
 
     Raises UserError when no page has the marks of the name.
     """
@@ -142,8 +139,7 @@ def publish(table: Table, root: Path = blocks.REPOSITORY) -> None:
 
 def short(table: Table) -> str:
     """A GitHub table of means alone, the paper's beside them where it has any, and what it was measured on."""
-    labelled = _labelled(table)
-    heads = [*table.marks, *(["row"] if labelled else []), *(["n"] if table.counted else [])]
+    heads = _heads(table)
     align = [":---"] * (len(heads) - table.counted) + ["---:"] * table.counted
     printed = [any(not _none(line.cells[i].paper) for line in table.lines) for i in range(len(table.columns))]
     for i, column in enumerate(table.columns):
@@ -151,7 +147,7 @@ def short(table: Table) -> str:
     align += ["---:"] * (len(heads) - len(align))
     out = [_md(heads), _md(align)]
     for line in table.lines:
-        cells = [*_padded(line, table), *([line.label] if labelled else []), *_count(line, table)]
+        cells = _marks(line, table)
         for i, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
             cells.append(column.text(cell.ours.mean if cell.ours else None))
             cells += [column.text(cell.paper)] if printed[i] else []
@@ -169,8 +165,8 @@ def _ours(cell: Cell, column: Column, line: Line, table: Table, gap: str) -> str
     if e is None or math.isnan(e.mean):
         return "-"
     words = f"{column.text(e.mean)}{gap}[{column.text(e.low)}, {column.text(e.high)}]"
-    told = line.images if table.counted else table.images  # what the reader takes a cell to rest on
-    return words if e.images == told else f"{words}{gap}(n={e.images})"
+    shown = line.images if table.counted else table.images  # what the reader takes a cell to rest on
+    return words if e.images == shown else f"{words}{gap}(n={e.images})"
 
 
 def _unit(column: Column) -> str:
@@ -194,8 +190,20 @@ def _numbers(cell: Cell) -> list[float | int | None]:
     return [*ours, *against, cell.paper]
 
 
-def _count(line: Line, table: Table) -> list[str]:
-    return [str(line.images) if line.images else "-"] if table.counted else []
+def _heads(table: Table) -> list[str]:
+    """Heads of what names a row."""
+    return [*table.marks, *["row"] * _labelled(table), *["n"] * table.counted]
+
+
+def _left(table: Table) -> int:
+    """How many columns stand to the left."""
+    return len(table.marks) + _labelled(table)
+
+
+def _marks(line: Line, table: Table) -> list[str]:
+    """What names a row, and its number of images if rows differ in it."""
+    count = str(line.images) if line.images else "-"
+    return [*_padded(line, table), *[line.label] * _labelled(table), *[count] * table.counted]
 
 
 def _none(value: float | int | None) -> bool:

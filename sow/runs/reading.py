@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.runs.records import MANIFEST, REPOSITORY
+from sow.runs.records import REPOSITORY, manifests_below
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def complete(study: str, outputs: str | Path = "outputs", **choices: str) -> list[Path]:
-    """Folders of the complete runs of `study` below `outputs`, oldest first; `choices` narrows them (model="people").
+    """Folders of the complete runs of `study` below `outputs`, oldest first; `choices` narrows them
+    (model="people").
 
     A relative `outputs` is looked for here, then in the checkout.
     """
@@ -22,14 +23,10 @@ def complete(study: str, outputs: str | Path = "outputs", **choices: str) -> lis
     if not root.is_absolute() and not root.is_dir():
         root = REPOSITORY / root
     found = []
-    for path in root.glob(f"*/**/{MANIFEST}"):
-        try:
-            manifest = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
+    for folder, manifest in manifests_below(root):
         wanted = {"study": study, **choices}
         if all(manifest.get("choices", {}).get(group) == option for group, option in wanted.items()):
-            found.append((str(manifest.get("finished")), path.parent))
+            found.append((str(manifest.get("finished")), folder))
     return [folder for _, folder in sorted(found)]
 
 
@@ -54,5 +51,10 @@ def table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def numbers(folder: Path, name: str = "headline") -> dict[str, Any]:
-    """A JSON file of a run: headline, metrics, manifest, plan."""
-    return json.loads((folder / f"{name}.json").read_text())
+    """A JSON file of a run: headline, metrics, manifest, plan; raises UserError where it cannot be read."""
+    file = folder / f"{name}.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise UserError(f"cannot read {file}: {reason}") from error

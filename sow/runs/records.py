@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import io
 import json
+import logging
 import math
 import os
 import platform
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sow.config.places import INSTALLED
 from sow.errors import UserError
+from sow.store import inputs
+from sow.store.code import code_digests
 from sow.store.files import atomic_write
+from sow.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from sow.config.compose import Config
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -40,7 +44,6 @@ LIBRARIES = (
     "pillow",
     "hydra-core",
 )
-FILE_KEYS = {"image", "mask", "path", "weights", "pretrained", "cache_dir", "root"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,15 @@ class RunFolder:
     path: Path
 
     def save_bytes(self, name: str, data: bytes) -> Path:
-        """Write `data` to a temporary name, then rename."""
+        """Write `data` to a temporary name, then rename; raises UserError where the disk does not take it."""
         target = self.path / name
-        with atomic_write(target) as part, open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with atomic_write(target) as part, open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror or error} (paths.outputs)") from error
         return target
 
     def save_image(self, name: str, image: Image.Image) -> Path:
@@ -70,12 +76,15 @@ class RunFolder:
         return self.save_bytes(name, (text + "\n").encode())
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Rows as parquet; columns are the union of the rows' keys, in order of appearance."""
+        """Rows as parquet; columns are the union of the rows' keys, in order of appearance.
+
+        A column whose values have no one type, or numbers beyond 64 bits, becomes text.
+        """
         import pyarrow
         from pyarrow import parquet
 
         names = list(dict.fromkeys(key for row in rows for key in row))
-        table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+        table = pyarrow.table({name: _column([row.get(name) for row in rows]) for name in names})
         buffer = io.BytesIO()
         parquet.write_table(table, buffer)
         return self.save_bytes(name, buffer.getvalue())
@@ -86,8 +95,41 @@ class RunFolder:
         return (self.path / MANIFEST).is_file()
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest of a complete run."""
-        return json.loads((self.path / MANIFEST).read_text())
+        """The manifest of a complete run; raises UserError as `read_manifest` does."""
+        return read_manifest(self.path / MANIFEST)
+
+
+def _column(values: list[Any]) -> Any:
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+        words = (v if isinstance(v, (str, type(None))) else json.dumps(jsonable(v)) for v in values)
+        return pyarrow.array(list(words))
+
+
+def read_manifest(file: Path) -> dict[str, Any]:
+    """A run's manifest; raises UserError for a file that cannot be read or is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}, it is damaged"
+        raise UserError(f"cannot read {file}: {reason} (remove that run's folder)") from error
+    parts = [found, *(found.get(k, {}) for k in ("config", "choices"))] if isinstance(found, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{file} is no manifest of a run: it is damaged (remove that run's folder)")
+    return found
+
+
+def manifests_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The complete runs below a folder and their manifests, sorted by path;
+    damaged ones are left out with a warning."""
+    for file in sorted(root.rglob(MANIFEST)):
+        try:
+            yield file.parent, read_manifest(file)
+        except UserError as error:
+            log.warning("%s", error)
 
 
 def jsonable(value: Any) -> Any:
@@ -107,105 +149,37 @@ def jsonable(value: Any) -> Any:
 
 
 def config_hash(config: Config) -> str:
-    """SHA-256 of the resolved configuration without what does not change a result."""
-    kept = {k: v for k, v in config.resolved.items() if k not in NOT_THE_RUN}
-    return _digest(json.dumps(jsonable(kept), sort_keys=True).encode())
+    """Fingerprint of the resolved configuration without what does not change a result."""
+    return fingerprint(jsonable({k: v for k, v in config.resolved.items() if k not in NOT_THE_RUN}))
 
 
-def run_key(config: Config) -> str:
-    """SHA-256 of the configuration, the bytes of every input and weight file, and the package's files."""
-    cache = HashCache(config.paths.outputs / ".index" / "weights.json")
-    parts = {
-        "config": config_hash(config),
-        "hub": hub_revisions(config),
-        "inputs": {str(p): cache.digest(p) for p in input_files(config)},
-        "code": [(str(p.relative_to(REPOSITORY)), cache.digest(p)) for p in code_files()],
-    }
-    cache.save()
-    return _digest(json.dumps(parts, sort_keys=True).encode())
+def run_key(config: Config, *code: Any) -> str:
+    """Fingerprint of the configuration, of all that its components read, and of the code that they and `code`
+    reach.
 
-
-def input_files(config: Config) -> list[Path]:
-    """Every file that the configuration names: images, masks, plans, weights; folders stand for all that lies in them."""
-    return sorted({p for name in config.resolved if name not in NOT_THE_RUN for p in files_of(config, name)})
-
-
-def files_of(config: Config, name: str) -> set[Path]:
-    """The files that one group of the configuration names, all those of a folder."""
-    component: Any = getattr(config, name)  # it may know better which files it reads
-    names = component.files() if hasattr(component, "files") else _named_paths(config.resolved[name])
-    paths = (Path(n).expanduser() for n in names)
-    return {f.resolve() for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file()}
-
-
-def hub_revisions(config: Config) -> dict[str, str]:
-    """Commits of the hub's models on this disk that the configuration may load."""
-    model = config.resolved["model"]
-    if model.get("repo_id") is None or model.get("path") is not None:
-        return {}
-    from huggingface_hub import try_to_load_from_cache
-
-    found = {}
-    for name in (model["repo_id"], *model.get("mirrors", ())):
-        cached = try_to_load_from_cache(name, "unet/config.json", revision=model.get("revision"))
-        if isinstance(cached, str):
-            found[name] = Path(cached).parents[1].name
-    return found
-
-
-def _named_paths(node: Any, key: str = "") -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _named_paths(value, str(name))
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _named_paths(value, key)
-    elif isinstance(node, str) and key in FILE_KEYS:
-        yield node
-
-
-def code_files() -> list[Path]:
-    """The files of sow/ and experiments/, shipped weights included."""
-    rooms = (PACKAGE, REPOSITORY / "experiments")
-    return sorted(
-        p for room in rooms for p in room.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    A study that composes further configurations names them in `configurations(config)`; what those read
+    counts too.
+    """
+    others = config.study.configurations(config) if hasattr(config.study, "configurations") else ()
+    chosen = [chosen_components(c) for c in (config, *others)]
+    return fingerprint(
+        {
+            "config": config_hash(config),
+            "reads": [inputs.contents(list(c.values())) for c in chosen],
+            "code": code_digests(*code, *(t for c in chosen for t in component_types(c))),
+        }
     )
 
 
-class HashCache:
-    """SHA-256 of files; those of large files are remembered by path, size and modification time."""
-
-    LARGE = 1 << 20
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, str] = {}
-        self.new: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self.known = dict(json.loads(path.read_text()))
-
-    def digest(self, file: Path) -> str:
-        """Hex SHA-256 of the file's bytes; raises UserError when it cannot be read."""
-        try:
-            stat = file.stat()
-            if stat.st_size < self.LARGE:
-                return _digest(file.read_bytes())
-            key = f"{file}|{stat.st_size}|{stat.st_mtime_ns}"
-            if key not in self.known:
-                with open(file, "rb") as opened:
-                    self.known[key] = self.new[key] = hashlib.file_digest(opened, "sha256").hexdigest()
-            return self.known[key]
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-
-    def save(self) -> None:
-        """Keep what was newly hashed; another process's entries may be lost, never a file's truth."""
-        if self.new:
-            RunFolder(self.path.parent).save_json(self.path.name, self.known)
+def chosen_components(config: Config, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The components of a configuration by group, those that make a run what it is."""
+    names = (name for name in config.resolved if name not in (*NOT_THE_RUN, *without))
+    return {name: getattr(config, name) for name in names if is_dataclass(getattr(config, name))}
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def component_types(chosen: Mapping[str, Any]) -> list[type[Any]]:
+    """The classes of components and of those in their fields, each once."""
+    return list(dict.fromkeys(type(c) for c in inputs.components(chosen)))
 
 
 # Complete runs by key.
@@ -214,12 +188,9 @@ def _digest(data: bytes) -> str:
 def find(outputs: Path, key: str) -> Path | None:
     """The folder of the complete run with this key, None when there is none (any more)."""
     try:
-        folder = outputs / (outputs / ".index" / key).read_text().strip()
-    except OSError:
-        return None
-    try:
+        folder = outputs / (outputs / ".index" / key).read_text(encoding="utf-8").strip()
         return folder if RunFolder(folder).manifest().get("key") == key else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         return None
 
 
@@ -227,11 +198,17 @@ def complete(folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, 
     """Write the manifest, then the index entry: after this the run is done."""
     folder.save_json(MANIFEST, {**manifest, "key": key})
     where = os.path.relpath(folder.path.resolve(), outputs.resolve())
-    RunFolder(outputs / ".index").save_bytes(key, f"{where}\n".encode())
+    try:
+        RunFolder(outputs / ".index").save_bytes(key, f"{where}\n".encode())
+    except UserError as error:  # the run is there; it will only not be found again
+        log.warning("%s", error)
 
 
 def link_earlier(folder: Path, earlier: Path) -> None:
-    """Leave a link named `earlier` in this run's folder; a text file where links are not to be had."""
+    """Leave a link named `earlier` in this run's folder, if it is another;
+    a text file where links are not to be had."""
+    if folder.resolve() == earlier.resolve():
+        return
     link = folder / "earlier"
     target = os.path.relpath(earlier.resolve(), folder.resolve())
     try:
@@ -264,6 +241,8 @@ def git_revision() -> dict[str, Any] | None:
 
     Looked up once a process: the code that it runs is the one that it began with.
     """
+    if INSTALLED:  # a repository around it is somebody else's
+        return None
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return None if commit is None else {"commit": commit, "dirty": bool(status)}
 
@@ -276,9 +255,3 @@ def _git(*words: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def discard_untouched(folder: Path) -> None:
-    """Remove the folder of a job that failed before it wrote anything: Hydra's files alone tell nothing."""
-    if all(p.name == ".hydra" or p.suffix == ".log" for p in folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)

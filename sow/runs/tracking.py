@@ -1,4 +1,4 @@
-"""Where a run is told to others. The run folder is the truth; a tracker only sends what lies there."""
+"""Where a run is sent. The run folder is the truth; a tracker only sends what lies there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from sow.errors import UserError
 from sow.runs.wandb_sync import Uploads
 from sow.types import Bound, component
 
@@ -22,20 +23,31 @@ if TYPE_CHECKING:
     from sow.config.compose import Config
 
 log = logging.getLogger(__name__)
+MODES = (
+    "online",
+    "offline",
+    "disabled",
+    "run",
+    "dryrun",
+)  # the last two are W&B's old words for the first two
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a tracker is told about a run: its folder, its configuration, and the multirun it belongs to."""
+    """What a tracker gets of a run: its folder, its configuration, and the sweep it belongs to.
+
+    `repeats` is the folder of the complete run for which this one was skipped.
+    """
 
     folder: Path
     config: Config
     group: str | None = None
     git: str | None = None
+    repeats: Path | None = None
 
 
 class Tracked(Protocol):
-    """A run that is being told; none of this ever raises."""
+    """A run that is being tracked; none of this ever raises."""
 
     def history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows over the steps of the run, in order."""
@@ -60,7 +72,9 @@ class Tracked(Protocol):
 
 @component("tracker")
 class NoTracker:
-    """Tells nobody."""
+    """Sends nothing."""
+
+    def check(self) -> None: ...
 
     def start(self, job: Job) -> Tracked:
         """A run that goes nowhere."""
@@ -83,13 +97,13 @@ class Silent:
 
 @component("tracker")
 class Wandb:
-    """Weights & Biases: one W&B run a job, inside the run folder.
+    """Weights & Biases: one W&B run per job, inside the run folder.
 
-    Every run is written offline, so that no server can stop or slow a job. `mode` auto is online where a login is found
-    (WANDB_API_KEY or the netrc entry of the server) and offline elsewhere; WANDB_MODE in the environment wins. Online
-    means that a detached process of `sow.runs.wandb_sync` uploads the finished run within `upload_seconds`; after a failure
-    the next attempt is made by a job that ends `pause_seconds` or more later, or by `wandb sync`. A failure of W&B never stops a
-    job: it becomes one warning.
+    Every run is written offline, so that no server can stop or slow a job. `mode` auto is online if a login
+    is found (WANDB_API_KEY or the netrc entry of the server) and offline else; WANDB_MODE in the environment
+    wins. Online means that a detached process of `sow.runs.wandb_sync` uploads the finished run within
+    `upload_seconds`; after a failure the next attempt is made by a job that ends `pause_seconds` or more
+    later, or by `wandb sync`. A failure of W&B never stops a job: it becomes one warning.
     """
 
     project: str
@@ -98,11 +112,17 @@ class Wandb:
     upload_seconds: Annotated[float, Bound(gt=0)]
     pause_seconds: Annotated[float, Bound(ge=0)]
 
+    def check(self) -> None:
+        """Raises UserError for a mode in the environment that W&B does not know."""
+        mode = os.environ.get("WANDB_MODE")
+        if mode and mode not in MODES:
+            raise UserError(f"WANDB_MODE={mode} is not one of {', '.join(MODES)} (WANDB_MODE, tracker.mode)")
+
     def start(self, job: Job) -> Tracked:
-        """Open the W&B run; when that fails, warn and tell nobody."""
-        mode = os.environ.get("WANDB_MODE") or (
-            ("online" if logged_in() else "offline") if self.mode == "auto" else self.mode
-        )
+        """Open the W&B run; if that fails, warn and send nothing."""
+        mode = os.environ.get("WANDB_MODE") or self.mode
+        if mode == "auto":
+            mode = "online" if logged_in() else "offline"
         if mode == "disabled":
             return Silent()
         try:
@@ -137,12 +157,14 @@ class Wandb:
             group=job.group,
             job_type=config.choices["study"],
             name=name(job),
-            tags=tags(config),
+            tags=[*tags(config), *(["repeated"] if job.repeats else [])],
+            notes=f"repeats {run_name(job.repeats)}" if job.repeats else None,
             config={
                 **config.resolved,
                 "choices": dict(config.choices),
                 "overrides": list(config.overrides),
                 "git": job.git,
+                **({"repeats": run_name(job.repeats)} if job.repeats else {}),
             },
             reinit="create_new",
             settings=settings,
@@ -152,7 +174,8 @@ class Wandb:
 
 
 def forget_unfinished(folder: Path) -> str | None:
-    """Remove what a killed attempt at this run left of W&B's files; the id of its W&B run, which is to be the same."""
+    """Remove what a killed attempt at this run left of W&B's files; the id of its W&B run,
+    which is to be the same."""
     runs = sorted((folder / "wandb").glob("offline-run-*"))
     if not runs:
         return None
@@ -174,10 +197,14 @@ class WandbRun:
             self.run = self.init()
 
     def history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """One history row a step; text columns are left to trace.parquet."""
+        """One history row per step; text columns are left to trace.parquet."""
         with self._guard("history"):
-            for step, row in enumerate(rows):
-                self.run.log({"step": step, **{k: v for k, v in row.items() if isinstance(v, (int, float))}})
+            numbers = [{k: v for k, v in row.items() if isinstance(v, (int, float))} for row in rows]
+            for name in dict.fromkeys(key for row in numbers for key in ("step", *row)):
+                # Its last value is no result: the summary is `summary`'s.
+                self.run.define_metric(name, step_metric=None if name == "step" else "step", summary="none")
+            for step, row in enumerate(numbers):
+                self.run.log({"step": step, **row})
 
     def images(self, images: Mapping[str, Image.Image | Path]) -> None:
         """Pictures of the run."""
@@ -254,15 +281,11 @@ def logged_in() -> bool:
 
 
 def tags(config: Config) -> list[str]:
-    """Options of the groups that people filter by, and the ablations; W&B takes 64 letters a tag."""
-    chosen = [
-        f"{group}:{config.choices[group]}"
-        for group in ("method", "model", "task", "planner")
-        if group in config.choices
-    ]
-    return [
-        tag[:64] for tag in (*chosen, *config.ablations, *filter(None, [config.choices.get("experiment")]))
-    ]
+    """Options of the groups that people filter by, and the ablations; W&B takes 64 letters per tag."""
+    groups = ("method", "model", "task", "planner")
+    chosen = [f"{group}:{config.choices[group]}" for group in groups if group in config.choices]
+    experiment = config.choices.get("experiment")
+    return [tag[:64] for tag in (*chosen, *config.ablations, *([experiment] if experiment else []))]
 
 
 def name(job: Job) -> str:
@@ -273,6 +296,12 @@ def name(job: Job) -> str:
         if not o.startswith(("tracker", "paths", "force", "hydra"))
     ]
     return " ".join(words)[:120] or str(job.config.choices["method"])
+
+
+def run_name(folder: Path) -> str:
+    """A run by its W&B id if it has one, and its folder."""
+    runs = sorted((folder / "wandb").glob("offline-run-*"))
+    return f"{runs[-1].name.rpartition('-')[2]} in {folder}" if runs else str(folder)
 
 
 def _cell(value: Any) -> Any:
@@ -287,7 +316,8 @@ def _cell(value: Any) -> Any:
 
 
 def _make_scratch() -> None:
-    """W&B builds pictures and tables in a folder that it makes when imported, and that a forked process removes at its end."""
+    """W&B builds pictures and tables in a folder that it makes at import;
+    a forked process removes it at its end."""
     from wandb.sdk.data_types import _private
 
     Path(_private.MEDIA_TMP.name).mkdir(parents=True, exist_ok=True)

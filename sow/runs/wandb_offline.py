@@ -17,8 +17,8 @@ HEADER = 7  # bytes, of the file and of each piece of a record
 class OfflineRun:
     """One W&B run as its `.wandb` file holds it.
 
-    `history` one mapping a logged row; `exit_code` None while the run is not finished; `files` the local paths of what its
-    tables and other artifacts show, by their names there.
+    `history` one mapping a logged row; `exit_code` None while the run is not finished; `files` the local
+    paths of what its tables and other artifacts show, by their names there.
     """
 
     file: Path
@@ -41,7 +41,8 @@ def runs_below(folder: Path) -> list[OfflineRun]:
 
 
 def read_run(file: Path) -> OfflineRun:
-    """The run in one `.wandb` file, as far as it is written; raises ValueError when it does not even say which run it is."""
+    """The run in one `.wandb` file, as far as it is written;
+    raises ValueError when it does not even say which run it is."""
     from wandb.proto import wandb_internal_pb2
 
     run: Any = None
@@ -91,7 +92,8 @@ def items(updates: Any) -> dict[str, Any]:
 
 
 def messages(log: bytes) -> Iterator[bytes]:
-    """The whole messages of a LevelDB log behind W&B's header: blocks of 32 KiB of (checksum, length, kind, bytes)."""
+    """The whole messages of a LevelDB log behind W&B's header:
+    blocks of 32 KiB of (checksum, length, kind, bytes)."""
     position, message = HEADER, b""
     while position + HEADER <= len(log):
         left = BLOCK - position % BLOCK

@@ -1,8 +1,10 @@
-"""Uploading finished W&B runs in a process of its own, so that a server can be slow, broken or gone without anybody waiting.
+"""Uploading finished W&B runs in a process of its own, so that a server can be slow, broken or gone without
+anybody waiting.
 
-`python -m sow.runs.wandb_sync FOLDER SECONDS PAUSE` uploads what is queued in FOLDER, one process at a time, and ends; a run that
-could not be uploaded stays queued. Nothing but the standard library and a file lock is imported here: the uploading itself is
-`wandb sync`, in a child that is killed when it takes longer than SECONDS.
+`python -m sow.runs.wandb_sync FOLDER SECONDS PAUSE` uploads what is queued in FOLDER, one process at a time,
+and ends; a run that could not be uploaded stays queued. Nothing but the standard library and a file lock is
+imported here: the uploading itself is `wandb sync`, in a child that is killed when it takes longer than
+SECONDS.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ ANSWER = 10.0  # seconds in which a server that is alive answers
 
 @dataclass(frozen=True)
 class Uploads:
-    """A queue of W&B run folders on disk, one file a run; `seconds` is what one round may take, `pause` follows a failure."""
+    """A queue of W&B run folders on disk, one file a run; `seconds` is what one round may take,
+    `pause` follows a failure."""
 
     folder: Path
     seconds: float
@@ -142,7 +145,8 @@ class Uploads:
 
 
 def answers(server: str, seconds: float = ANSWER) -> bool:
-    """Whether the server answers at all, and not with an error of its own; `wandb sync` would try for hours."""
+    """Whether the server answers at all, and not with an error of its own;
+    `wandb sync` would try for hours."""
     try:
         request = urllib.request.Request(
             f"{server.rstrip('/')}/graphql",
@@ -160,7 +164,8 @@ def answers(server: str, seconds: float = ANSWER) -> bool:
 def yield_to_others(pid: int) -> None:
     """Let a process that leads a session of its own run where nobody else wants the processor.
 
-    Linux may share processors between sessions first (sched_autogroup), and a process's nice value counts only within its own.
+    Linux may share processors between sessions first (sched_autogroup), and a process's nice value counts
+    only within its own.
     """
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text("19")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to; after the block it is `target`, after an exception nothing has changed.
+    """A path beside `target` to write to; after the block it is `target`, after an exception nothing has
+    changed.
 
     Folders on the way to `target` are made. Processes and threads that write the same file do not meet.
     """
@@ -27,7 +28,8 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` to write to; after the block it is `target`, after an exception nothing has changed.
+    """A new folder beside `target` to write to; after the block it is `target`, after an exception nothing
+    has changed.
 
     Killed between the two renames at the end, the new folder stays beside, whole, under its temporary name.
     """

@@ -1,7 +1,9 @@
-"""`python -m tools.site`: the pages into build/docs, and the site into build/site, where a broken link is an error.
+"""`python -m tools.site`: the pages into build/docs, and the site into build/site, where a broken link is an
+error.
 
 python -m tools.site           # needs the group docs: uv run --group docs python -m tools.site
-python -m tools.site --pages   # the pages that conf/ writes, docs/configuration.md and docs/deviations.md, alone
+python -m tools.site --pages   # the pages that conf/ writes, docs/configuration.md and docs/deviations.md,
+                               alone
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def pages(root: Path = ROOT) -> dict[str, str]:
 
 
 def relink(text: str, source: str, target: str, places: dict[str, str], root: Path) -> str:
-    """Links of the page `source` as they are on the page `target`; files of the repository that are no page lose theirs.
+    """Links of the page `source` as they are on the page `target`; files of the repository that are no page
+    lose theirs.
 
     Raises ValueError for a link to a file that does not exist.
     """

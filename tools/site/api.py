@@ -1,4 +1,5 @@
-"""The pages that docstrings write: a page a room of the package, a section a module, read without importing anything."""
+"""The pages that docstrings write: a page a room of the package, a section a module,
+read without importing anything."""
 
 from __future__ import annotations
 

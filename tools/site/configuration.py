@@ -1,4 +1,5 @@
-"""The pages that conf/ writes: every group, option and field with its comment, and the assumptions among them."""
+"""The pages that conf/ writes: every group, option and field with its comment,
+and the assumptions among them."""
 
 from __future__ import annotations
 
@@ -71,8 +72,8 @@ def configuration(conf: Path) -> str:
     out = [
         "# Configuration",
         "",
-        "Written from `conf/`. `uv run run.py --cfg job` prints what a command line means; `group=option` chooses, "
-        "`group.field=value` sets, `+ablation=NAME` takes a part of the method away.",
+        "Written from `conf/`. `uv run run.py --cfg job` prints what a command line means; `group=option` "
+        "chooses, `group.field=value` sets, `+ablation=NAME` takes a part of the method away.",
         "",
         "## The root",
         "",
@@ -114,21 +115,24 @@ def deviations(conf: Path) -> str:
         [
             "# Deviations",
             "",
-            "The paper leaves choices open. Each one taken here is marked `ASSUMPTION` beside its value in `conf/`, with what "
-            "else could be meant; this page is `grep -r ASSUMPTION conf/`, sorted. Every alternative is a setting.",
+            "The paper leaves choices open. Each one taken here is marked `ASSUMPTION` beside its value in "
+            "`conf/`, with what else could be meant; this page is `grep -r ASSUMPTION conf/`, sorted. Every "
+            "alternative is a setting.",
             "",
             "| | here | why, or what it means | alternatives |",
             "| --- | --- | --- | --- |",
             *rows,
             "",
-            "On the embedded model some of the paper's numbers are replaced (`calibration=people`, chosen on validation "
-            "groups; `calibration=paper` runs the paper's):",
+            "On the embedded model some of the paper's numbers are replaced (`calibration=people`, chosen "
+            "on validation groups; `calibration=paper` runs the paper's):",
             "",
             *_table((conf / "calibration" / "people.yaml").read_text()),
             about((conf / "calibration" / "people.yaml").read_text()),
             "",
-            "COW's published code exists in more than one state; where they differ (the eta of the cycles is 0 in one and 1 "
-            'in another) `method=cow` follows the paper\'s "noise level eta set 1"; `cycle.eta=0` gives the other.',
+            "COW's published code exists in more than one state; where they differ (the eta of the cycles "
+            "is 0 in one and 1 "
+            'in another) `method=cow` follows the paper\'s "noise level eta set 1"; `cycle.eta=0` gives the '
+            "other.",
             "",
         ]
     )
@@ -146,7 +150,8 @@ def _defaults(text: str) -> list[str]:
 
 def _table(text: str, leave_out: tuple[str, ...] = ()) -> list[str]:
     rows = [f for f in fields(text) if not f.name.startswith((*leave_out, "_target_"))]
-    targets = [f.value for f in fields(text) if f.name.rpartition(".")[2] == "_target_"]
+    own = (f for f in fields(text) if not f.name.startswith("hydra."))
+    targets = [f.value for f in own if f.name.rpartition(".")[2] == "_target_"]
     bases = [
         str(d)
         for d in (yaml.safe_load(text) or {}).get("defaults", ())

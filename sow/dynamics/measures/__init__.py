@@ -1,1 +1,2 @@
-"""Measures of generative dynamics: pure functions of a denoiser, on one axis, the logarithm of the signal-to-noise ratio."""
+"""Measures of generative dynamics: pure functions of a denoiser, on one axis,
+the logarithm of the signal-to-noise ratio."""

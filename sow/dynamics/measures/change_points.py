@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sow.dynamics.curves import Interval, interval, mean_over_units
+from sow.dynamics.curves import interval, mean_over_units
 from sow.dynamics.measures.levels import Array
 from sow.dynamics.regimes import left_over
+from sow.report.statistics import Resampling
 
 Place = Callable[[Array, Array], float]
 
 
-def located(place: Place, levels: ArrayLike, values: ArrayLike, seed: int, resamples: int) -> Interval:
-    """`place` of the mean of `values` (units, L), nan left out, and its 95 % interval over units.
+def located(place: Place, levels: ArrayLike, values: ArrayLike, how: Resampling) -> dict[str, float]:
+    """`place` of the mean of `values` (units, L), nan left out, and its interval over units: `value`, `low`, `high`.
 
     Units are what was drawn independently: images, never levels of one image.
     """
     axis, table = _rising(levels), np.asarray(values, float)
-    return interval(lambda index: place(axis, mean_over_units(table[index])), len(table), seed, resamples)
+    return interval(lambda index: place(axis, mean_over_units(table[index])), len(table), how)
 
 
 def crossing(levels: ArrayLike, curve: ArrayLike, value: float) -> float:

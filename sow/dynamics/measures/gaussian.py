@@ -5,7 +5,8 @@ Notation (beside that of `levels`)
     p_k       weight of class k of a mixture, m_k its mean (d,), v_k its variance per coordinate
     r_k       posterior of class k given x; G_k = a v_k + s, the variance of x within class k
     S         power spectrum of a stationary field (h, w), the eigenvalues of its covariance
-    rho       snr of the two-class channel along the line between its means, a M^2 / G with means at distance 2 M
+    rho       snr of the two-class channel along the line between its means, a M^2 / G with means at distance
+              2 M
 
 Everything is exact but two one-dimensional Gaussian averages, by Gauss-Hermite quadrature with 128 nodes.
 """
@@ -87,7 +88,8 @@ class GaussianMixture:
         return Drawn(self.within(x, level)[rows, classes] + variance[classes, None].sqrt() * n, classes)
 
     def jacobian(self, x: Tensor, level: float) -> Tensor:
-        """dE[x_0 | x] / dx as (B, d, d): sqrt(a) / s times the posterior covariance of x_0, hence symmetric."""
+        """dE[x_0 | x] / dx as (B, d, d): sqrt(a) / s times the posterior covariance
+        of x_0, hence symmetric."""
         alpha = alpha_of(level)
         posterior, within = self.posterior(x, level), self.within(x, level)
         off = within - torch.einsum("bk,bkd->bd", posterior, within)[:, None]
@@ -98,7 +100,8 @@ class GaussianMixture:
 
 @dataclass(frozen=True)
 class TwoClasses:
-    """Closed forms of the mixture of two equal classes with means +-m, |m| = `half`, and `variance` per coordinate."""
+    """Closed forms of the mixture of two equal classes with means +-m, |m| = `half`,
+    and `variance` per coordinate."""
 
     half: float
     variance: float
@@ -132,7 +135,8 @@ class TwoClasses:
 
     @property
     def speciation(self) -> float:
-        """Level at which x = 0 turns unstable along m under the score: snr (|m|^2 - v) = 1; nan where it never does."""
+        """Level at which x = 0 turns unstable along m under the score: snr (|m|^2 - v) = 1;
+        nan where it never does."""
         excess = self.half**2 - self.variance
         return -math.log(excess) if excess > 0 else math.nan
 
@@ -144,7 +148,8 @@ class TwoClasses:
 
 @dataclass(frozen=True, eq=False)
 class GaussianChannel:
-    """x_0 = gain y + sqrt(variance) n, coordinate by coordinate, y standard normal: a text that says something of each pixel."""
+    """x_0 = gain y + sqrt(variance) n, coordinate by coordinate, y standard normal: a text that says
+    something of each pixel."""
 
     gain: Tensor
     variance: Tensor
@@ -173,13 +178,15 @@ class GaussianChannel:
 
 @dataclass(frozen=True, eq=False)
 class GaussianField:
-    """A stationary Gaussian field on a torus, one channel, by its power `spectrum` S (h, w); images are (B, 1, h, w)."""
+    """A stationary Gaussian field on a torus, one channel, by its power `spectrum` S (h, w);
+    images are (B, 1, h, w)."""
 
     spectrum: Tensor
 
     @classmethod
     def exponential(cls, height: int, width: int, length: float, white: float = 0.0) -> GaussianField:
-        """Covariance exp(-r / length) at distance r on the torus, plus `white` at r = 0; negative powers are set to 0."""
+        """Covariance exp(-r / length) at distance r on the torus, plus `white` at r = 0;
+        negative powers are set to 0."""
         covariance = torch.exp(-torus_distance(height, width) / length)
         covariance[0, 0] += white
         return cls(torch.fft.fft2(covariance).real.clamp(min=0))
@@ -233,7 +240,8 @@ class GaussianField:
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """A linear denoiser of known radius R: one `kernel` (2R+1, 2R+1), zero padding, for any number of channels."""
+    """A linear denoiser of known radius R: one `kernel` (2R+1, 2R+1), zero padding,
+    for any number of channels."""
 
     kernel: Tensor
 
@@ -244,7 +252,8 @@ class Convolution:
         return torch.nn.functional.conv2d(x, weight, padding=radius, groups=channels)
 
     def non_locality(self, radius: int) -> float:
-        """e_l for white input far from the border: the share of the kernel's energy further than l from its centre."""
+        """e_l for white input far from the border: the share of the kernel's energy further than
+        l from its centre."""
         size, middle = len(self.kernel), len(self.kernel) // 2
         off = (torch.arange(size) - middle).abs()
         outside = torch.maximum(off[:, None], off[None]) > radius

@@ -6,8 +6,8 @@ Notation
     x         sqrt(alpha) x_0 + sqrt(1 - alpha) n, n standard normal: a state at that level
     D         a denoiser, D(x, level, condition) -> x_0 of the shape of x
 
-Levels are floats: one call has one level. A condition is a sequence with one entry per image, or None for no condition
-at all; what an entry is (a class, an embedding, a caption) is between the caller and the denoiser.
+Levels are floats: one call has one level. A condition is a sequence with one entry per image, or None for no
+condition at all; what an entry is (a class, an embedding, a caption) is between the caller and the denoiser.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def draw_like(x0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 
 def from_epsilon(predict: Denoise) -> Denoise:
-    """A denoiser from a prediction of the noise, epsilon(x, level, condition): x_0 = (x - sqrt(1 - alpha) eps) / sqrt(alpha)."""
+    """A denoiser from a prediction of the noise, epsilon(x, level, condition):
+    x_0 = (x - sqrt(1 - alpha) eps) / sqrt(alpha)."""
 
     def denoise(x: Tensor, level: float, condition: Condition) -> Tensor:
         alpha = alpha_of(level)

@@ -1,4 +1,5 @@
-"""Speciation, collapse, and what a model has by heart: a finite training set on the axis of noise (arXiv 2402.18491).
+"""Speciation, collapse, and what a model has by heart: a finite training set on the axis of noise (arXiv
+2402.18491).
 
 Notation (beside that of `levels`)
     Lambda    largest eigenvalue of the data's covariance
@@ -7,15 +8,16 @@ Notation (beside that of `levels`)
     excess    E H[i | x] in nats, the entropy of which training point a state came from; log n at pure noise
     level_C   collapse: from here to the clean end the exact denoiser of the training set only copies
 
-Before collapse many training points explain a state as well as its own does, and the excess entropy is log n - I(x_0; x),
-with the information of the data's distribution; it would vanish where that information reaches log n. So level_C is
-read in two ways: where the measured excess has fallen to a stated share of log n (a crossover for finite dimension,
-which sharpens as the dimension grows), and where an information curve of the distribution, if there is one, meets log n.
+Before collapse many training points explain a state as well as its own does, and the excess entropy is log n
+- I(x_0; x), with the information of the data's distribution; it would vanish where that information reaches
+log n. So level_C is read in two ways: where the measured excess has fallen to a stated share of log n (a
+crossover for finite dimension, which sharpens as the dimension grows), and where an information curve of the
+distribution, if there is one, meets log n.
 
-What differs from the source: its process has noise variance 1 - e^-2t, and Lambda e^-2t = 1 sets t_S; as a ratio of
-variances the same condition reads snr Lambda = 1, which does not depend on how a process is written, and agrees for
-large Lambda. The source's excess entropy is that of densities per dimension; here it is written as the equal entropy of
-an index, in nats, which needs no density.
+What differs from the source: its process has noise variance 1 - e^-2t, and Lambda e^-2t = 1 sets t_S; as a
+ratio of variances the same condition reads snr Lambda = 1, which does not depend on how a process is written,
+and agrees for large Lambda. The source's excess entropy is that of densities per dimension; here it is
+written as the equal entropy of an index, in nats, which needs no density.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from sow.dynamics.measures.levels import alpha_of, noised
 
 
 class Nearest(NamedTuple):
-    """For each sample (m,): its nearest training point, the root mean square distance, and its share of the second's."""
+    """For each sample (m,): its nearest training point, the root mean square distance,
+    and its share of the second's."""
 
     which: Tensor
     distance: Tensor
@@ -41,7 +44,8 @@ class Nearest(NamedTuple):
 
 
 def top_variance(data: Tensor) -> float:
-    """Lambda of `data` (n, ...): the unbiased covariance's largest eigenvalue, by the smaller of its two Gram matrices."""
+    """Lambda of `data` (n, ...): the unbiased covariance's largest eigenvalue,
+    by the smaller of its two Gram matrices."""
     flat = data.flatten(1).double()
     flat = flat - flat.mean(0)
     gram = flat @ flat.T if len(flat) < flat.shape[1] else flat.T @ flat
@@ -49,14 +53,16 @@ def top_variance(data: Tensor) -> float:
 
 
 def speciation_level(data: Tensor) -> float:
-    """level_S of `data` (n, ...), in the units that the denoiser works in (scaled latents for a latent model)."""
+    """level_S of `data` (n, ...), in the units that the denoiser works in (scaled latents
+    for a latent model)."""
     return -math.log(top_variance(data))
 
 
 def excess_entropy(
     data: Tensor, starts: Sequence[int] | Tensor, levels: Sequence[float], n: Tensor
 ) -> Tensor:
-    """H[i | x] in nats per start and level, (B, L): x is training point starts[b] of `data` (n, ...) with noise n[b].
+    """H[i | x] in nats per start and level, (B, L): x is training point starts[b] of `data` (n, ...) with
+    noise n[b].
 
     Computed in float64; memory is B times the training set's size in numbers.
     """
@@ -72,7 +78,8 @@ def excess_entropy(
 
 
 def collapse_level(levels: Sequence[float], excess: ArrayLike, count: int, share: float) -> float:
-    """level_C: where the mean excess entropy (L,), at rising levels, falls to `share` in (0, 1) of log `count`."""
+    """level_C: where the mean excess entropy (L,), at rising levels,
+    falls to `share` in (0, 1) of log `count`."""
     return crossing(levels, excess, share * math.log(count))
 
 
@@ -84,8 +91,9 @@ def collapse_of_information(levels: Sequence[float], information: ArrayLike, cou
 def nearest(samples: Tensor, data: Tensor, rows: int = 256) -> Nearest:
     """The nearest of `data` (n, ...) to each of `samples` (m, ...), `rows` samples at a time.
 
-    A ratio near 1 says that a sample is as far from its nearest training point as from any other; well below 1 it is a
-    copy of that one. Two equal training points give the ratio 1 to their own copy: look for those first.
+    A ratio near 1 says that a sample is as far from its nearest training point as from any other; well below
+    1 it is a copy of that one. Two equal training points give the ratio 1 to their own copy: look for those
+    first.
     """
     flat, base = samples.flatten(1).double(), data.flatten(1).double()
     if len(base) < 2:

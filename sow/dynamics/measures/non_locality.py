@@ -5,13 +5,13 @@ Notation (beside that of `levels`)
     D_l       D on that window, read at the window's centre; windows end at the border of the state
     e_l       E |D - D_l|^2 / E |D|^2 over images and positions, non-locality: 0 where l is enough
 
-A window that ends at the state's border ends as the state does, so a convolutional D of radius R gives e_l = 0 for every
-l >= R, exactly, and not before.
+A window that ends at the state's border ends as the state does, so a convolutional D of radius R gives e_l =
+0 for every l >= R, exactly, and not before.
 
-What differs from the sources: they train a denoiser for each size of its window and compare losses, or ask when
-trajectories of a restricted transformer go wrong; here one network is used as it is. A network whose windows are smaller
-than anything it was trained on may fail for that reason too: compare with e_l at high and at low noise, where locality
-ought to hold, before reading a peak as a transition.
+What differs from the sources: they train a denoiser for each size of its window and compare losses, or ask
+when trajectories of a restricted transformer go wrong; here one network is used as it is. A network whose
+windows are smaller than anything it was trained on may fail for that reason too: compare with e_l at high and
+at low noise, where locality ought to hold, before reading a peak as a transition.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def local(
     positions: Positions,
     batch: int = 256,
 ) -> Tensor:
-    """D_l at `positions`, (B, P, C), for states `x` (B, C, h, w); at most about `batch` windows share a call."""
+    """D_l at `positions`, (B, P, C), for states `x` (B, C, h, w);
+    at most about `batch` windows share a call."""
     height, width = x.shape[-2:]
     by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     spans = []
@@ -70,7 +71,8 @@ def energies(
     positions: Positions,
     batch: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """(|D - D_l|^2 per image and radius (B, R), |D|^2 per image (B,)), means over positions, summed over channels."""
+    """(|D - D_l|^2 per image and radius (B, R), |D|^2 per image (B,)),
+    means over positions, summed over channels."""
     rows, columns = zip(*positions, strict=True)
     with torch.no_grad():
         full = denoise(x, level, condition)[:, :, list(rows), list(columns)].transpose(1, 2)
@@ -87,7 +89,8 @@ def non_locality(gaps: ArrayLike, size: ArrayLike) -> np.ndarray:
 
 
 def radius_of(radii: Sequence[int], errors: ArrayLike, tolerance: float) -> int | None:
-    """The smallest radius from which on e_l stays at or below `tolerance`; None where the largest is not enough."""
+    """The smallest radius from which on e_l stays at or below `tolerance`;
+    None where the largest is not enough."""
     order = np.argsort(radii)
     enough: int | None = None
     for i in order[::-1]:

@@ -1,15 +1,17 @@
-"""Patching: one activation of a run replaced by another run's, and what of the outcome moves with it (layer x step x region).
+"""Patching: one activation of a run replaced by another run's,
+and what of the outcome moves with it (layer x step x region).
 
 Notation
     site      (module name, step): one activation of a run; steps are named by the caller, `tape.step = k`
-    own       outcome of the run that is patched, left alone; `other` that of the run whose activation is put in
-    moved     (patched - own) . (other - own) / |other - own|^2: 0 where the patch changes nothing, 1 where it makes the
-              outcome the other run's; not bounded, and nan where both outcomes agree anyway
+    own       outcome of the run that is patched, left alone; `other` that of the run that gives it
+    moved     (patched - own) . (other - own) / |other - own|^2: 0 where the patch changes nothing, 1 where it
+              makes the outcome the other run's; not bounded, and nan where both outcomes agree anyway
 
-Causal tracing was made for language models (arXiv 2202.05262, Sec. 2), where the run that is patched is a corrupted one
-and the score a token's probability. What differs: both runs here are ordinary ones (another prompt, another condition),
-the place has a region of the canvas besides a layer, and the outcome is a picture, so that its share on the line between
-the two outcomes is the score; a patch may also move it off that line, which `moved_off` says.
+Causal tracing was made for language models (arXiv 2202.05262, Sec. 2), where the run that is patched is a
+corrupted one and the score a token's probability. What differs: both runs here are ordinary ones (another
+prompt, another condition), the place has a region of the canvas besides a layer, and the outcome is a
+picture, so that its share on the line between the two outcomes is the score; a patch may also move it off
+that line, which `moved_off` says.
 
 Works on any module with hooks, whatever it returns: a tensor, or a tuple or list whose first entry is one.
 """
@@ -37,7 +39,8 @@ class Tape:
 
 @contextmanager
 def recorded(model: nn.Module, names: Iterable[str]) -> Iterator[Tape]:
-    """Within the block the outputs of the modules `names` go to the tape that it yields; then the hooks are gone.
+    """Within the block the outputs of the modules `names` go to the tape that it yields; then the hooks are
+    gone.
 
     Raises ValueError for an unknown name, or a module that runs twice in one step.
     """
@@ -58,11 +61,12 @@ def recorded(model: nn.Module, names: Iterable[str]) -> Iterator[Tape]:
 def patched(
     model: nn.Module, source: Tape, sites: Iterable[Site], region: Tensor | None = None
 ) -> Iterator[Tape]:
-    """Within the block the activations at `sites` are those of `source`, inside `region` (H, W, bool; None: everywhere).
+    """Within the block the activations at `sites` are those of `source`, inside `region` (H, W, bool; None:
+    everywhere).
 
-    Yields the tape whose `step` names the step that runs. Activations are maps (B, C, h, w) or tokens (B, h w, C) of the
-    canvas; the region is brought to their size by the nearest pixel. Raises ValueError for a site that the source lacks,
-    another shape, or tokens that are no grid of the region's aspect.
+    Yields the tape whose `step` names the step that runs. Activations are maps (B, C, h, w) or tokens (B, h
+    w, C) of the canvas; the region is brought to their size by the nearest pixel. Raises ValueError for a
+    site that the source lacks, another shape, or tokens that are no grid of the region's aspect.
     """
     tape = Tape()
     wanted = set(sites)
@@ -85,7 +89,8 @@ def patched(
 
 
 def region_of(region: Tensor, activation: Tensor) -> Tensor:
-    """`region` (H, W, bool) at the size of an activation, (1, 1, h, w) or (1, h w, 1); any pixel wide at least if set.
+    """`region` (H, W, bool) at the size of an activation, (1, 1, h, w) or (1, h w, 1); any pixel wide at
+    least if set.
 
     Raises ValueError for an activation that is neither map nor grid of tokens.
     """
@@ -101,13 +106,15 @@ def region_of(region: Tensor, activation: Tensor) -> Tensor:
 
 
 def moved(own: Tensor, other: Tensor, result: Tensor, region: Tensor | None = None) -> Tensor:
-    """The share of the way from `own` to `other` per image, (B,), of outcomes (B, ...); inside `region` if given."""
+    """The share of the way from `own` to `other` per image, (B,), of outcomes (B, ...);
+    inside `region` if given."""
     line, step = _inside(other - own, region), _inside(result - own, region)
     return (line * step).sum(1) / (line**2).sum(1)
 
 
 def moved_off(own: Tensor, other: Tensor, result: Tensor, region: Tensor | None = None) -> Tensor:
-    """The distance of `result` from the line between `own` and `other`, per image, in units of the line's length."""
+    """The distance of `result` from the line between `own` and `other`, per image,
+    in units of the line's length."""
     line, step = _inside(other - own, region), _inside(result - own, region)
     along = moved(own, other, result, region)[:, None] * line
     return (step - along).norm(dim=1) / line.norm(dim=1)

@@ -5,14 +5,16 @@ Notation (beside that of `levels`)
     d_j       D_j(x, y) - D_j(x, w), the change of the prediction of x_0 at coordinate j
     i_j       1/2 int snr E_n d_j^2 dlevel, information in nats that y adds about coordinate j beyond w
 
-The I-MMSE relation: information gained per unit of snr is half the error that the condition takes away. For an exact
-posterior mean that error is E d_j^2 ("gap", never negative, and zero noise where the condition says nothing); without
-that assumption it is the difference of the two squared errors ("errors", which may be negative for a single image).
-Both have one mean where D is exact, so their distance says how far a trained denoiser is from that.
+The I-MMSE relation: information gained per unit of snr is half the error that the condition takes away. For
+an exact posterior mean that error is E d_j^2 ("gap", never negative, and zero noise where the condition says
+nothing); without that assumption it is the difference of the two squared errors ("errors", which may be
+negative for a single image). Both have one mean where D is exact, so their distance says how far a trained
+denoiser is from that.
 
-What differs from the source: it draws levels from a logistic distribution and weighs them; here the levels are a grid
-and the integral is the trapezoid's, so that the integrand itself is the curve that other measures are laid over. It
-compares with no text or with a text that lacks a word; here `without` is any condition, so that both are cases of one.
+What differs from the source: it draws levels from a logistic distribution and weighs them; here the levels
+are a grid and the integral is the trapezoid's, so that the integrand itself is the curve that other measures
+are laid over. It compares with no text or with a text that lacks a word; here `without` is any condition, so
+that both are cases of one.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ def rates(
     n: Tensor,
     estimator: Estimator = "gap",
 ) -> Tensor:
-    """di_j / dlevel in nats for every image, level and coordinate: (B, L, *shape) for `x0` and noise `n` (B, *shape).
+    """di_j / dlevel in nats for every image, level and coordinate: (B, L, *shape) for `x0` and noise `n` (B,
+    *shape).
 
-    One noise serves all levels of an image, so that its curve is smooth; `given` and `without` have one entry per image.
+    One noise serves all levels of an image, so that its curve is smooth; `given` and `without` have one entry
+    per image.
     """
     out = []
     for level in levels:
@@ -58,10 +62,12 @@ def rates(
 
 
 def integral(levels: Sequence[float], rate: Tensor) -> Tensor:
-    """Information in nats gained up to each level, like `rate` (B, L, ...), from its rates at rising `levels` (L,).
+    """Information in nats gained up to each level, like `rate` (B, L, ...), from its rates at rising `levels`
+    (L,).
 
-    Below the first level the error that a condition takes away no longer depends on the noise, so the rate falls as
-    snr does and what was gained before equals the rate there; choose the first level low enough for that.
+    Below the first level the error that a condition takes away no longer depends on the noise, so the rate
+    falls as snr does and what was gained before equals the rate there; choose the first level low enough for
+    that.
     """
     step = torch.as_tensor(levels, dtype=rate.dtype, device=rate.device).diff()
     if len(step) and not (step > 0).all():

@@ -3,17 +3,20 @@
 Notation (beside that of `levels`)
     J_ij      sqrt(sum over channel pairs of (dD_i / dx_j)^2), i a pixel of the output and j one of the input
     r_eff     sum r J / sum J, the reach of a denoiser in pixels, r the distance between i and j
-    W         sqrt(a) C (a C + (1 - a) 1)^-1, the Wiener filter of data with covariance C: the best linear denoiser
-    c, nc     a region and its complement; J(c -> nc)^2 = sum over i in nc, j in c of J_ij^2, and the other way round
+    W         sqrt(a) C (a C + (1 - a) 1)^-1, the Wiener filter of data with covariance C: the best linear
+              denoiser
+    c, nc     a region and its complement; J(c -> nc)^2 = sum over i in nc, j in c of J_ij^2, and the other
+              way round
     w         (J(c -> nc)^2 - J(nc -> c)^2) / (their sum), one-wayness in [-1, 1]
 
-The Jacobian of an exact posterior mean is sqrt(a) / (1 - a) times the covariance of x_0 given x, so it is symmetric: w is
-0 for any region of any exact denoiser, W included. One-wayness therefore measures what a method does to a denoiser,
-or what a trained one lacks to be exact, and never the data.
+The Jacobian of an exact posterior mean is sqrt(a) / (1 - a) times the covariance of x_0 given x, so it is
+symmetric: w is 0 for any region of any exact denoiser, W included. One-wayness therefore measures what a
+method does to a denoiser, or what a trained one lacks to be exact, and never the data.
 
-What differs from the source: it shows the mean gradient of single outputs; here J takes all channels together, as a
-norm, and the reach is one number. One-wayness is not the source's. The squared norms of whole blocks come from random
-probes v with E v v' = 1 (|J' v|^2 has mean |J|^2), rows of J from one product per channel, without any error of drawing.
+What differs from the source: it shows the mean gradient of single outputs; here J takes all channels
+together, as a norm, and the reach is one number. One-wayness is not the source's. The squared norms of whole
+blocks come from random probes v with E v v' = 1 (|J' v|^2 has mean |J|^2), rows of J from one product per
+channel, without any error of drawing.
 """
 
 from __future__ import annotations
@@ -48,10 +51,11 @@ def fields(denoise: Denoise, x: Tensor, level: float, condition: Condition, posi
 
 
 def wiener_fields(data: Tensor, level: float, positions: Positions) -> Tensor:
-    """J of the Wiener filter of `data` (n, C, h, w) at `positions`, (P, h, w): what second moments alone would look at.
+    """J of the Wiener filter of `data` (n, C, h, w) at `positions`, (P, h, w): what second moments alone
+    would look at.
 
-    Covariances that the sample cannot know act as small far entries, and lengthen the reach: keep n well above C h w, or
-    compare denoisers at equal n.
+    Covariances that the sample cannot know act as small far entries, and lengthen the reach: keep n well
+    above C h w, or compare denoisers at equal n.
     """
     count, channels, height, width = data.shape
     flat = (data - data.mean(0)).flatten(1)
@@ -67,14 +71,18 @@ def wiener_fields(data: Tensor, level: float, positions: Positions) -> Tensor:
 
 
 def reach(field: Tensor, positions: Positions, torus: bool = False) -> Tensor:
-    """r_eff per image, (B,), of fields (B, P, h, w); all positions together. `torus` measures across the borders."""
+    """r_eff per image, (B,), of fields (B, P, h, w); all positions together.
+
+    `torus` measures across the borders.
+    """
     height, width = field.shape[-2:]
     distance = torch.stack([_distances(height, width, *place, torus) for place in positions]).to(field)
     return (distance * field).sum((1, 2, 3)) / field.sum((1, 2, 3))
 
 
 def profile(field: Tensor, positions: Positions, torus: bool = False) -> Tensor:
-    """Mean J at distances 0, 1, ... (rounded) per image, (B, R), of fields (B, P, h, w); nan where no pair lies."""
+    """Mean J at distances 0, 1, ... (rounded) per image, (B, R),
+    of fields (B, P, h, w); nan where no pair lies."""
     height, width = field.shape[-2:]
     place = torch.stack([_distances(height, width, *p, torus) for p in positions]).round().long()
     size = int(place.max()) + 1
@@ -87,8 +95,8 @@ def between(
 ) -> tuple[Tensor, Tensor]:
     """(J(c -> nc)^2, J(nc -> c)^2) per image, (B,) each, c the `region` (h, w) or (B, 1, h, w), bool.
 
-    `probes` (P, B, C, h, w): standard normal or random signs; the mean over P is unbiased for every P. Two backward
-    passes per probe, on one forward pass.
+    `probes` (P, B, C, h, w): standard normal or random signs; the mean over P is unbiased for every P. Two
+    backward passes per probe, on one forward pass.
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -102,7 +110,8 @@ def between(
 
 
 def one_wayness(forth: Tensor, back: Tensor) -> Tensor:
-    """w in [-1, 1] of the energies of `between`: 1 where the region acts on the rest and the rest never on it."""
+    """w in [-1, 1] of the energies of `between`:
+    1 where the region acts on the rest and the rest never on it."""
     return (forth - back) / (forth + back)
 
 

@@ -1,20 +1,23 @@
-"""U-turns: noise an image to a level, denoise it again, and see what changed together (arXiv 2410.13770, 2403.01633).
+"""U-turns: noise an image to a level, denoise it again, and see what changed together (arXiv 2410.13770,
+2403.01633).
 
 Notation (beside that of `levels`)
     s_i       how much patch i changed in one U-turn, a number per patch
     C_ij      covariance of s_i and s_j over images
-    chi       sum_ij C_ij / sum_i C_ii = Var(sum s) / sum Var(s): how many patches change as one; 1 where each is alone
+    chi       sum_ij C_ij / sum_i C_ii = Var(sum s) / sum Var(s): how many patches change as one; 1 where each
+              is alone
     C(r)      mean of C_ij over pairs at distance r (between centres, in patches), over that at r = 0
     xi        the distance at which C(r) has fallen to 1/e: the length of exp(-r / xi), in patches
     kept      P(the attribute is the same after the U-turn)
 
-chi and xi peak where whole objects change as one, which the sources read as a transition; `kept` falls from 1 to chance
-there, and the span of its fall is the critical window.
+chi and xi peak where whole objects change as one, which the sources read as a transition; `kept` falls from 1
+to chance there, and the span of its fall is the critical window.
 
-What differs from the sources: 2410.13770 takes the change of a vision model's patch embedding; `changes` takes that of
-pixels or latents, and the functions below take any s. It averages over U-turns of a start, too; here every image is one
-unit with one U-turn, so that intervals over images are intervals. xi is read off at 1/e, between distances on a
-logarithmic line; 2403.01633 defines its window by total variation, here it is two crossings of `kept`.
+What differs from the sources: 2410.13770 takes the change of a vision model's patch embedding; `changes`
+takes that of pixels or latents, and the functions below take any s. It averages over U-turns of a start, too;
+here every image is one unit with one U-turn, so that intervals over images are intervals. xi is read off at
+1/e, between distances on a logarithmic line; 2403.01633 defines its window by total variation, here it is two
+crossings of `kept`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from sow.dynamics.measures.levels import Array
 
 
 def changes(before: Tensor, after: Tensor, patch: int = 1, root: bool = True) -> Tensor:
-    """s (B, h / patch, w / patch): root mean square change of each patch of images (B, C, h, w), or the mean square.
+    """s (B, h / patch, w / patch): root mean square change of each patch of images (B, C, h, w), or the mean
+    square.
 
     Rows and columns beyond the last whole patch are left out.
     """
@@ -49,8 +53,8 @@ def susceptibility(s: ArrayLike) -> float:
 def correlation(s: ArrayLike, torus: bool = False) -> tuple[Array, Array]:
     """(r, C(r)) of s (B, h, w): distances that occur, rising from 0, and the correlation at each.
 
-    `torus` joins opposite borders; without it all pairs inside the image count alike. The mean that is taken off is
-    each patch's own over images, as in a covariance. All nan where nothing varies.
+    `torus` joins opposite borders; without it all pairs inside the image count alike. The mean that is taken
+    off is each patch's own over images, as in a covariance. All nan where nothing varies.
     """
     table = np.asarray(s, float)
     count, height, width = table.shape
@@ -72,8 +76,8 @@ def correlation(s: ArrayLike, torus: bool = False) -> tuple[Array, Array]:
 def correlation_length(distance: ArrayLike, correlations: ArrayLike) -> float:
     """xi in patches: where C(r) first falls to 1/e, on a straight line of log C between two distances.
 
-    nan where it never does (the whole image changes as one) or nothing varies; a value that is not positive counts as
-    small, 1e-12, so that uncorrelated patches have a length near zero.
+    nan where it never does (the whole image changes as one) or nothing varies; a value that is not positive
+    counts as small, 1e-12, so that uncorrelated patches have a length near zero.
     """
     r, c = np.asarray(distance, float), np.asarray(correlations, float)
     below = np.flatnonzero(c <= math.exp(-1))
@@ -90,7 +94,8 @@ def length_of(s: ArrayLike, torus: bool = False) -> float:
 
 
 def kept(before: ArrayLike, after: ArrayLike) -> Array:
-    """1.0 where an image's attribute is what it was, else 0.0; attributes as integers or words, (B, ...) each."""
+    """1.0 where an image's attribute is what it was, else 0.0;
+    attributes as integers or words, (B, ...) each."""
     return (np.asarray(before) == np.asarray(after)).astype(float)
 
 

@@ -59,10 +59,10 @@ def render(
 
     `identity` overrides skin and eyes of `attributes`; without it an identity that agrees with them is drawn.
     `placement` is the face's centre (x, y) and the head height from crown to chin, in units of the canvas.
-    `framing`: "scene"; "portrait", a scene whose head is as large as a visual condition's (0.40 to 0.68 of the canvas
-    from crown to chin, in the upper half); "closeup", where the face box enlarged by 5 to 25 % fills the canvas; or "gray", the
-    close-up with mid-gray outside the face mask. All but "scene" always show a person.
-    Raises ValueError for another framing.
+    `framing`: "scene"; "portrait", a scene whose head is as large as a visual condition's (0.40 to 0.68 of
+    the canvas from crown to chin, in the upper half); "closeup", where the face box enlarged by 5 to 25 %
+    fills the canvas; or "gray", the close-up with mid-gray outside the face mask. All but "scene" always show
+    a person. Raises ValueError for another framing.
     """
     if framing not in FRAMINGS:
         raise ValueError(f"framing={framing!r} is not one of {FRAMINGS}")
@@ -106,7 +106,8 @@ def face_condition(
 def head_square(seed: int, framing: str) -> tuple[float, float, float, float]:
     """Square around the head that `render` draws from this seed: (x0, y0, x1, y1), shares of the canvas.
 
-    Known without drawing; "scene" and "portrait" only (ValueError), and only where the picture shows a person.
+    Known without drawing; "scene" and "portrait" only (ValueError), and only where the picture shows a
+    person.
     """
     if framing not in ("scene", "portrait"):
         raise ValueError(f"framing={framing!r} is neither 'scene' nor 'portrait'")

@@ -16,13 +16,15 @@ from sow.people.judge.network import CROP, SIDE
 Picture = NDArray[np.uint8]
 GRAY = 128
 
-# Side of the crop in face sizes (the larger of width and height), and how far its centre lies below the face's.
+# Side of the crop in face sizes (the larger of width and height), and how far its centre lies below the
+# face's.
 CLOSE = (1.3, -0.02)
 FIGURE = (3.6, 0.75)
 
 
 def letterbox(image: Picture, side: int = SIDE) -> tuple[Picture, float, tuple[int, int]]:
-    """Fit an RGB picture (H, W, 3) into a gray square; returns it, the scale and the offset (x, y) of its corner."""
+    """Fit an RGB picture (H, W, 3) into a gray square; returns it,
+    the scale and the offset (x, y) of its corner."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -42,7 +44,8 @@ def crop(
     view: tuple[float, float],
     side: int = CROP,
 ) -> Picture:
-    """A square view (side, side, 4) around a face box; the last channel is 255 inside the picture, 0 outside."""
+    """A square view (side, side, 4) around a face box;
+    the last channel is 255 inside the picture, 0 outside."""
     x, y, w, h = (float(v) for v in box)
     scale, drop = view
     size = max(w, h, 2.0)

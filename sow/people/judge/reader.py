@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sow.errors import UserError
+from sow.models.loading import fill
 from sow.people.captions.attributes import PERSON_FIELDS, VOCABULARY
 from sow.people.judge.crops import CLOSE, FIGURE, crop, letterbox, to_tensor
 from sow.people.judge.network import SIDE, JudgeNetwork, strongest_face
+from sow.store.checksums import check_files, write_checksums
 from sow.types import Box
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
@@ -155,7 +157,7 @@ def save_judge(
     calibration: Calibration,
     report: dict[str, object],
 ) -> None:
-    """Write the weights in float16, with calibration and report as JSON in the metadata."""
+    """Write the weights in float16, with calibration and report as JSON in the metadata, and their checksum beside them."""
     from safetensors.torch import save_file
 
     tensors = {
@@ -177,6 +179,7 @@ def save_judge(
         "report": json.dumps(report),
     }
     save_file(tensors, str(path), metadata=metadata)
+    write_checksums(path.parent, [path.name])
 
 
 @lru_cache(maxsize=2)
@@ -188,15 +191,11 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
         raise UserError(
             f"the judge's weights are missing at {path}: run `python run.py study=train_judge` (metrics=people)"
         )
+    check_files(path.parent, "metrics=people")
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
         state = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
     network = JudgeNetwork()
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    lost = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if lost or unexpected:
-        raise UserError(
-            f"the judge's weights at {path} do not fit the code: train them again (study=train_judge)"
-        )
+    fill(network, state, str(path), "metrics=people")
     calibration = Calibration(json.loads(metadata["temperatures"]), **json.loads(metadata["thresholds"]))
     return Judge(network, calibration)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +11,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sow.people.training.denoiser import noise_schedule
+from sow.store.checksums import LIST, write_checksums
 from sow.store.files import atomic_folder
 
 SHARD = "15MB"  # of one weight file, at most
-KEPT = ("README.md",)  # lives in the folder, but is not written by the export
 
 
 def export_weights(
@@ -81,21 +80,8 @@ def carry_over(old: Path, fresh: Path) -> None:
     """Copy what the new folder lacks, but for the list of checksums."""
     if old.exists():
         for item in old.iterdir():
-            if not (fresh / item.name).exists() and item.name != "CHECKSUMS":
+            if not (fresh / item.name).exists() and item.name != LIST:
                 (shutil.copytree if item.is_dir() else shutil.copy2)(item, fresh / item.name)
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of the folder but the list itself and the model card, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("CHECKSUMS", *KEPT))
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def write_checksums(folder: Path) -> None:
-    """Write `CHECKSUMS` in the format of sha256sum."""
-    (folder / "CHECKSUMS").write_text(
-        "".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items())
-    )
 
 
 def assemble(

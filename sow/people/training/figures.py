@@ -44,7 +44,8 @@ def write_arrays(path: Path, **arrays: NDArray) -> None:
 
 
 def render_shards(folder: Path, recipe: FigureRecipe) -> Iterator[Path]:
-    """Render the missing shards in order; images (N, s, s, 3) uint8, attributes (N, fields) int8, seeds (N,) int64."""
+    """Render the missing shards in order; images (N, s, s, 3) uint8,
+    attributes (N, fields) int8, seeds (N,) int64."""
     for index in tqdm(range(recipe.total), desc="figures", unit="shard"):
         path = shard_path(folder, recipe, index)
         if path.exists():

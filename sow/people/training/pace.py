@@ -1,4 +1,5 @@
-"""How long a stage trains: a wall-clock budget, the learning rate that follows it, and the weights' moving average."""
+"""How long a stage trains: a wall-clock budget, the learning rate that follows it,
+and the weights' moving average."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import torch
 
 
 def seconds_until(clock: str) -> float:
-    """Seconds from now to the next time the local clock shows `clock` ("HH:MM"); up to 12 h back counts as passed (<= 0)."""
+    """Seconds from now to the next time the local clock shows `clock` ("HH:MM"); up to 12 h back counts as
+    passed (<= 0)."""
     now = datetime.now()
     hour, minute = (int(part) for part in clock.split(":"))
     wait = (now.replace(hour=hour, minute=minute, second=0, microsecond=0) - now).total_seconds()
@@ -24,11 +26,12 @@ def seconds_until(clock: str) -> float:
 
 @dataclass
 class Pace:
-    """The share of a stage's budget that is spent, over restarts: `minutes` of training, or until the clock shows `until`.
+    """The share of a stage's budget that is spent, over restarts: `minutes` of training, or until the clock
+    shows `until`.
 
-    `spent` (seconds) is what a checkpoint carries over. The learning rate warms up over `warmup` steps and falls to
-    zero along a half cosine over the last `decay` (a share of the budget), so a stage always ends decayed whatever the
-    machine's speed.
+    `spent` (seconds) is what a checkpoint carries over. The learning rate warms up over `warmup` steps and
+    falls to zero along a half cosine over the last `decay` (a share of the budget), so a stage always ends
+    decayed whatever the machine's speed.
     """
 
     minutes: float

@@ -1,7 +1,7 @@
 """Static pages that need no server and no network: one folder each, opened from the disk (file://).
 
-A page is `<name>.html`, `<name>.css` and `<name>.js` beside `data.js`, which sets `window.DATA`: a browser reads no
-JSON from the disk, but it runs scripts.
+A page is `<name>.html`, `<name>.css` and `<name>.js` beside `data.js`, which sets `window.DATA`: a browser
+reads no JSON from the disk, but it runs scripts.
 """
 
 from __future__ import annotations

@@ -1,0 +1,48 @@
+"""Whether the parts of a configuration fit each other and the model's files, before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sow.attention.modulation import Modulation
+from sow.models.checkpoint import attention_layers
+from sow.planner.base import on_canvas, parse_boxes, scale_boxes
+from sow.planner.fixed import Fixed
+
+if TYPE_CHECKING:
+    from sow.config.compose import Config
+    from sow.types import Canvas
+
+
+def check_fit(config: Config) -> None:
+    """Raise UserError for options of the method that exclude each other, and for what the model does not
+    have."""
+    config.inversion.check_start(config.seed_init.start)
+    known = check_canvas(config)
+    if known is not None and isinstance(config.modulation, Modulation):
+        canvas, unet = known
+        config.modulation.check_layers(attention_layers(unet, canvas.latent_size))
+
+
+def check_canvas(config: Config) -> tuple[Canvas, Mapping[str, Any]] | None:
+    """The canvas and the UNet's configuration, None for a model that is still to be fetched.
+
+    Raises UserError for sides that the model cannot make and for a box of the user that leaves the canvas.
+    """
+    known = config.model.known(config.width, config.height)
+    if known is not None:
+        check_boxes(config, known[0])
+    return known
+
+
+def check_boxes(config: Config, canvas: Canvas) -> None:
+    """Raise UserError for a box of the user that leaves the canvas."""
+    own = getattr(config.condition, "boxes", ())
+    for box in own:
+        if box is not None:
+            on_canvas(box, canvas, "condition.box")
+    if isinstance(config.planner, Fixed) and not (own and all(own)):
+        given = parse_boxes(config.planner.boxes, "planner.boxes")
+        for box in scale_boxes(given, config.planner.reference, canvas):
+            on_canvas(box, canvas, "planner.boxes")

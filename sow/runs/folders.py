@@ -1,0 +1,194 @@
+"""Where Hydra writes: each run and each sweep has a folder of its own,
+and no job removes what it did not write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sow.errors import Refusal, UserError
+from sow.runs.records import MANIFEST, REPOSITORY
+from sow.store.secrets import redact
+
+SWEEP = ".sweep.json"  # the words of the sweep that a folder belongs to
+KEY = ".key"  # of the run that a folder belongs to, from its start on
+_fresh: set[Path] = set()  # folders that were not there when this process's runs and sweeps began
+
+
+class OwnFolders(Callback):
+    """Hydra's callback that refuses a folder before anything is written to it."""
+
+    def on_run_start(self, config: DictConfig, **rest: Any) -> None:
+        """Check and make the folder of one run."""
+        try:
+            place = _place(config, "run")
+            _need_unused(place, _words(config))
+            _make(place, "hydra.run.dir")
+        except UserError as error:
+            raise Refusal(error) from error
+
+    def on_multirun_start(self, config: DictConfig, **rest: Any) -> None:
+        """Check, make and claim the folder of a sweep."""
+        try:
+            place = _place(config, "sweep")
+            subfolder = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[call-overload,index]
+            if "${" not in subfolder:
+                raise UserError(
+                    f"hydra.sweep.subdir={subfolder} gives all jobs of a sweep one folder: let it hold "
+                    "${hydra.job.num} (hydra.sweep.subdir)"
+                )
+            goes_on = str(config.hydra.sweeper._target_).endswith(".BasicSweeper")
+            _need_no_other_sweep(place, _words(config), goes_on)
+            _make(place, "hydra.sweep.dir")
+            _claim(place, _words(config))
+        except UserError as error:
+            raise Refusal(error) from error
+
+
+def take(folder: Path, key: str) -> None:
+    """Make `folder` that of the run with this key, if it is not another's already; raises UserError then."""
+    from sow.runs.records import RunFolder
+
+    marked = _read(folder / KEY)
+    if (folder / MANIFEST).is_file():
+        marked = str(RunFolder(folder).manifest().get("key"))
+    if marked not in (None, key) and _holds_more(folder):
+        raise UserError(
+            f"{folder} holds another run, of other code, inputs or configuration: name a new folder "
+            "(hydra.run.dir, hydra.sweep.dir, hydra.sweep.subdir)"
+        )
+    RunFolder(folder).save_bytes(KEY, key.encode())
+
+
+def discard_untouched(folder: Path) -> None:
+    """Remove the folder of a job that failed before it wrote anything, if this process's job has made it."""
+    if _fresh.isdisjoint((folder, *folder.parents)):
+        return
+    if not _holds_more(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds_more(folder: Path) -> bool:
+    """Whether anything lies in a folder that a job has not written before it began."""
+    return any(p.name not in (".hydra", KEY) and p.suffix != ".log" for p in folder.iterdir())
+
+
+def _place(config: DictConfig, kind: str) -> Path:
+    """The folder of a run or sweep; raises UserError where it is none that a run may have for itself."""
+    for key, value in (
+        ("paths.outputs", config.paths.outputs),
+        (f"hydra.{kind}.dir", config.hydra[kind].dir),
+    ):
+        if value is None or not str(value).strip():
+            raise UserError(f"{key} is empty: name a folder, or leave the key out ({key})")
+    try:
+        place = Path(os.path.abspath(Path(str(config.hydra[kind].dir)).expanduser()))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"hydra.{kind}.dir: {' '.join(str(error).split())} (hydra.{kind}.dir)") from error
+    here = Path.cwd()
+    if place in (here, *here.parents, REPOSITORY, *REPOSITORY.parents):
+        raise UserError(
+            f"hydra.{kind}.dir={config.hydra[kind].dir} is a folder that others use: name one for the "
+            f"{kind} alone (hydra.{kind}.dir)"
+        )
+    return place
+
+
+def _words(config: DictConfig) -> list[str]:
+    """The words of the command line that choose what is run, without secrets, as they are kept."""
+    return redact([str(word) for word in config.hydra.overrides.task])
+
+
+def _need_unused(place: Path, words: Sequence[str]) -> None:
+    if (place / SWEEP).exists() or (place / "multirun.yaml").exists():
+        raise UserError(f"{place} holds a sweep: name another folder (hydra.run.dir)")
+    earlier = place / ".hydra" / "overrides.yaml"
+    told = _yaml(earlier) if earlier.exists() else _json(place / MANIFEST, "overrides")
+    used = earlier.exists() or (place / MANIFEST).exists()
+    if used and _holds_more(place) and told != list(words):
+        raise UserError(f"{place} holds a run of other words: name another folder (hydra.run.dir)")
+
+
+def _need_no_other_sweep(place: Path, words: Sequence[str], goes_on: bool) -> None:
+    told = _json(place / SWEEP, "words") if (place / SWEEP).exists() else _job_words(place / "multirun.yaml")
+    used = (
+        told is not None
+        or any(place.glob("*/.hydra"))
+        or (place / MANIFEST).exists()
+        or (place / ".hydra").exists()
+    )
+    if used and not (goes_on and told == list(words)):
+        raise UserError(
+            f"{place} holds another run or sweep: name another folder, or leave the key out (hydra.sweep.dir)"
+        )
+
+
+def _claim(place: Path, words: Sequence[str]) -> None:
+    """Write whose folder this is; of two sweeps that start at once the second finds the first's words."""
+    text = json.dumps({"words": list(words)})
+    part = place / f"{SWEEP}.{os.getpid()}"
+    try:
+        part.write_text(text)
+        os.link(part, place / SWEEP)  # appears whole, and only if there is none
+    except FileExistsError:
+        if _json(place / SWEEP, "words") != list(words):
+            raise UserError(
+                f"{place} holds another sweep: name another folder, or leave the key out (hydra.sweep.dir)"
+            ) from None
+    except OSError as error:
+        raise UserError(f"cannot write to {place}: {error.strerror or error} (hydra.sweep.dir)") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _make(place: Path, key: str) -> None:
+    there = place.exists()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {place}: {error.strerror or error} ({key}, paths.outputs)"
+        ) from error
+    if not os.access(place, os.W_OK):
+        raise UserError(f"cannot write to {place} ({key}, paths.outputs)")
+    if not there:
+        _fresh.add(place)
+
+
+def _job_words(file: Path) -> Any:
+    """The job's words in a multirun.yaml of Hydra's; None without the file."""
+    found = _yaml(file)
+    try:
+        return list(found["hydra"]["overrides"]["task"])
+    except (KeyError, TypeError):
+        return None if found is None else found
+
+
+def _yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _json(file: Path, key: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None

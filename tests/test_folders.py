@@ -1,0 +1,289 @@
+"""Where runs are written: never into another run, sweep or the checkout,
+and nothing that a job did not write is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Result
+
+from sow.errors import UserError
+from sow.runs import folders, reading, records
+from sow.runs.folders import KEY, SWEEP
+from sow.runs.records import MANIFEST, RunFolder
+
+Call = Callable[..., Result]
+DEBUG = "experiment=debug"
+BAD = "gate.tau=words"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Stands in for generating: a run is its seed; those of seed 9 fail after they have written."""
+    from experiments.generate import Generate
+
+    ran: list[int] = []
+
+    def run(self: Generate, context: Any) -> None:
+        ran.append(context.config.seed)
+        context.folder.save_json("metrics.json", {"seed": context.config.seed})
+        if context.config.seed == 9:
+            raise UserError("seed 9 has no picture (seed)")
+
+    monkeypatch.setattr(Generate, "run", run)
+    return ran
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+# Two runs or sweeps in one folder. A row: the words of the first, those of the second.
+
+MIXED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "two runs": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}")),
+    "a run forced in another's place": ((DEBUG, "seed=1", "hydra.run.dir={}"),
+        (DEBUG, "force=true", "hydra.run.dir={}")),
+    "two sweeps": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
+    "a longer sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        ("-m", DEBUG, "seed=0,1,2", "hydra.sweep.dir={}")),
+    "a sweep over another key": (
+        ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        ("-m", DEBUG, "gate.tau=0.2,0.3", "hydra.sweep.dir={}"),
+    ),
+    "a run in a sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "hydra.run.dir={}")),
+    "a run in a sweep's job": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
+        (DEBUG, "seed=5", "hydra.run.dir={}/0")),
+    "a sweep in a run": ((DEBUG, "hydra.run.dir={}"), ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
+    "a run that failed": ((DEBUG, "seed=9", "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}")),
+    "named from elsewhere": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}/../place/.")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", MIXED)
+def test_two_never_share_a_folder(tmp_path: Path, command_line: Call, how: str) -> None:
+    place = tmp_path / "place"
+    first, second = ([w.format(place) for w in words] for words in MIXED[how])
+    assert command_line(*first).status == (1 if "seed=9" in first else 0)
+    before = contents(place)
+    refused = command_line(*second)
+    assert refused.status == 1 and contents(place) == before
+    (line,) = refused.err.strip().splitlines()
+    assert line.startswith("error: ") and str(place) in line and "name" in line
+
+
+def test_the_same_words_again_go_on(tmp_path: Path, command_line: Call, quick: list[int]) -> None:
+    for words in (
+        (DEBUG, f"hydra.run.dir={tmp_path}/run"),
+        ("-m", DEBUG, "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep"),
+    ):
+        assert command_line(*words).status == 0
+        again = command_line(*words)
+        assert again.status == 0 and "done before" in again.out, again.err
+    assert quick == [0, 3, 4] and not list(tmp_path.rglob("earlier*"))
+
+
+def test_a_folder_of_other_code_or_inputs_is_not_written_to(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folders.take(folder, "one")
+    (folder / "image.png").write_bytes(b"x")
+    folders.take(folder, "one")
+    with pytest.raises(UserError, match="holds another run.*hydra.run.dir"):
+        folders.take(folder, "two")
+    RunFolder(folder).save_json(MANIFEST, {"key": "one"})
+    (folder / KEY).unlink()
+    with pytest.raises(UserError, match="holds another run"):
+        folders.take(folder, "two")
+
+
+@pytest.mark.parametrize("subfolder", ["same", "", "a/b", "0"])
+def test_jobs_of_a_sweep_do_not_share_a_folder(command_line: Call, tmp_path: Path, subfolder: str) -> None:
+    refused = command_line(
+        "-m", DEBUG, "seed=0,1", f"hydra.sweep.dir={tmp_path}/s", f"hydra.sweep.subdir={subfolder}"
+    )
+    assert refused.status == 1 and "hydra.sweep.subdir" in refused.err and not (tmp_path / "s").exists()
+
+
+# Folders that are none.
+
+NOWHERE = {
+    "an empty run folder": (DEBUG, "hydra.run.dir="),
+    "an empty quoted run folder": (DEBUG, "hydra.run.dir=''"),
+    "blanks": (DEBUG, "hydra.run.dir=' '"),
+    "null": (DEBUG, "hydra.run.dir=null"),
+    "an empty sweep folder": ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir="),
+    "this folder": (DEBUG, "hydra.run.dir=."),
+    "the one above": (DEBUG, "hydra.run.dir=.."),
+    "this folder for a sweep": ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir=./"),
+    "the checkout": (DEBUG, f"hydra.run.dir={ROOT}"),
+    "a file": (DEBUG, "hydra.run.dir=file"),
+    "below a file": (DEBUG, "hydra.run.dir=file/run"),
+    "a sweep below a file": ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir=file/run"),
+}
+
+
+@pytest.mark.parametrize("what", NOWHERE)
+def test_a_folder_that_is_none_is_refused_before_anything_is_written(
+    command_line: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "file").write_text("words")
+    monkeypatch.chdir(here)
+    before = sorted(os.listdir(ROOT))
+    refused = command_line(*NOWHERE[what])
+    assert refused.status == 1 and contents(here) == {"file": b"words"}
+    assert sorted(os.listdir(ROOT)) == before and not (tmp_path / ".hydra").exists()
+    (line,) = refused.err.strip().splitlines()
+    assert line.startswith("error: ") and "hydra." in line
+
+
+def test_an_empty_folder_of_all_outputs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    import run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", DEBUG, "paths.outputs="])
+    assert run.command_line() == 1
+    assert "paths.outputs is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+# What a job that fails at once leaves of a folder that was there before.
+
+THERE: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "a log": {"notes.log": "kept"},
+    "the log of the same name": {"run.log": "kept"},
+    "logs and an earlier .hydra": {"a.log": "1", ".hydra/config.yaml": "a: 1"},
+    "a picture": {"image.png": "x"},
+    "a folder of logs": {"logs/a.log": "1"},
+}
+
+
+@pytest.mark.parametrize("what", THERE)
+def test_what_was_there_before_a_job_stays(command_line: Call, tmp_path: Path, what: str) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    for name, text in THERE[what].items():
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text(text)
+    assert command_line(DEBUG, BAD, f"hydra.run.dir={place}").status == 1
+    assert place.is_dir()
+    for name, text in THERE[what].items():
+        if name != ".hydra/config.yaml":
+            assert (place / name).read_text() == text
+
+
+def test_a_folder_made_for_a_job_that_failed_at_once_is_gone(
+    command_line: Call, tmp_path: Path, outputs: Path
+) -> None:
+    assert command_line(DEBUG, BAD, f"hydra.run.dir={tmp_path}/new/deep").status == 1
+    assert not (tmp_path / "new/deep").exists()
+    assert command_line(DEBUG, BAD).status == 1
+    assert not [p for p in outputs.rglob("*") if p.name == ".hydra"]
+    failed = command_line("-m", DEBUG, "seed=0", "gate.tau=0.2,words")
+    assert failed.status == 1
+    (sweep,) = {p.parent for p in outputs.rglob(SWEEP)}
+    assert (sweep / "0" / MANIFEST).is_file() and not (sweep / "1").exists()
+
+
+def test_what_a_failing_run_has_written_stays(command_line: Call, tmp_path: Path) -> None:
+    assert command_line(DEBUG, "seed=9", f"hydra.run.dir={tmp_path}/run").status == 1
+    assert (tmp_path / "run/metrics.json").is_file() and not (tmp_path / "run" / MANIFEST).exists()
+
+
+# Manifests and the index in a wrong shape.
+
+MANIFESTS = {
+    "a list": "[]",
+    "null": "null",
+    "a number": "3",
+    "a text": '"run"',
+    "half": '{"key"',
+    "empty": "",
+    "not UTF-8": b"\xff\xfe{}",
+    "deep": "[" * 100_000,
+    "choices that are a list": '{"choices": []}',
+    "choices that are null": '{"choices": null}',
+    "a configuration that is a text": '{"config": "a"}',
+}
+
+
+@pytest.mark.parametrize("what", MANIFESTS)
+def test_a_damaged_manifest_is_one_line(
+    tmp_path: Path, command_line: Call, outputs: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert command_line(DEBUG).status == 0
+    (manifest,) = outputs.rglob(MANIFEST)
+    text = MANIFESTS[what]
+    manifest.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match="manifest.json") as told:
+        records.read_manifest(manifest)
+    assert "\n" not in str(told.value)
+    assert reading.complete("generate", outputs) == []
+    again = command_line(DEBUG)  # it does not count as done
+    assert again.status == 0 and "done before" not in again.out and again.err.count("\n") <= 1, again.err
+    collected = command_line("study=collect", "model=tiny", "metrics=none", "tracker=none")
+    assert collected.status == 0, collected.err
+    assert "Traceback" not in collected.err and len(list(outputs.rglob("runs.csv"))) == 1
+
+
+def broken_index(outputs: Path, how: str, key: str) -> None:
+    index = outputs / ".index"
+    entry = index / key
+    match how:
+        case "a file":
+            for p in index.iterdir():
+                p.unlink()
+            index.rmdir()
+            index.write_text("in the way")
+        case "an entry that is a folder":
+            entry.unlink()
+            entry.mkdir()
+        case "an empty entry":
+            entry.write_text("")
+        case "bytes":
+            entry.write_bytes(b"\xff\x00\xff")
+        case "a zero":
+            entry.write_text("a\0b")
+        case "a long line":
+            entry.write_text("x" * 100_000)
+        case "a place outside":
+            entry.write_text("/nowhere/at/all")
+        case "itself":
+            entry.write_text(f".index/{key}")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a file",
+        "an entry that is a folder",
+        "an empty entry",
+        "bytes",
+        "a zero",
+        "a long line",
+        "a place outside",
+        "itself",
+    ],
+)
+def test_a_broken_index_costs_a_run_and_no_traceback(
+    command_line: Call, outputs: Path, how: str, quick: list[int]
+) -> None:
+    assert command_line(DEBUG).status == 0
+    (manifest,) = outputs.rglob(MANIFEST)
+    broken_index(outputs, how, json.loads(manifest.read_text())["key"])
+    again = command_line(DEBUG)
+    assert again.status == 0 and quick == [0, 0], again.err
+    assert "Traceback" not in again.err and len(list(outputs.rglob(MANIFEST))) == 2

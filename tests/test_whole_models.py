@@ -1,0 +1,181 @@
+"""A model is loaded whole or not at all: tensors and files that do not fit are one line; a new instance is
+one more row."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import save_tiny
+from safetensors.torch import load_file, save_file
+
+from sow import compose
+from sow.errors import UserError
+from sow.models.pretrained import Pretrained
+from sow.store import checksums
+
+State = dict[str, torch.Tensor]
+HIDDEN = "text_model.encoder.layers.0.mlp.fc1.weight"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Pretrained:
+    return compose(["metrics=none", "model=local", "model.device=cpu", f"model.path={folder}"]).model
+
+
+def drop(name: str) -> Callable[[State], State]:
+    return lambda state: {k: v for k, v in state.items() if not k.endswith(name)}
+
+
+def rename(name: str, new: str) -> Callable[[State], State]:
+    return lambda state: {k.replace(name, new): v for k, v in state.items()}
+
+
+def cut(name: str) -> Callable[[State], State]:
+    return lambda state: {k: v[:-1].clone() if k.endswith(name) else v for k, v in state.items()}
+
+
+def add(name: str) -> Callable[[State], State]:
+    return lambda state: {**state, name: torch.zeros(2)}
+
+
+BROKEN: list[tuple[str, Callable[[State], State], str]] = [
+    ("text_encoder", drop("fc1.weight"), "1 missing .*fc1.weight"),
+    ("text_encoder", rename("layers.0.mlp", "layers.0.ffn"), "4 missing .*4 unexpected .*ffn"),
+    ("text_encoder", cut("fc2.bias"), "of another shape .*fc2.bias"),
+    ("text_encoder", add("classifier.weight"), "1 unexpected .*classifier.weight"),
+    ("text_encoder", drop("token_embedding.weight"), "1 missing .*token_embedding"),
+    ("unet", drop("conv_in.weight"), "1 missing .*conv_in.weight"),
+    ("unet", rename("mid_block", "middle"), "missing .*mid_block.*unexpected .*middle"),
+    ("unet", cut("conv_out.weight"), "of another shape .*conv_out.weight"),
+    ("unet", add("lora.up.weight"), "1 unexpected .*lora.up.weight"),
+    ("vae", drop("decoder.conv_out.bias"), "1 missing .*decoder.conv_out.bias"),
+    ("vae", rename("encoder.", "enc."), "missing .*encoder.*unexpected .*enc"),
+    ("vae", add("loss.logvar"), "1 unexpected .*loss.logvar"),
+]
+
+
+@pytest.mark.parametrize("part, change, words", BROKEN)
+def test_tensors_that_do_not_fit_are_one_line(folder, model, tmp_path, part, change, words):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file = next((place / part).glob("*.safetensors"))
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"{place}/{part} do not fit.*{words}.*model.path") as caught:
+        replace(model, path=str(place)).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_counted_positions_of_older_files_are_no_tensor_too_many(folder, model, tmp_path):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file = place / "text_encoder" / "model.safetensors"
+    positions = {"text_model.embeddings.position_ids": torch.arange(77).view(1, -1)}
+    save_file({**load_file(file), **positions}, file, metadata={"format": "pt"})
+    replace(model, path=str(place)).load()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_file_cut_short_is_one_line(folder, model, tmp_path, part):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file = next((place / part).glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot load the model in .*model.path") as caught:
+        replace(model, path=str(place)).load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "unet/config.json",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+def test_a_flipped_bit_is_found_where_checksums_lie_beside(folder, model, tmp_path, file):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    checksums.write_checksums(place)
+    replace(model, path=str(place)).load()
+    flip(place / file)
+    with pytest.raises(UserError, match=f"{place / file} is damaged or was changed.*model.path"):
+        replace(model, path=str(place)).load()
+
+
+def test_a_listed_file_that_is_gone_is_named(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"1234")
+    checksums.write_checksums(tmp_path)
+    (tmp_path / "a.bin").unlink()
+    with pytest.raises(UserError, match="cannot read .*a.bin"):
+        checksums.check_files(tmp_path, "model.path")
+
+
+def test_a_file_is_read_once_for_each_modification(tmp_path, monkeypatch):
+    (tmp_path / "a.bin").write_bytes(b"1234")
+    checksums.write_checksums(tmp_path)
+    checksums.check_files(tmp_path, "model.path")
+    monkeypatch.setattr("hashlib.file_digest", None)  # nothing is read again
+    checksums.check_files(tmp_path, "model.path")
+
+
+def test_what_ships_is_what_its_lists_say():
+    import sow.people
+
+    room = Path(sow.people.__file__).parent
+    for name in ("weights", "judge", "controlnet"):
+        assert (room / name / checksums.LIST).is_file()
+        checksums.check_files(room / name, name)
+
+
+def test_a_damaged_judge_is_not_asked(tmp_path):
+    from sow.people.judge.reader import WEIGHTS, load_judge
+
+    for name in (WEIGHTS.name, checksums.LIST):
+        shutil.copy(WEIGHTS.with_name(name), tmp_path / name)
+    flip(tmp_path / WEIGHTS.name)
+    with pytest.raises(UserError, match="is damaged or was changed.*metrics=people"):
+        load_judge(tmp_path / WEIGHTS.name)
+
+
+@pytest.mark.parametrize("change, words", [(drop("bias"), "missing"), (add("more"), "1 unexpected .*more")])
+def test_a_judge_that_does_not_fit_is_not_asked(tmp_path, change, words):
+    from sow.people.judge.reader import WEIGHTS, load_judge
+
+    save_file(change(load_file(WEIGHTS)), tmp_path / "weights.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"do not fit their model.*{words}.*metrics=people"):
+        load_judge(tmp_path / "weights.safetensors")
+
+
+def test_a_controlnet_is_loaded_whole(tmp_path):
+    from diffusers import ControlNetModel
+
+    import sow.people
+    from sow.models.loading import load_whole
+
+    shipped = Path(sow.people.__file__).parent / "controlnet"
+    for file in shipped.iterdir():
+        shutil.copy(file, tmp_path / file.name)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    save_file(drop("conv_in.bias")(load_file(file)), file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"do not fit.*missing \(.*conv_in.bias.*method.path"):
+        load_whole(ControlNetModel, str(tmp_path), "method.path")
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
