@@ -24,8 +24,8 @@ def sampler(model: str, device: str, dtype: str) -> Any:
         return build(compose([*WORDS, f"model={model}", f"model.device={device}", f"model.dtype={dtype}"]))
     made = build(compose([*WORDS, "model=tiny", "calibration=paper"]))
     canvas = make_canvas(512, 512, 8, made_limits())
-    model = Model.of(stable_diffusion(device, dtype), made.model.schedule.steps)
-    return made.variant(model=model, canvas=canvas)
+    own = Model.of(stable_diffusion(device, dtype), made.model.schedule.steps)
+    return made.variant(model=own, canvas=canvas)
 
 
 def made_limits() -> list[int]:

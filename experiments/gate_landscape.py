@@ -69,7 +69,7 @@ class GateLandscape:
         """Watch the runs, one table of every R_c, its summary, the figure."""
         import pandas as pd
 
-        from sow.dynamics.record import gate_readings
+        from sow.dynamics.record import flow_rows
 
         config = context.config
         readings = [name for name in self.readings if self.only is None or name in self.only]
@@ -79,7 +79,7 @@ class GateLandscape:
         with context.timed("plan"):
             plans = sampler.plan(requests)
         with context.timed("watch"):
-            rows = gate_readings(sampler, requests, plans, shadows)
+            _, rows, _ = flow_rows(sampler, requests, plans, None, shadows, phases=("cycle",))
         table = pd.DataFrame([{**row, "setting": settings[row["request"]]} for row in rows])
         if not len(table):
             raise UserError(

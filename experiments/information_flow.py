@@ -138,9 +138,8 @@ class InformationFlow:
         """The three tables of one method; the maps of |change| of the first request go to `maps[name]`."""
         from sow.dynamics.record import Probe, flow_rows, layout, response_rows
 
-        attention, gates, _ = flow_rows(
-            sampler, requests, plans, self.region, shadow(sampler, context.config)
-        )
+        shadows = shadow(sampler, context.config)
+        attention, gates, _ = flow_rows(sampler, requests, plans, self.region, shadows)
         probe = Probe(tuple(self.sources), self.positions, self.strength, self.region, self.noise_seed)
         responses: list[dict[str, Any]] = []
         for request, plan in list(zip(requests, plans, strict=True))[: self.causal_seeds]:
@@ -166,15 +165,15 @@ def sampler_of(config: Config, base: Pipeline, words: Any) -> Pipeline:
     return sampler
 
 
-def shadow(sampler: Pipeline, config: Config) -> tuple[Any, Any, Any] | None:
+def shadow(sampler: Pipeline, config: Config) -> dict[str, tuple[Any, Any, Any]]:
     """What reads R_c: the method's own modulation, gate and decay, else the run's;
-    None if neither has a modulation."""
+    nothing if neither has a modulation."""
     from sow.attention.modulation import NoModulation
 
-    for own in (sampler.method, config):
+    for name, own in (("own", sampler.method), ("run", config)):
         if not isinstance(own.modulation, NoModulation):
-            return own.modulation, own.gate, own.decay_distance
-    return None
+            return {name: (own.modulation, own.gate, own.decay_distance)}
+    return {}
 
 
 def same_places(plans: Sequence[Plan], own: Sequence[Plan]) -> list[Plan]:

@@ -11,7 +11,8 @@
 # %% [markdown]
 # # Ablations
 #
-# A table of the paper, read from the newest `python run.py experiment=table2` (or 3, or any `study=benchmark`): means with
+# A table of the paper, read from the newest `python run.py experiment=table2` (or 3, or any
+# `study=benchmark`): means with
 # intervals over groups, and differences paired by group.
 
 # %%

@@ -11,7 +11,8 @@
 # %% [markdown]
 # # First steps
 #
-# One image by Selective One-Way Diffusion on the embedded model, and what its steps show. Every cell takes seconds on a CPU.
+# One image by Selective One-Way Diffusion on the embedded model, and what its steps show. Every cell takes
+# seconds on a CPU.
 
 # %%
 import pandas as pd
@@ -51,7 +52,8 @@ for axis, image, title in zip(
     axis.axis("off")
 
 # %% [markdown]
-# R_c (Eq. 7) of every layer over the cycles. A gate opens where R_c exceeds tau; uniform attention reads about 0.2.
+# R_c (Eq. 7) of every layer over the cycles. A gate opens where R_c exceeds tau; uniform attention reads
+# about 0.2.
 
 # %%
 trace = pd.DataFrame(sample.trace)

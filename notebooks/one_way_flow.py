@@ -11,8 +11,10 @@
 # %% [markdown]
 # # One-way flow
 #
-# Is one-way diffusion one-way? Read from `python run.py study=information_flow`, which makes the same images by plain
-# sampling, COW and SOW, watches their attention and perturbs one region at a time; and from `study=gate_landscape`.
+# Is one-way diffusion one-way? Read from `python run.py study=information_flow`, which makes the same images
+# by plain
+# sampling, COW and SOW, watches their attention and perturbs one region at a time; and from
+# `study=gate_landscape`.
 
 # %%
 import pandas as pd
@@ -30,8 +32,10 @@ folder = runs.latest("information_flow", outputs)
 pd.DataFrame(runs.numbers(folder))
 
 # %% [markdown]
-# **Cause.** The latents of one region are perturbed before one denoising step; the norm of what changes in x_0 outside the
-# perturbed region. Solid: condition perturbed, others change. Dashed: others perturbed, the condition changes. In two-way
+# **Cause.** The latents of one region are perturbed before one denoising step; the norm of what changes in
+# x_0 outside the
+# perturbed region. Solid: condition perturbed, others change. Dashed: others perturbed, the condition
+# changes. In two-way
 # sampling the curves lie together; one-way diffusion pulls the dashed one down.
 
 # %%
@@ -46,7 +50,8 @@ with figures.style():
     axis.legend()
 
 # %% [markdown]
-# **Attention.** Mass from queries in X to keys in Y over what uniform attention would give: the two flows that P- (c → nc)
+# **Attention.** Mass from queries in X to keys in Y over what uniform attention would give: the two flows
+# that P- (c → nc)
 # and P+ (cr → c) act on.
 
 # %%
@@ -70,7 +75,8 @@ last = attention[attention.method == attention.method.iloc[-1]]
 ratios(last)["cr_to_c"].groupby(["layer", "tokens"], sort=False).ratio.describe()[["mean", "min", "max"]]
 
 # %% [markdown]
-# **Gates.** R_c against tau for each reading of Eq. 7 (A13): does a reading straddle the threshold, or do its gates never
+# **Gates.** R_c against tau for each reading of Eq. 7 (A13): does a reading straddle the threshold, or do its
+# gates never
 # open?
 
 # %%

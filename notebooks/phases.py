@@ -12,7 +12,8 @@
 # # Phases of denoising
 #
 # Chaos, semantic formation, refinement (Sec. III-B, App. B), read from `study=diffusion_in_diffusion`,
-# `study=semantic_formation`, `study=text_sensitivity` and `study=find_phases`. The noise level k / K runs from 0 (clean) to 1.
+# `study=semantic_formation`, `study=text_sensitivity` and `study=find_phases`. The noise level k / K runs
+# from 0 (clean) to 1.
 
 # %%
 import pandas as pd
@@ -33,7 +34,8 @@ folders = {name: runs.latest(name, outputs) for name in TABLES}
 curves = {name: curve_of(name, runs.table(folder, name)) for name, folder in folders.items()}
 
 # %% [markdown]
-# Each study's curve with the 95 % interval of its mean over units (layouts, pictures, prompts and seeds), in its own scale.
+# Each study's curve with the 95 % interval of its mean over units (layouts, pictures, prompts and seeds), in
+# its own scale.
 
 # %%
 with figures.style():
@@ -46,7 +48,8 @@ with figures.style():
     axes[0].set_ylabel("curve, rising with noise")
 
 # %% [markdown]
-# Semantic formation by size: the mean squared error of a disturbed picture, where the larger size should settle earlier.
+# Semantic formation by size: the mean squared error of a disturbed picture, where the larger size should
+# settle earlier.
 
 # %%
 formed = runs.table(folders["semantic_formation"], "semantic_formation")

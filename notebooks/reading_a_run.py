@@ -11,7 +11,8 @@
 # %% [markdown]
 # # Reading a run
 #
-# What one `python run.py` leaves on disk: the image, the plan, the numbers, and a row for every step. Nothing is computed
+# What one `python run.py` leaves on disk: the image, the plan, the numbers, and a row for every step. Nothing
+# is computed
 # here that the run folder does not hold.
 
 # %%
@@ -33,7 +34,8 @@ print("overrides:", *manifest["overrides"])
 pd.Series(manifest["seconds"], name="seconds")
 
 # %% [markdown]
-# The plan on its canvas, and the image. White: where the condition goes; the related region belongs to it (Sec. IV-A).
+# The plan on its canvas, and the image. White: where the condition goes; the related region belongs to it
+# (Sec. IV-A).
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(6, 3))
@@ -72,7 +74,8 @@ with figures.style():
     axis.legend()
 
 # %% [markdown]
-# R_c (Eq. 7) of every layer in the cycles. A gate opens where R_c exceeds tau; uniform attention reads about one fifth.
+# R_c (Eq. 7) of every layer in the cycles. A gate opens where R_c exceeds tau; uniform attention reads about
+# one fifth.
 
 # %%
 tau = manifest["config"]["gate"]["tau"]

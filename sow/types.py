@@ -136,6 +136,25 @@ class VisualCondition:
             if self.mask.convert("L").getextrema()[1] == 0:
                 raise UserError(f"the mask of {self.name} is empty: mark the pixels to keep (condition.mask)")
 
+    def bounds(self) -> Box:
+        """Bounds of the mask (values of at least 128) in the image's own pixels; the whole image without a mask."""
+        if self.mask is not None:
+            found = self.mask.convert("L").point([0] * 128 + [255] * 128).getbbox()
+            if found is not None:
+                return Box(found[0], found[1], found[2] - found[0], found[3] - found[1])
+        return Box(0, 0, *self.image.size)
+
+    def subject_in(self, box: Box) -> Box:
+        """Where the masked subject lies on the canvas once the condition fills `box`; `box` itself without a mask."""
+        bounds = self.bounds()
+        sx, sy = box.w / self.image.width, box.h / self.image.height
+        return Box(
+            round(box.x + bounds.x * sx),
+            round(box.y + bounds.y * sy),
+            max(1, round(bounds.w * sx)),
+            max(1, round(bounds.h * sy)),
+        )
+
     def on_gray(self) -> Image.Image:
         """The picture as RGB, mid-gray where the mask leaves it out."""
         from PIL import Image

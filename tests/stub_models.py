@@ -33,8 +33,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Act:
-    """How to treat one request: a raw `text`, `fields` to put into the sensible answer, an HTTP `status` with a
-    `message`, a `block`ed prompt, a reply cut off (`truncated`), or `hang` seconds of silence first."""
+    """How to treat one request: a raw `text`, `fields` to put into the sensible answer, an HTTP `status` with
+    a `message`, a `block`ed prompt, a reply cut off (`truncated`), or `hang` seconds of silence first."""
 
     text: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)

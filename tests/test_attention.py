@@ -42,7 +42,21 @@ def gate(tau=0.1, queries="related", score="logits", scope="layer", min_points=0
     return RegionGate(tau, queries, score, scope, min_points, 0.2)
 
 
-def oracle(q, k, v, sample: SampleRegions, minus, plus, tau, queries, score, normalisation, each, decay=FAR):
+def oracle(
+    q,
+    k,
+    v,
+    sample: SampleRegions,
+    minus,
+    plus,
+    tau,
+    queries,
+    score,
+    normalisation,
+    each,
+    decay=FAR,
+    given=None,
+):
     """Eq. 4, 5, 7, 8 on materialised float64 logits of one sample: q, k, v (H, N, d)."""
     q, k, v = q.double(), k.double(), v.double()
     a = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -71,8 +85,8 @@ def oracle(q, k, v, sample: SampleRegions, minus, plus, tau, queries, score, nor
         else:
             scores = points[:, c][:, :, cr].mean(1)[:, order]
         value = r_c(scores.unsqueeze(0), 0.2).item()
-        s = math.sqrt(max(0.0, value - tau))
         gates.append(value)
+        s = math.sqrt(max(0.0, (value if given is None else given[len(gates) - 1]) - tau))
         opened |= s > 0
         p = torch.zeros(a.shape[1:], dtype=torch.float64)
         p[cr.nonzero(), c.nonzero().T] = (decay.factors(d, max(HEIGHT, WIDTH)) * plus).unsqueeze(1)
@@ -114,6 +128,31 @@ def test_two_part_attention_equals_the_materialised_oracle(
         assert ((out[i].double() - expected).norm() / expected.norm()).item() < tolerance
         assert reading.r_c[i].tolist() == pytest.approx(gates, rel=1e-3 if dtype == torch.float32 else 1e-9)
         assert (reading.factor[i] > 0).tolist() == [g > tau for g in gates]
+
+
+@pytest.mark.parametrize("normalisation", ["row", "head", "none", "literal"])
+@pytest.mark.parametrize("queries, score", [("related", "softmax"), ("condition", "logits")])
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("given", [None, (0.4, 0.2), (0.05, 0.9)])
+def test_masks_of_any_shape_and_a_borrowed_gate_equal_the_oracle(normalisation, queries, score, each, given):
+    """region=mask, and scope=previous: the factor is that of an R_c from the step before."""
+    found = draw(7, HEIGHT, WIDTH)
+    maps = torch.stack([(found > 0.8), (found < -0.8)])
+    cr = (draw(8, HEIGHT, WIDTH) > 0) & ~maps.any(0)
+    sample = SampleRegions(maps, cr, torch.tensor([[0.3, 0.4], [0.7, 0.2]], dtype=torch.float64))
+    q, k, v = (draw(i, 1, HEADS, HEIGHT * WIDTH, DIM) * 2 for i in range(3))
+    (bucket,) = buckets([sample], HEIGHT, WIDTH, FAR, not each, torch.device("cpu"))
+    parts = None if given is None else given[: 2 if each else 1]
+    previous = None if parts is None else torch.tensor([parts], dtype=torch.float64)
+    strength = Strength(0.7, 1.3, gate(0.1, queries, score), normalisation)
+    out, reading = modulated_attention(q, k, v, bucket, strength, DIM**-0.5, previous)
+    expected, gates = oracle(
+        q[0], k[0], v[0], sample, 0.7, 1.3, 0.1, queries, score, normalisation, each, given=parts
+    )
+    assert ((out[0] - expected).norm() / expected.norm()).item() < 1e-10
+    assert reading.r_c[0].tolist() == pytest.approx(gates, rel=1e-9)
+    used = gates if parts is None else parts
+    assert reading.factor[0].tolist() == pytest.approx([max(0.0, g - 0.1) ** 0.5 for g in used])
 
 
 def modulation(branches="text", resolutions=None, blocks=("down", "mid", "up"), conditions="union"):

@@ -1,4 +1,5 @@
-"""The frozen model: loading folders of Stable Diffusion's format, one encoding a prompt, what it says when it cannot."""
+"""The frozen model: loading folders of Stable Diffusion's format, one encoding a prompt,
+what it says when it cannot."""
 
 from __future__ import annotations
 

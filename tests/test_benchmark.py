@@ -177,7 +177,8 @@ def test_only_what_is_lost_is_done_again(
 def test_a_group_that_fails_is_marked_and_tried_again(
     broken: str, undisturbed: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever step fails for one group: the others are made, the table says n, the same command makes the rest."""
+    """Whatever step fails for one group: the others are made, the table says n,
+    the same command makes the rest."""
     failing = {"style-4"}
     make = Work._make
 

@@ -170,6 +170,14 @@ def test_a_scheduler_that_is_not_understood_is_refused_by_name(folder, model, tm
         replace(model, path=str(broken))
 
 
+def test_a_silent_file_is_refused_for_what_its_class_takes():
+    with pytest.raises(
+        UserError, match="clip_sample=true: it is what DDIMScheduler takes where the file is silent"
+    ):
+        Schedule.from_config({"_class_name": "DDIMScheduler"}, 10)
+    assert Schedule.from_config({"_class_name": "PNDMScheduler"}, 10).timesteps[0] == 0
+
+
 PARTS: list[tuple[str, dict[str, Any], str]] = [
     ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim=256"),
     ("unet/config.json", {"class_embed_type": "projection"}, "class_embed_type"),

@@ -1,4 +1,5 @@
-"""Face detection at every size, ID-Distance as the protocol says, and clear words where weights are missing."""
+"""Face detection at every size, ID-Distance as the protocol says,
+and clear words where weights are missing."""
 
 from __future__ import annotations
 
@@ -14,7 +15,6 @@ from sow.metrics import Metrics
 from sow.metrics.clip import ClipText
 from sow.metrics.faces import WEIGHTS_NAME, Faces, detect_all_faces, detect_faces, embed_faces
 from sow.metrics.none import NoMetrics
-from sow.planner.base import mask_bounds
 from sow.types import Box, Canvas, Plan, Request, Sample, VisualCondition
 
 
@@ -49,7 +49,7 @@ def test_small_pictures_are_enlarged_and_boxes_come_back_in_their_pixels(
     found = detect_faces([image, image.resize((512, 512), Image.Resampling.BICUBIC)])
     assert found[0] is not None and found[1] is not None
     assert found[0].iou(found[1].scaled(0.25)) > 0.8
-    assert found[0].iou(mask_bounds(people[0])) > 0.5
+    assert found[0].iou(people[0].bounds()) > 0.5
 
 
 def test_sizes_and_empty_pictures_mix_in_one_call(people: list[VisualCondition]) -> None:

@@ -1,4 +1,5 @@
-"""Observation leaves a run as it was, masses are those of the softmax that is applied, and responses are what they say."""
+"""Observation leaves a run as it was, masses are those of the softmax that is applied,
+and responses are what they say."""
 
 from __future__ import annotations
 
@@ -80,8 +81,8 @@ def test_regions_cover_every_token_once() -> None:
 
 def test_watching_changes_nothing_and_leaves_nothing(sampler, config, request_and_plan, untouched) -> None:
     request, plan = request_and_plan
-    modulation = (config.modulation, config.gate, config.decay_distance)
-    attention, gates, samples = record.flow_rows(sampler, [request], [plan], "mask", modulation)
+    shadows = {"own": (config.modulation, config.gate, config.decay_distance)}
+    attention, gates, samples = record.flow_rows(sampler, [request], [plan], "mask", shadows)
     assert torch.equal(samples[0].latents, untouched)
     modules = list(sampler.backbone.unet.modules())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in modules)
@@ -111,7 +112,7 @@ def test_modulated_attention_is_watched_as_modulated(request_and_plan) -> None:
     weak = build(compose([*SMALL, "cycle.cycles=1", "modulation=none"]))
     means = {}
     for name, sampler in (("strong", strong), ("weak", weak)):
-        rows, _, _ = record.flow_rows(sampler, [request], [plan], "box")
+        rows, _, _ = record.flow_rows(sampler, [request], [plan], "box", {})
         table = pd.DataFrame(rows)
         first = table[table.step == 0]
         means[name] = {flow: t.ratio.mean() for flow, t in summary.ratios(first).items()}
@@ -127,8 +128,8 @@ def test_only_what_is_perturbed_changes(sampler, request_and_plan, untouched) ->
     table = pd.DataFrame(rows)
     assert set(table.source) == {"condition", "rest"} and set(table.target) == set(REGIONS)
     assert (table.energy > 0).all()
-    # One-way: the condition is put back after every step, so what was done to it at the first step leaves it by the
-    # steps after the last replacement alone, while the surroundings keep what was done to them.
+    # One-way: the condition is put back after every step, so what was done to it at the first step leaves it
+    # by the steps after the last replacement alone, while the surroundings keep what was done to them.
     value = table.set_index(["source", "target"]).response
     assert value["condition", "condition"] < 0.5 * value["rest", "rest"]
 

@@ -1,4 +1,5 @@
-"""The grids of pictures: what is made for which place, what the figure shows, and that the paper's compose."""
+"""The grids of pictures: what is made for which place, what the figure shows,
+and that the paper's compose."""
 
 from __future__ import annotations
 

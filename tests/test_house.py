@@ -18,8 +18,6 @@ LOOSE = {"__init__", "errors", "types"}  # files of sow/ outside a room
 
 # Imports that break a rule and wait for their owner: (importing module, imported module) -> who clears it.
 WAITING: dict[tuple[str, str], str] = {
-    ("sow.metrics.faces", "sow.planner.base"): "A",
-    ("sow.metrics.people", "sow.planner.base"): "A",
     ("sow.people.training.evaluate", "sow.metrics.faces"): "W",
 }
 

@@ -23,7 +23,8 @@ from sow.people.judge.training import Recipe, Trainer
 from sow.types import Box
 
 TOY = Recipe(
-    pairs=2, broken=1, empty=1, identities=3, views=2, scenes=2, refresh=1, learning_rate=1e-3, weight_decay=0.0,
+    pairs=2, broken=1, empty=1, identities=3, views=2, scenes=2, refresh=1,
+    learning_rate=1e-3, weight_decay=0.0,
     warmup=1, average=0.9, scene_share=0.5, queue=16, contrast=0.1,
 )  # fmt: skip
 SEED = 3_450_000_000  # apart from training, calibration and evaluation

@@ -1,4 +1,5 @@
-"""`study=judge_check`: the report as tables, the sheet with the judge's words, and where they are published."""
+"""`study=judge_check`: the report as tables, the sheet with the judge's words,
+and where they are published."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def reading(face: bool, **seen: str) -> Reading:
 def test_words_say_what_was_read_and_what_was_judged() -> None:
     row = {"id_distance": 0.314, "same_person": True, "whole": 0.98, "failure": False, "text_missed": "hat"}
     seen = dict(
-        expression="happy", age="adult", hair_color="red", hair="bun", glasses="none", hat="beret", clothing="suit",
+        expression="happy", age="adult", hair_color="red", hair="bun", glasses="none", hat="beret",
+        clothing="suit",
         clothing_color="blue", scene="beach", style="photo",
     )  # fmt: skip
     assert words(reading(True, **seen), row).splitlines() == [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sow.attention import limits, split
+from sow.attention import split
 from sow.method import noise
 
 # bfloat16 is left out: the interpreter multiplies its bits as whole numbers.
@@ -25,7 +25,7 @@ cases = [(1, 1, 5, torch.float32), (17, 33, 40, torch.float16), (70, 130, 64, to
 for R, N, d, dtype in cases:
     drawn = noise.randn((2, R + N, 2, d), noise.generator(R), "cpu", torch.float32).to(dtype)
     q, k = drawn.transpose(1, 2).split((R, N), dim=2)  # strided, as heads are
-    exact = split.row_range(q, k, 0.3)
+    exact = split.exact_range(q, k, 0.3)
     low, high, lse = kernels.row_statistics(q, k, 0.3, True)
     for found, expected in zip((low, high, lse), exact, strict=True):
         assert found.shape == (2, 2, R) and found.dtype == torch.float32
@@ -63,8 +63,8 @@ def test_the_operation_of_graphs_says_its_shapes(with_lse, dtype):
     """Schema, fake shapes, types and strides against what the operation really returns."""
     q, k = rows(0, 2, 3, 7, 5, dtype=dtype), rows(1, 2, 3, 9, 5, dtype=dtype)
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(limits.row_statistics, (q, k, 0.5, with_lse), test_utils=tests)
-    low, high, lse = limits.row_statistics(q, k, 0.5, with_lse)
+    torch.library.opcheck(split.row_statistics, (q, k, 0.5, with_lse), test_utils=tests)
+    low, high, lse = split.row_statistics(q, k, 0.5, with_lse)
     logits = (q.double() @ k.double().transpose(-1, -2)) * 0.5
     for found, expected in zip((low, high), (logits.amin(-1), logits.amax(-1)), strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
@@ -74,8 +74,8 @@ def test_the_operation_of_graphs_says_its_shapes(with_lse, dtype):
 
 def test_a_graph_takes_the_ranges_as_one_operation():
     q, k = rows(0, 2, 3, 7, 5), rows(1, 2, 3, 9, 5)
-    compiled = torch.compile(limits.row_range, backend="aot_eager", fullgraph=True)
-    for found, expected in zip(compiled(q, k, 0.5), split.row_range(q, k, 0.5), strict=True):
+    compiled = torch.compile(split.row_range, backend="aot_eager", fullgraph=True)
+    for found, expected in zip(compiled(q, k, 0.5), split.exact_range(q, k, 0.5), strict=True):
         torch.testing.assert_close(found, expected)
     torch._dynamo.reset()
 
@@ -86,25 +86,25 @@ def test_a_kernel_that_fails_or_errs_is_left_with_one_warning(monkeypatch, caplo
     from sow.attention import kernels
 
     q, k = rows(0, 2, 3, 7, 5), rows(1, 2, 3, 9, 5)
-    expected = split.row_range(q, k, 0.5)
+    expected = split.exact_range(q, k, 0.5)
 
     def wrong(q, k, scale, with_lse):
-        low, high, lse = limits._exact(q, k, scale, with_lse)
+        low, high, lse = split.exact_range(q, k, scale, with_lse)
         return low, high + 0.1, lse
 
     for kernel in (None, wrong):
         if kernel is not None:
             monkeypatch.setattr(kernels, "row_statistics", kernel)
-        limits.kernel_is_right.cache_clear()
+        split.kernel_is_right.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
-                found = limits._on_cuda(q, k, 0.5, True)
+                found = split.kernel_range(q, k, 0.5, True)
                 torch.testing.assert_close(found, expected)
         assert len(caplog.records) == 1 and "\n" not in caplog.records[0].getMessage()
-    right = limits._exact
+    right = split.exact_range
     monkeypatch.setattr(kernels, "row_statistics", right)
-    limits.kernel_is_right.cache_clear()
-    assert limits.kernel_is_right(torch.device("cpu"), torch.float32, 5)
-    assert not limits.kernel_is_right(torch.device("cpu"), torch.float64, 5)
-    limits.kernel_is_right.cache_clear()
+    split.kernel_is_right.cache_clear()
+    assert split.kernel_is_right(torch.device("cpu"), torch.float32, 5)
+    assert not split.kernel_is_right(torch.device("cpu"), torch.float64, 5)
+    split.kernel_is_right.cache_clear()

@@ -227,11 +227,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     files = {
         "sow/__init__.py": "",
         "sow/room/__init__.py": "from sow.room.a import A\nfrom sow.room.b import B\n__all__ = ['A', 'B']\n",
-        "sow/room/a.py": '"""A."""\nimport os\nfrom sow import far\n\n\nclass A:\n    """Doc."""\n\n    x = 1  # why\n',
-        "sow/room/b.py": "class B:\n    def f(self):\n        from sow.room import lazy\n        return lazy\n",
+        "sow/room/a.py": '"""A."""\nimport os\nfrom sow import far\n\n\nclass A:\n    """Doc."""\n\n    x = '
+        "1  # why\n",
+        "sow/room/b.py": "class B:\n    def f(self):\n        from sow.room import lazy\n        return "
+        "lazy\n",
         "sow/room/lazy.py": "ENGINE = 'sow.named.Engine'\n",
         "sow/named.py": "class Engine: ...\n",
-        "sow/far.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from sow.types_only import T\n",
+        "sow/far.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from sow.types_only import "
+        "T\n",
         "sow/types_only.py": "T = 1\n",
         "sow/data/__init__.py": "",
         "sow/data/table.py": "from ..room import a\n",

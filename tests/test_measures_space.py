@@ -71,7 +71,7 @@ def test_correlation_length_of_a_field():
     def xi(own):
         return u_turn.length_of(own.reshape(-1, 1, 12), torus=True)
 
-    assert covered(rows, 2.0, xi, resamples=80) >= HELD
+    assert covered(rows, 2.0, xi) >= HELD
 
 
 def test_correlation_is_the_covariance_by_distance():

@@ -1,4 +1,5 @@
-"""The benchmark of the embedded world: size, splits, disjointness, contradictions, and that it never changes."""
+"""The benchmark of the embedded world: size, splits, disjointness, contradictions,
+and that it never changes."""
 
 from __future__ import annotations
 

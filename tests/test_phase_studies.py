@@ -1,4 +1,5 @@
-"""The studies of the process through the command line, at toy size on random weights: their files, numbers and errors."""
+"""The studies of the process through the command line, at toy size on random weights:
+their files, numbers and errors."""
 
 from __future__ import annotations
 

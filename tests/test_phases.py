@@ -33,7 +33,8 @@ def model() -> Iterator[Trajectory]:
 
 
 class Linear:
-    """A backbone whose noise prediction never looks at its neighbours: e = strength * x for each latent alone."""
+    """A backbone whose noise prediction never looks at its neighbours:
+    e = strength * x for each latent alone."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

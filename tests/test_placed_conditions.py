@@ -1,5 +1,5 @@
-"""Conditions in their boxes: one order for pixels, latents and attention, and no picture stretched in
-silence."""
+"""Conditions in their boxes: one order for pixels, latents and attention,
+and no picture stretched in silence."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def test_a_condition_that_others_hide_is_refused_by_name(boxes):
 def test_a_picture_that_is_stretched_is_said(caplog, size, box, stretched):
     with caplog.at_level(logging.WARNING):
         _, _, own = placed([condition(20, size=size)], [box])
-    words = f"gray 20 is stretched: its picture is {size[0]} x {size[1]}, its box {box.w} x {box.h} (condition.box)"
+    words = f"gray 20 is stretched: its picture is {size[0]} x {size[1]}, "
+    words += f"its box {box.w} x {box.h} (condition.box)"
     assert (words in caplog.text) == stretched
     assert np.asarray(own[0].latent_mask).all()

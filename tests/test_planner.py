@@ -22,7 +22,6 @@ from sow.planner.base import (
     moved,
     relative,
     snap_limits,
-    subject_box,
     touches,
 )
 from sow.planner.drawing import draw_plan
@@ -143,8 +142,8 @@ def test_geometry_of_subjects() -> None:
     mask = Image.new("L", (100, 100), 0)
     mask.paste(255, (25, 50, 75, 100))
     masked = VisualCondition(Image.new("RGB", (100, 100)), mask)
-    assert subject_box(masked, Box(100, 100, 200, 200)) == Box(150, 200, 100, 100)
-    assert subject_box(condition(), Box(8, 8, 64, 64)) == Box(8, 8, 64, 64)
+    assert masked.subject_in(Box(100, 100, 200, 200)) == Box(150, 200, 100, 100)
+    assert condition().subject_in(Box(8, 8, 64, 64)) == Box(8, 8, 64, 64)
     assert relative(Box(10, 20, 100, 50), [-0.5, 1.0, 2.0, 3.0]) == Box(-40, 70, 200, 150)
     assert moved(Box(20, 40, 10, 10), Box(10, 20, 20, 20), Box(100, 100, 40, 40)) == Box(120, 140, 20, 20)
 

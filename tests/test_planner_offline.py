@@ -1,4 +1,5 @@
-"""Planning without a network: the prompt's words place, the judge's reading enriches the prompt, bodies lie below."""
+"""Planning without a network: the prompt's words place,
+the judge's reading enriches the prompt, bodies lie below."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from sow.people.captions.attributes import Attributes
 from sow.people.captions.captions import parse
 from sow.people.drawing.render import render
 from sow.people.judge.reader import WEIGHTS, Reading
-from sow.planner.base import mask_bounds, moved, subject_box, touches
+from sow.planner.base import moved, touches
 from sow.planner.fusing import fuse, token_count
 from sow.planner.heuristic import Heuristic
 from sow.planner.offline import Offline
@@ -72,7 +73,7 @@ class TruthfulJudge:
         for image in images:
             found = self.known[image.tobytes()]
             attributes = dict(found.truth["attributes"]) if self.face else {}
-            box = mask_bounds(found) if self.face else None
+            box = found.bounds() if self.face else None
             confidence = dict.fromkeys(attributes, self.sure)
             out.append(Reading(float(self.face), box, attributes, confidence, np.zeros(64, np.float32), 1.0))
         return out
@@ -152,11 +153,13 @@ def test_two_people_stand_side_by_side(judge: Any) -> None:
         ),
         (
             "a photo of a person attending a formal event.",
-            "a photo of a happy old person with long red hair, glasses, light skin and blue eyes attending a formal event.",
+            "a photo of a happy old person with long red hair, glasses, light skin and blue eyes attending "
+            "a formal event.",
         ),
         (
             "A kid with a safari hat on a wildlife expedition.",
-            "A happy kid with long red hair, glasses, light skin, blue eyes and a safari hat on a wildlife expedition.",
+            "A happy kid with long red hair, glasses, light skin, blue eyes and a safari hat on a wildlife "
+            "expedition.",
         ),
         (
             "A person crying in the rain.",
@@ -273,7 +276,8 @@ def test_bad_numbers_name_their_key() -> None:
 def test_sixty_validation_groups(request: pytest.FixtureRequest, reader: str) -> None:
     """Legal boxes, and the body where the same figure in a scene has it, moved and scaled with the face.
 
-    The attributes in the intensified prompt are those that the reader saw, once by the truth and once by the judge.
+    The attributes in the intensified prompt are those that the reader saw, once by the truth and once by the
+    judge.
     """
     groups = PeopleBenchmark(128).groups("validation")
     drawn = [e for e in entries() if e.split == "validation"]
@@ -286,7 +290,7 @@ def test_sixty_validation_groups(request: pytest.FixtureRequest, reader: str) ->
         assert box.inside(128, 128) and 48 <= box.w <= 64 and all(v % 8 == 0 for v in box.as_list())
         source = render(entry.seed, 256, attributes=Attributes(**entry.attributes), identity=entry.identity)
         assert source.face_box is not None and source.body_box is not None
-        target = subject_box(group.request.conditions[0], box)
+        target = group.request.conditions[0].subject_in(box)
         body = moved(Box(*source.body_box), Box(*source.face_box), target).clipped(128, 128)
         region, truth = np.zeros((128, 128), bool), np.zeros((128, 128), bool)
         for r in plan.related:
@@ -325,7 +329,7 @@ def test_photographs_with_and_without_a_face() -> None:
     mask.paste(255, (20, 20, 70, 60))
     car = VisualCondition(Image.new("RGB", (90, 60), (200, 40, 40)), mask)
     plan = heuristic().plan([Request((car,), "A car parked beside a serene lake at sunset.")], LARGE)[0]
-    subject = subject_box(car, plan.boxes[0])
+    subject = car.subject_in(plan.boxes[0])
     (region,) = plan.related
     assert plan.details["faces"] == [None]
     assert region.intersection(subject) == subject.area and region.bottom > subject.bottom

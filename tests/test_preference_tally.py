@@ -80,7 +80,7 @@ def test_partial_and_repeated_files(survey: Path, tmp_path: Path) -> None:
         (lambda a: {"rater": 1}, "holds no answers"),
         (lambda a: a | {"answers": [a["answers"][0] | {"number": 1}]}, "was not put"),
         (lambda a: a | {"answers": [a["answers"][0] | {"number": -1}]}, "was not put"),
-        (lambda a: a | {"answers": [a["answers"][0] | {"choice": "0" * 16}]}, "no image"),
+        (lambda a: a | {"answers": [a["answers"][0] | {"choice": "0" * 16}]}, "not an image"),
         (lambda a: a | {"answers": a["answers"][:1] * 2}, "twice"),
         (lambda a: a | {"answers": []}, "without a single answer"),
     ],
@@ -96,7 +96,7 @@ def test_answers_that_cannot_be_are_refused(
 
 
 def test_a_key_that_is_none_is_refused(tmp_path: Path) -> None:
-    for text, part in (("{}", "no key"), ("[", "no JSON")):
+    for text, part in (("{}", "not the key"), ("[", "not JSON")):
         (tmp_path / "key.json").write_text(text)
         with pytest.raises(UserError, match=part):
             read_key(str(tmp_path))

@@ -1,4 +1,5 @@
-"""Intervals cover what they promise, tests reject as often as they may, and a table says the same in every format."""
+"""Intervals cover what they promise, tests reject as often as they may,
+and a table says the same in every format."""
 
 from __future__ import annotations
 
@@ -233,7 +234,8 @@ def test_every_format_says_the_same() -> None:
 
 
 def test_rows_of_unlike_length_show_their_n_and_are_compared_on_shared_groups() -> None:
-    """The first groups are easy ones: only over the shared groups is the short row the worse one, as in the paper."""
+    """The first groups are easy ones: only over the shared groups is the short row the worse one,
+    as in the paper."""
     values = [0.1] * 6 + [1.0] * 14
     made = [{"row": "full", "group": g, "seed": 0, "id_distance": v} for g, v in enumerate(values)]
     made += [{"row": "none", "group": g, "seed": 0, "id_distance": v + 0.2} for g, v in enumerate(values[:6])]

@@ -1,4 +1,5 @@
-"""Sweeps: launchers' presets, an Optuna study that goes on, W&B's agent, and processes that share their records."""
+"""Sweeps: launchers' presets, an Optuna study that goes on, W&B's agent,
+and processes that share their records."""
 
 from __future__ import annotations
 
@@ -203,7 +204,8 @@ def test_numbers_of_a_benchmark_and_of_a_skipped_run(tmp_path: Path) -> None:
 
 
 def agent_line(sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Path, last: bool) -> list[str]:
-    """The command line that `wandb agent` runs for the first or last values of a sweep, by the agent's own code."""
+    """The command line that `wandb agent` runs for the first or last values of a sweep,
+    by the agent's own code."""
     from wandb import wandb_agent
 
     def draw(spec: dict[str, Any]) -> Any:

@@ -29,7 +29,8 @@ def config() -> Config:
 
 
 def records_of(folder: Path) -> list[Any]:
-    """The records of the one finished offline run below `folder`; W&B's own process writes the last ones late."""
+    """The records of the one finished offline run below `folder`;
+    W&B's own process writes the last ones late."""
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.rglob("*.wandb")

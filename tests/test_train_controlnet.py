@@ -1,4 +1,5 @@
-"""Training a ControlNet: it starts as no change, learns, goes on where it stopped, and its folder is what the method takes."""
+"""Training a ControlNet: it starts as no change, learns, goes on where it stopped,
+and its folder is what the method takes."""
 
 from __future__ import annotations
 
@@ -153,7 +154,8 @@ def test_a_training_without_time_says_so(tmp_path):
 
 
 def test_the_shipped_controlnet_is_small_and_knows_more_than_the_model():
-    """On figures never trained on, at a level where things are placed, the edges tell the model what it could not know."""
+    """On figures never trained on, at a level where things are placed,
+    the edges tell the model what it could not know."""
     size = sum(p.stat().st_size for p in PEOPLE.rglob("*") if p.is_file())
     assert 1e6 < size < 10e6
     config = compose(["metrics=none", "tracker=none", "study=train_controlnet", "study.precision=float32"])

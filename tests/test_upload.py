@@ -1,4 +1,5 @@
-"""Finished runs are uploaded by a process of their own; a server that is slow, broken or gone is nobody's concern."""
+"""Finished runs are uploaded by a process of their own; a server that is slow,
+broken or gone is nobody's concern."""
 
 from __future__ import annotations
 

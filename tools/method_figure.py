@@ -20,7 +20,7 @@ T3 = (4, 3)
 
 def main() -> None:
     """Draw and write."""
-    figure = figures.draw(10.6, 5.0, paint)
+    figure = figures.draw(10.6, 4.7, paint)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "method.png"
         figure.savefig(path, dpi=150)
@@ -30,7 +30,7 @@ def main() -> None:
 def paint(figure: Figure) -> None:
     """Four panels of what happens, above the way of the latents through the noise levels."""
     grid = figure.add_gridspec(
-        2, 4, height_ratios=[1.15, 1], hspace=0.12, wspace=0.12, left=0.06, right=0.99, top=0.93, bottom=0.1
+        2, 4, height_ratios=[1.15, 1], hspace=-0.05, wspace=0.12, left=0.06, right=0.99, top=0.93, bottom=0.1
     )
     panels = (
         ("1  Plan", plan),

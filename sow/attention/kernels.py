@@ -2,7 +2,7 @@
 memory.
 
 Each program holds a block of query rows and walks over the keys as flash attention does, without values.
-`limits.py` decides where it runs; importing this module needs triton.
+`split.py` decides where it runs; importing this module needs triton.
 """
 
 from __future__ import annotations

@@ -114,21 +114,15 @@ def row_statistics(
     q: Tensor, k: Tensor, bucket: Bucket, scale: float, normalisation: str, with_lse: bool = False
 ) -> Rows:
     """Range of the logits of the rows in c and cr, the only rows that are modulated."""
-    from sow.attention.limits import row_limits, row_range
-    from sow.attention.split import take
+    from sow.attention.split import row_range, take
 
-    index = bucket.rows
-    q_rows = take(q, index)
-    lse = None
-    if with_lse:
-        low, high, lse = row_range(q_rows, k, scale)
-    else:
-        low, high = row_limits(q_rows, k, scale)
+    q_rows = take(q, bucket.rows)
+    low, high, lse = row_range(q_rows, k, scale, with_lse)
     if normalisation == "head":
-        all_low, all_high = row_limits(q, k, scale)
+        all_low, all_high, _ = row_range(q, k, scale, False)
         low = all_low.amin(-1, keepdim=True).expand_as(low)
         high = all_high.amax(-1, keepdim=True).expand_as(high)
-    return Rows(index, q_rows, low, high, lse, bucket.rows_r.shape[1])
+    return Rows(bucket.rows, q_rows, low, high, lse if with_lse else None, bucket.rows_r.shape[1])
 
 
 def point_scores(

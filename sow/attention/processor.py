@@ -58,7 +58,9 @@ class Modulator:
         self.layers: dict[nn.Module, list[tuple[str, Attention]]] = {}
         # 0-dimensional tensors, not numbers: a graph would be compiled anew for each number.
         minus, plus = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        self.amounts = minus, plus
         self.strength = Strength(minus, plus, gate, modulation.normalisation)
+        self.device = device
         self.held: dict[int, Tensor] = {}
         self.begun = False
         self.indexed: set[int] = set()
@@ -69,14 +71,14 @@ class Modulator:
 
     def begin(self, minus: float, plus: float, branches: int, text_branch: int) -> None:
         """Before a UNet call on `branches` x batch rows: the strengths omega gamma_time of P- and P+."""
-        self.strength.minus.fill_(minus)
-        self.strength.plus.fill_(plus)
+        for amount, value in zip(self.amounts, (minus, plus), strict=True):
+            amount.fill_(value)
         self.branches = tuple(range(branches)) if self.modulation.branches == "all" else (text_branch,)
         self.text_branch = text_branch
         for branch in self.branches:
             if branch not in self.held:
                 shape = (self.batch, self.parts)
-                self.held[branch] = torch.empty(shape, dtype=torch.float64, device=self.strength.minus.device)
+                self.held[branch] = torch.empty(shape, dtype=torch.float64, device=self.device)
             if branch in self.previous:
                 self.held[branch].copy_(self.previous[branch])
             else:
@@ -91,7 +93,7 @@ class Modulator:
         if branches in self.indexed:
             return
         self.indexed.add(branches)
-        device = self.strength.minus.device
+        device = self.device
         for found in self.buckets.values():
             if found and (rest := self.rest(found, branches * self.batch)):
                 self.rows(rest, device)

@@ -7,10 +7,15 @@ b_p), where O_p and LSE_p are the attention over S_p alone. No mask and no N x N
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 # Logits held at once where a row's minimum and maximum are wanted: on a CPU the fastest of blocks of 64 to
 # 2304 rows of 4096 keys with two threads (smaller ones leave the second thread idle between products, larger
@@ -60,44 +65,6 @@ def merge(outs: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
     return total.to(outs[0].dtype)
 
 
-def row_limits(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum over keys of the logits of rows `q` (B, H, R, d); each (B, H, R), at least float32.
-
-    One product and two reductions over a block that is still in the cache: about half of what attention over
-    the same rows costs. (Minimum and maximum apart: `aminmax` over rows is not vectorised on CPU.)
-    """
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    B, H, R, _ = q.shape
-    q, keys = q.to(dtype), k.to(dtype).transpose(-1, -2)
-    if B * H * R * k.shape[2] <= CPU_ELEMENTS:
-        low, high = _limits(q @ keys)
-    elif q.device.type == "cuda" or H * R * k.shape[2] <= CPU_ELEMENTS:
-        chunk = max(1, CUDA_ELEMENTS // (B * H * k.shape[2]))
-        found = [_limits(rows @ keys) for rows in q.split(chunk, dim=2)]
-        low, high = (torch.cat(part, -1) for part in zip(*found, strict=True))
-    else:
-        chunk = max(16, CPU_ELEMENTS // k.shape[2])
-        found = [
-            _limits(rows @ keys[b, h]) for b in range(B) for h in range(H) for rows in q[b, h].split(chunk)
-        ]
-        low, high = (torch.cat(part).view(B, H, R) for part in zip(*found, strict=True))
-    return low * scale, high * scale
-
-
-def _limits(logits: Tensor) -> tuple[Tensor, Tensor]:
-    return logits.amin(-1), logits.amax(-1)
-
-
-def row_range(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`row_limits`, and the log-sum-exp of the same logits."""
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    low, high = row_limits(q, k, scale)
-    chunk = max(1, CUDA_ELEMENTS // (q.shape[0] * q.shape[1] * k.shape[2]))
-    keys = k.to(dtype).transpose(-1, -2) * scale
-    lse = [(rows @ keys).logsumexp(-1) for rows in q.to(dtype).split(chunk, dim=2)]
-    return low, high, torch.cat(lse, -1)
-
-
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Tokens `index` (B, n) of `x` (B, H, N, d): (B, H, n, d)."""
     B, H, N, d = x.shape
@@ -105,3 +72,105 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     flat = index + torch.arange(0, B * N, N, device=index.device).unsqueeze(-1) if B > 1 else index
     tokens = x.transpose(1, 2).reshape(B * N, H * d).index_select(0, flat.reshape(-1))
     return tokens.view(B, index.shape[1], H, d).transpose(1, 2)
+
+
+# The range of rows of logits: by the Triton kernel on CUDA where it proves right, by the exact product elsewhere.
+
+
+def row_range(q: Tensor, k: Tensor, scale: float, with_lse: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Minimum, maximum and log-sum-exp over keys `k` (B, H, N, d) of the logits of rows `q` (B, H, R, d).
+
+    Each (B, H, R), at least float32; the log-sum-exp is empty unless wanted.
+    """
+    if torch.compiler.is_compiling():
+        return row_statistics(q, k, scale, with_lse)
+    return (
+        kernel_range(q, k, scale, with_lse) if q.device.type == "cuda" else exact_range(q, k, scale, with_lse)
+    )
+
+
+@torch.library.custom_op("sow::row_statistics", mutates_args=())
+def row_statistics(q: Tensor, k: Tensor, scale: float, with_lse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """`row_range` as one operation of a graph, which the compiler takes as it is."""
+    found = (kernel_range if q.device.type == "cuda" else exact_range)(q, k, scale, with_lse)
+    low, high, lse = (x.contiguous() for x in found)
+    return low, high, lse
+
+
+@row_statistics.register_fake
+def _shapes(q: Tensor, k: Tensor, scale: float, with_lse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    low, high = (q.new_empty(q.shape[:3], dtype=dtype) for _ in range(2))
+    return low, high, q.new_empty(q.shape[:3] if with_lse else (0,), dtype=dtype)
+
+
+def exact_range(q: Tensor, k: Tensor, scale: float, with_lse: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """`row_range` by the product itself.
+
+    One product and two reductions over a block that is still in the cache: about half of what attention over
+    the same rows costs. (Minimum and maximum apart: `aminmax` over rows is not vectorised on CPU.)
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    B, H, R, _ = q.shape
+    q, keys = q.to(dtype), k.to(dtype).transpose(-1, -2)
+    chunk = max(1, CUDA_ELEMENTS // (B * H * k.shape[2]))
+    if B * H * R * k.shape[2] <= CPU_ELEMENTS:
+        low, high = _limits(q @ keys)
+    elif q.device.type == "cuda" or H * R * k.shape[2] <= CPU_ELEMENTS:
+        found = [_limits(rows @ keys) for rows in q.split(chunk, dim=2)]
+        low, high = (torch.cat(part, -1) for part in zip(*found, strict=True))
+    else:
+        size = max(16, CPU_ELEMENTS // k.shape[2])
+        found = [
+            _limits(rows @ keys[b, h]) for b in range(B) for h in range(H) for rows in q[b, h].split(size)
+        ]
+        low, high = (torch.cat(part).view(B, H, R) for part in zip(*found, strict=True))
+    if not with_lse:
+        return low * scale, high * scale, low.new_empty((0,))
+    keys = keys * scale
+    lse = [(rows @ keys).logsumexp(-1) for rows in q.split(chunk, dim=2)]
+    return low * scale, high * scale, torch.cat(lse, -1)
+
+
+def _limits(logits: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.amin(-1), logits.amax(-1)
+
+
+def kernel_range(q: Tensor, k: Tensor, scale: float, with_lse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """`row_range` by the kernel, by the product where the kernel is not right."""
+    if not kernel_is_right(q.device, q.dtype, q.shape[3]):
+        return exact_range(q, k, scale, with_lse)
+    from sow.attention import kernels
+
+    return kernels.row_statistics(q, k, scale, with_lse)
+
+
+@cache
+def kernel_is_right(device: torch.device, dtype: torch.dtype, d: int) -> bool:
+    """Whether the kernel runs for heads of `d` channels on this device and agrees with the exact product,
+    tried once.
+
+    False, and a warning, where it does not; float64 is left to the exact product.
+    """
+    if importlib.util.find_spec("triton") is None or dtype == torch.float64:
+        return False
+    try:
+        from sow.attention import kernels
+
+        q, k = (waves(n, d).to(device, dtype) for n in (70, 90))
+        scale = d**-0.5
+        pairs = zip(kernels.row_statistics(q, k, scale, True), exact_range(q, k, scale), strict=True)
+        for found, exact in pairs:
+            torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3)
+    except Exception as error:  # whatever a compiler or driver raises: the exact product is always there
+        log.warning(
+            "the kernel for ranges of attention rows is not used: %s", " ".join(str(error).split())[:200]
+        )
+        return False
+    return True
+
+
+def waves(n: int, d: int) -> Tensor:
+    """Numbers in [-2, 2] without order, (2, 3, n, d) float32, the same on every machine to rounding."""
+    count = torch.arange(2 * 3 * n * d, dtype=torch.float64).view(2, 3, n, d)
+    return (2 * torch.sin(count**2 + n)).float()

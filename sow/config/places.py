@@ -1,6 +1,8 @@
-"""Where the configuration and the studies lie: beside the package in a checkout, inside it when it came as a wheel.
+"""Where the configuration and the studies lie: beside the package in a checkout, inside it when it came as a
+wheel.
 
-Nothing but `sow` is installed by a wheel, so that its names shadow nobody's; `experiments.X` is then `sow.experiments.X`.
+Nothing but `sow` is installed by a wheel, so that its names shadow nobody's; `experiments.X` is then
+`sow.experiments.X`.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
-# Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema. Said here because
-# a launcher's processes import this file before they compose.
+# Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema. Said
+# here because a launcher's processes import this file before they compose.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (PACKAGE / "conf").is_dir()

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from sow.dynamics.observe import REGIONS
+from sow.errors import UserError
 from sow.method import noise
 from sow.method.components import Components
 from sow.method.run import Moves
@@ -80,6 +81,14 @@ class Perturbing:
 def perturbed(sampler: Pipeline, perturbations: Mapping[str, Perturbation]) -> Pipeline:
     """`sampler` with perturbations by request id; it computes every step: what is watched has to happen."""
     return sampler.variant(around=Perturbing(perturbations), cache=Cache())
+
+
+def cyclic(sampler: Pipeline) -> Components:
+    """The method of a sampler whose runs have cycles; raises UserError for any other."""
+    if not isinstance(sampler.method, Components):
+        name = type(sampler.method).__name__
+        raise UserError(f"{name} has no cycles: take method=sow, cow or densediffusion (method)")
+    return sampler.method
 
 
 def moment(context: StepContext) -> tuple[str, int | None, int | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sow.attention.modulation import NoModulation
-from sow.dynamics.perturb import perturbed
+from sow.dynamics.perturb import cyclic, perturbed
 
 if TYPE_CHECKING:
     from sow.pipeline.pipeline import Pipeline
@@ -45,7 +45,7 @@ class LaidInOnce:
 def plain(sampler: Pipeline, eta: float = 0.0) -> Pipeline:
     """`sampler` without cycles, replacements after x_{t2}, and modulation:
     DDIM from x_{t2} to x_0 at `eta` with c'."""
-    start = sampler.method.t2
+    start = cyclic(sampler).t2
     return perturbed(sampler, {}).variant(
         cycle=NoCycle(start), preservation=LaidInOnce(start, eta), modulation=NoModulation()
     )

@@ -15,6 +15,7 @@ from sow.dynamics.observe import REGIONS, AttentionMass, ShadowGate, Watcher, ob
 from sow.dynamics.perturb import (
     HELD,
     Perturbation,
+    cyclic,
     denoising_contexts,
     perturbed,
     region_noise,
@@ -70,67 +71,44 @@ def flow_rows(
     sampler: Pipeline,
     requests: Sequence[Request],
     plans: Sequence[Plan],
-    region: str,
-    shadow: tuple[Any, Any, Any] | None = None,
+    region: str | None,
+    shadows: Mapping[str, tuple[Any, Any, Any]],
+    phases: Sequence[str] = INSIDE,
 ) -> tuple[list[Row], list[Row], list[Sample]]:
-    """Attention mass, what a gate would read, and the samples.
+    """Attention mass, what gates would read, and the samples.
 
-    Attention: a row per request, step, layer and pair of regions, with the mass m[query, key] and what uniform
-    attention would give. Gates: a row per request, step and layer, for `shadow` = (modulation, gate, decay of
-    distance). `step` counts the denoising steps in which the image is made; `tokens` is the layer's size.
+    Attention, unless `region` is None: a row per request, step, layer and pair of regions, with the mass
+    m[query, key] and what uniform attention would give. Gates: a row per request, step, layer and `reading`,
+    a name of `shadows`, each (modulation, gate, decay of distance). `step` counts the denoising steps of
+    `phases`; `tokens` is the layer's size.
     """
     attention: list[Row] = []
     gates: list[Row] = []
     samples: list[Sample] = []
     size, device = sampler.canvas.latent_size, sampler.backbone.device
-    branch = sampler.method.guidance.in_cycle().text_branch
+    branch = cyclic(sampler).guidance.in_cycle().text_branch
+    kinds = {modulation.region for modulation, _, _ in shadows.values()} | ({region} if region else set())
     for here in batches(len(requests), sampler.batch_size):
-        found = regions(sampler, requests[here], plans[here], region)
-        masses = AttentionMass(found, size, device)
-        shadows = []
-        if shadow is not None:
-            modulation, gate, decay = shadow
-            boxes = regions(sampler, requests[here], plans[here], modulation.region)
-            shadows = [ShadowGate(Modulator(modulation, gate, decay, boxes, size, device), branch)]
-        made, contexts = watch(sampler, requests[here], plans[here], masses, *shadows)
-        samples += made
-        for step, context in enumerate(contexts):
-            for layer, value in masses.calls[step].items():
-                own = value[min(branch, len(value) - 1)]
-                attention += mass_rows(requests[here], masses, context, step, layer, own)
-            for watcher in shadows:
-                gates += gate_rows(requests[here], boxes, watcher, context, step)
-    return attention, gates, samples
-
-
-def gate_readings(
-    sampler: Pipeline,
-    requests: Sequence[Request],
-    plans: Sequence[Plan],
-    shadows: Mapping[str, tuple[Any, Any, Any]],
-) -> list[Row]:
-    """What every gate of `shadows`, name -> (modulation, gate, decay of distance),
-    reads in the cycles of the same runs."""
-    rows: list[Row] = []
-    size, device = sampler.canvas.latent_size, sampler.backbone.device
-    branch = sampler.method.guidance.in_cycle().text_branch
-    for here in batches(len(requests), sampler.batch_size):
-        found = {
-            kind: regions(sampler, requests[here], plans[here], kind)
-            for kind in {modulation.region for modulation, _, _ in shadows.values()}
-        }
+        group, planned = requests[here], plans[here]
+        found = {kind: regions(sampler, group, planned, kind) for kind in kinds}
+        masses = [AttentionMass(found[region], size, device)] if region else []
         watchers = {
             name: ShadowGate(Modulator(m, gate, decay, found[m.region], size, device), branch)
             for name, (m, gate, decay) in shadows.items()
         }
-        _, contexts = watch(sampler, requests[here], plans[here], *watchers.values(), phases=("cycle",))
+        made, contexts = watch(sampler, group, planned, *masses, *watchers.values(), phases=phases)
+        samples += made
         for step, context in enumerate(contexts):
+            for mass in masses:
+                for layer, value in mass.calls[step].items():
+                    own = value[min(branch, len(value) - 1)]
+                    attention += mass_rows(group, mass, context, step, layer, own)
             for name, watcher in watchers.items():
-                own = found[shadows[name][0].region]
-                rows += [
-                    {"reading": name, **row} for row in gate_rows(requests[here], own, watcher, context, step)
+                placed = found[shadows[name][0].region]
+                gates += [
+                    {"reading": name, **row} for row in gate_rows(group, placed, watcher, context, step)
                 ]
-    return rows
+    return attention, gates, samples
 
 
 def mass_rows(
@@ -233,7 +211,7 @@ def response_rows(
     alone.
     """
     indicators = layout(sampler, request, plan, probe.region)
-    contexts = denoising_contexts(sampler.method)
+    contexts = denoising_contexts(cyclic(sampler))
     wanted: dict[str, tuple[str, int]] = {}
     perturbations: dict[str, Perturbation] = {}
     for step in spread(range(len(contexts)), probe.positions):
@@ -270,9 +248,4 @@ def response_rows(
 
 def moment_columns(context: StepContext) -> Mapping[str, Any]:
     """Where a step stands, as columns."""
-    return {
-        "phase": context.phase,
-        "cycle": context.cycle,
-        "index": context.index,
-        "timestep": context.timestep,
-    }
+    return {name: getattr(context, name) for name in ("phase", "cycle", "index", "timestep")}

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sow.attention.limits import row_range
 from sow.attention.regions import layer_sizes, nearest
-from sow.attention.split import attention_with_lse, merge, take
+from sow.attention.split import attention_with_lse, merge, row_range, take
 
 
 class Steering:
@@ -58,7 +57,7 @@ class Steering:
         q_rows = take(q, rows)
         steered, lse = attention_with_lse(q_rows, take(k, inside), take(v, inside), scale)
         if self.strength is not None:
-            low, high, _ = row_range(q_rows, k, scale)
+            low, high, _ = row_range(q_rows, k, scale, False)
             rest, lse_rest = attention_with_lse(q_rows, take(k, outside), take(v, outside), scale)
             steered = merge([steered, rest], [lse + self.strength * (high - low), lse_rest])
         out = out.clone()

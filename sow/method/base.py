@@ -32,6 +32,11 @@ class Method:
     def schedule(self) -> Schedule:
         return self.model.schedule
 
+    @property
+    def cycles(self) -> int:
+        """How many cycles a run has, as the context of its steps counts them."""
+        return 0
+
     def run(self, batch: Batch) -> Iterator[Step]:
         """Every step of one batch, the last one holding x_0."""
         raise NotImplementedError

@@ -50,6 +50,10 @@ class Components(Method):
         return self.cycle.resolve(self.schedule.steps)
 
     @property
+    def cycles(self) -> int:
+        return self.cycle.cycles
+
+    @property
     def t1(self) -> int:
         return self.ends[0]
 

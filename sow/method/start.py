@@ -126,7 +126,7 @@ def start(method: Components, batch: Batch, v: dict[int, Tensor]) -> Generator[S
     """
     if method.seed_init.start == "noise":
         return (yield from from_noise(method, batch))
-    pictures = pictures_of(method, batch, batch.pictures, range(len(batch.requests)))
+    pictures = pictures_of(method, batch, list(batch.pictures), range(len(batch.requests)))
     wanted, x = method.last_state if method.seed_init.start == "inject" else method.t2, None
     for step in invert(method, pictures, method.inverted_steps, "invert_canvas"):
         if method.inversion.condition == "canvas":

@@ -110,7 +110,6 @@ class Faces:
         Each condition is compared with the face that overlaps it most (the largest face for a single condition);
         several conditions give their mean. None where the face, or the condition's own face, is not detected.
         """
-        from sow.planner.base import subject_box
 
         device = resolve_device(self.device)
         images = [s.image for s in samples]
@@ -123,7 +122,7 @@ class Faces:
         for sample, faces in zip(samples, found, strict=True):
             mine, ious = [], []
             for condition, box in zip(sample.request.conditions, sample.plan.boxes, strict=True):
-                reference, target = next(expected), subject_box(condition, box)
+                reference, target = next(expected), condition.subject_in(box)
                 face = _matching(faces, target, alone=len(sample.plan.boxes) == 1)
                 if face is None:
                     continue

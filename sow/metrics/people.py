@@ -75,7 +75,6 @@ class PeopleMetrics:
         from sow.metrics.faces import kept_faces
         from sow.metrics.readings import readings
         from sow.people.judge import load_judge
-        from sow.planner.base import mask_bounds, subject_box
 
         judge = load_judge()
         images = [s.image for s in samples]
@@ -86,10 +85,10 @@ class PeopleMetrics:
             for i, s in enumerate(samples)
             for condition, box in zip(s.request.conditions, s.plan.boxes, strict=True)
         ]
-        targets = [subject_box(condition, box) for _, condition, box in pairs]
+        targets = [condition.subject_in(box) for _, condition, box in pairs]
         heads = [_head(free[i], target) for (i, _, _), target in zip(pairs, targets, strict=True)]
         placed = readings([images[i] for i, _, _ in pairs], heads)
-        references = readings([c.image for _, c, _ in pairs], [mask_bounds(c) for _, c, _ in pairs])
+        references = readings([c.image for _, c, _ in pairs], [c.bounds() for _, c, _ in pairs])
         rows: list[dict[str, Value]] = []
         for i, sample in enumerate(samples):
             mine = [k for k, pair in enumerate(pairs) if pair[0] == i]

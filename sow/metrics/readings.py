@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def readings(images: Sequence[Image.Image], boxes: Sequence[Box | None] | None = None) -> list[Reading]:
-    """What the shipped judge reads in each image, `boxes` as for `Judge.read`; raises UserError without its weights."""
+    """What the shipped judge reads in each image, `boxes` as for `Judge.read`;
+    raises UserError without its weights."""
     from sow.people.judge import Judge, load_judge
 
     judge = load_judge()

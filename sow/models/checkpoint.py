@@ -113,10 +113,10 @@ def training_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> 
     values = {**_DDIM, **CLASSES[name], **{k: v for k, v in config.items() if not k.startswith("_")}}
     for key, allowed in _NEUTRAL.items():
         if key in values and not any(values[key] is a or values[key] == a for a in allowed):
-            words = " or ".join(_json(a) for a in allowed)
-            raise _refused(
-                file, key, values[key], f"only {words} is understood; write it if nothing else was trained"
-            )
+            words = f"only {' or '.join(_json(a) for a in allowed)} is understood"
+            if key not in config:
+                words = f"it is what {name} takes where the file is silent, but {words}"
+            raise _refused(file, key, values[key], f"{words}; write it if nothing else was trained")
     for key, choices in _CHOICES.items():
         if values[key] not in choices:
             raise _refused(file, key, values[key], f"one of {', '.join(choices)} is understood")

@@ -42,8 +42,8 @@ class Cache:
         self._identity: str | None = None
 
     def configure(self, limit: int, folder: Path | None, folder_limit: int = 0) -> None:
-        """How many bytes memory may hold, 0 = none, where results are kept on disk, None = nowhere, and how many bytes
-        may lie there, 0 = no bound."""
+        """How many bytes memory may hold, 0 = none, where results are kept on disk, None = nowhere, and how
+        many bytes may lie there, 0 = no bound."""
         self.results.configure(folder, folder_limit, limit)
 
     def call(self, function: Callable[..., Any], *inputs: Any) -> Any:
@@ -85,9 +85,8 @@ class Cache:
         if self._state is None or not _same(state, self._state):
             self.clear()
             self._state, self._identity = state, None
-        if (
-            results.folder is not None and self._identity is None
-        ):  # other models' results lie beside this one's
+        # In a folder other models' results lie beside this one's.
+        if results.folder is not None and self._identity is None:
             self._identity = identity(backbone)
         return CachedModel(backbone, model.schedule, self)
 

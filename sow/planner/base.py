@@ -155,27 +155,6 @@ def touches(a: Box, b: Box) -> bool:
     return width >= 0 and height >= 0 and width + height > 0
 
 
-def subject_box(condition: VisualCondition, box: Box) -> Box:
-    """Where the masked subject lies on the canvas once the condition fills `box`; `box` itself without a mask."""
-    bounds = mask_bounds(condition)
-    sx, sy = box.w / condition.image.width, box.h / condition.image.height
-    return Box(
-        round(box.x + bounds.x * sx),
-        round(box.y + bounds.y * sy),
-        max(1, round(bounds.w * sx)),
-        max(1, round(bounds.h * sy)),
-    )
-
-
-def mask_bounds(condition: VisualCondition) -> Box:
-    """Bounds of the mask (values of at least 128) in the image's own pixels; the whole image without a mask."""
-    if condition.mask is not None:
-        found = condition.mask.convert("L").point([0] * 128 + [255] * 128).getbbox()
-        if found is not None:
-            return Box(found[0], found[1], found[2] - found[0], found[3] - found[1])
-    return Box(0, 0, *condition.image.size)
-
-
 def relative(anchor: Box, values: Relative) -> Box:
     """The box at `values` relative to `anchor`; it may leave the canvas."""
     x, y, w, h = values

@@ -14,7 +14,6 @@ from sow.planner.base import (
     moved,
     or_surround,
     relative,
-    subject_box,
 )
 from sow.planner.words import propose
 from sow.types import Box, Canvas, Plan, Request, component
@@ -65,7 +64,7 @@ class Heuristic:
         regions = []
         for condition, box, face in zip(request.conditions, boxes, faces, strict=True):
             if face is None:
-                regions.append(relative(subject_box(condition, box), self.around))
+                regions.append(relative(condition.subject_in(box), self.around))
             else:
                 whole = Box(0, 0, *condition.image.size)
                 regions.append(relative(moved(face, whole, box), self.body))

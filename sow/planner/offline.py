@@ -19,7 +19,6 @@ from sow.planner.base import (
     moved,
     or_surround,
     relative,
-    subject_box,
 )
 from sow.planner.fusing import fuse
 from sow.planner.tokens import vocabulary_file
@@ -69,7 +68,7 @@ class Offline:
         regions = []
         for condition, box in zip(request.conditions, boxes, strict=True):
             face = None if condition.mask is not None else _face(condition)
-            anchor = subject_box(condition, box)
+            anchor = condition.subject_in(box)
             if face is not None:
                 anchor = moved(face, Box(0, 0, *condition.image.size), box)
             regions.append(relative(anchor, self.body))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from sow.errors import UserError
-from sow.planner.base import legal, legal_related, mask_bounds, or_surround
+from sow.planner.base import legal, legal_related, or_surround
 from sow.planner.calling import Caller
 from sow.planner.conventions import Ambiguous, condition_cost, recognise, region_cost
 from sow.planner.replies import BadReply, Position, Recognition, Region, Single, named, parse
@@ -184,7 +184,10 @@ class Conversation:
 
         count = token_count(text, self.tokenizer)
         if count > self.max_tokens:
-            return f"intensified_prompt has {count} tokens, but at most {self.max_tokens} are allowed: make it shorter"
+            return (
+                f"intensified_prompt has {count} tokens, but at most {self.max_tokens} are allowed: make it "
+                "shorter"
+            )
         said, now = attributes(self.request.prompt), attributes(text)
         for name, value in said.items():
             if now.get(name, value) != value:
@@ -256,9 +259,10 @@ def _described(conditions: Sequence[VisualCondition]) -> str:
     lines = []
     for i, condition in enumerate(conditions):
         width, height = condition.image.size
-        line = f"Picture {i + 1} of {len(conditions)}: {width} x {height} pixels, aspect ratio {width / height:.2f}."
+        line = f"Picture {i + 1} of {len(conditions)}: {width} x {height} pixels, "
+        line += f"aspect ratio {width / height:.2f}."
         if condition.mask is not None:
-            bounds = mask_bounds(condition)
+            bounds = condition.bounds()
             line += f" Only its subject inside [x, y, width, height] = {bounds.as_list()} is pasted."
         if condition.box is not None:
             line += f" The user has fixed its box on the canvas: {condition.box.as_list()}."

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sow.planner.base import fit_size, mask_bounds, place
+from sow.planner.base import fit_size, place
 from sow.types import Box, Canvas, Request
 
 # A side word counts in a phrase of place, and not where it names a hand, a verb ("left the house") or a part of a thing.
@@ -118,7 +118,7 @@ def propose(
         side = canvas.condition_min + wanted * (canvas.condition_max - canvas.condition_min)
         image = condition.image
         w, h = fit_size(side, side, image.width / image.height, canvas)
-        subject = mask_bounds(condition)
+        subject = condition.bounds()
         dx = (0.5 - subject.center[0] / image.width) * w
         dy = (0.5 - subject.center[1] / image.height) * h
         default_x = center[0] if count == 1 else (i + 0.5) / count

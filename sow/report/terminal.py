@@ -47,7 +47,7 @@ def progress_bar(
         def on_step(step: Step) -> None:
             words = PHASES[step.context.phase]
             if step.context.cycle is not None:
-                words += f", cycle {step.context.cycle + 1} of {sampler.method.cycle.cycles}"
+                words += f", cycle {step.context.cycle + 1} of {sampler.method.cycles}"
             move(words, int(step.event == "denoise"))
 
         yield on_step

@@ -138,7 +138,8 @@ def publish(table: Table, root: Path = blocks.REPOSITORY) -> None:
 
 
 def short(table: Table) -> str:
-    """A GitHub table of means alone, the paper's beside them where it has any, and what it was measured on."""
+    """A GitHub table of means alone, the paper's beside them where it has any,
+    and what it was measured on."""
     heads = _heads(table)
     align = [":---"] * (len(heads) - table.counted) + ["---:"] * table.counted
     printed = [any(not _none(line.cells[i].paper) for line in table.lines) for i in range(len(table.columns))]

@@ -41,8 +41,10 @@ def crossing(levels: ArrayLike, curve: ArrayLike, value: float) -> float:
 
 
 def peak(levels: ArrayLike, curve: ArrayLike) -> float:
-    """The level of a curve's maximum, by the parabola through the largest point and its neighbours."""
+    """The level of a curve's maximum, by the parabola through the largest point and its neighbours; nan for all nan."""
     axis, height = _rising(levels), np.asarray(curve, float)
+    if np.isnan(height).all():
+        return float("nan")
     i = int(np.nanargmax(height))
     if i in (0, len(axis) - 1) or not np.isfinite(height[i - 1 : i + 2]).all():
         return float(axis[i])
