@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sow import compose
-from sow.attention.gate import AlwaysOpen
+from benchmarks.bare import components, open_gate
 from sow.attention.processor import Modulator
 from sow.attention.regions import SampleRegions
 from sow.method import noise
@@ -96,7 +95,7 @@ class Calls:
 def calls(device: torch.device, dtype: torch.dtype, latent: int = 64) -> Calls:
     """Random queries, keys and values; a condition of a quarter of the canvas's side squared, and
     a body below it."""
-    config = compose(["model=tiny", "gate=always", "metrics=none"])
+    made = components()
     conditions = torch.zeros((1, latent, latent), dtype=torch.bool)
     unit = latent // 8
     conditions[0, unit : 4 * unit, 2 * unit : 5 * unit] = True
@@ -105,8 +104,14 @@ def calls(device: torch.device, dtype: torch.dtype, latent: int = 64) -> Calls:
     region = SampleRegions(
         conditions, related & ~conditions[0], torch.tensor([[2.5 / 8, 3.5 / 8]], dtype=torch.float64)
     )
-    gate = AlwaysOpen("one", config.gate.tau, "related", "logits", "layer", 0, 0.2)
-    modulator = Modulator(config.modulation, gate, config.decay_distance, [region], (latent, latent), device)
+    modulator = Modulator(
+        made["modulation"],
+        open_gate(made["gate"]),
+        made["decay_distance"],
+        [region],
+        (latent, latent),
+        device,
+    )
     layers: list[tuple[str, Tensor, Tensor, Tensor]] = []
     for tokens, (heads, count) in LAYERS.items():
         tokens = tokens * latent**2 // 64**2

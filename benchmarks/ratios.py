@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.bare import open_gate
 from benchmarks.timing import interleaved, quartiles, synchronize
 from benchmarks.work import Modulated, Row, counted, forget_prompts, recorded, row, same_work
 from sow.pipeline.cached import Cache
@@ -44,11 +45,8 @@ def overhead(sampler: Any, requests: list[Request], rounds: int) -> Row:
 def modulated_step(sampler: Any, requests: list[Request], rounds: int, limit: float) -> Row:
     """A modulated step over an unmodulated one: gate open, all layers, text branch,
     one request with guidance."""
-    from sow import compose
-
     backbone = sampler.backbone
-    gate = replace(compose(["model=tiny", "gate=always", "metrics=none"]).gate, min_points=0)
-    step = first_modulated(sampler.variant(gate=gate), requests)
+    step = first_modulated(sampler.variant(gate=open_gate(sampler.method.gate)), requests)
 
     def plain() -> None:
         step.predict(*step.args)

@@ -109,12 +109,36 @@ def markdown(chosen: argparse.Namespace, rows: Sequence[Row]) -> str:
         name, median, quartiles, aim, peak, work = cells(r)
         met = {True: " met", False: " missed", None: ""}[r.met]
         lines.append(f"| {name} | {median} | {quartiles} | {aim}{met} | {peak} | {work} |")
-    on = (
-        f"Here: model {chosen.model}, {chosen.dtype}, {device_name(chosen)}, torch {torch.__version__}, "
+    return "\n".join([*lines, "", f"Here: {conditions(chosen)}."])
+
+
+def conditions(chosen: argparse.Namespace) -> str:
+    """What rows were measured on."""
+    return (
+        f"model {chosen.model}, {chosen.dtype}, {device_name(chosen)}, torch {torch.__version__}, "
         f"threads {torch.get_num_threads()}, latent {chosen.latent}, batch {chosen.batch}, "
-        f"rounds {chosen.rounds}, long rounds {chosen.long_rounds}."
+        f"rounds {chosen.rounds}, long rounds {chosen.long_rounds}"
     )
-    return "\n".join([*lines, "", on])
+
+
+def replaced(before: str, now: str, apart: str) -> str:
+    """A published table in which the rows of `now` took the place of their namesakes, or came last; other rows stay.
+
+    A note names the rows that were measured apart from the others, and on what.
+    """
+    lines = {name: line for line in now.splitlines() if (name := first_cell(line))}
+    out, notes = [], []
+    for line in before.splitlines():
+        (out if line.startswith("|") else notes).append(lines.pop(first_cell(line), line))
+    names = [name for line in now.splitlines() if (name := first_cell(line))]
+    kept = [note for note in notes if note and note != f"Apart from them: {', '.join(names)}; {apart}."]
+    return "\n".join([*out, *lines.values(), "", *kept, "", f"Apart from them: {', '.join(names)}; {apart}."])
+
+
+def first_cell(line: str) -> str:
+    """The name of a table's row; empty for its head and for what is no row."""
+    name = line.strip("|").split("|")[0].strip() if line.startswith("|") else ""
+    return "" if name in ("ratio", "---") else name
 
 
 def cells(r: Row) -> tuple[str, str, str, str, str, str]:
@@ -164,7 +188,10 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
     console.print(table(rows))
     console.print(f"written: {chosen.out}")
     if chosen.publish:
-        blocks.publish(f"speed-{kind(chosen)}", markdown(chosen, rows))
+        name, block = f"speed-{kind(chosen)}", markdown(chosen, rows)
+        if chosen.only and "| ratio |" in (before := blocks.published(name)):
+            block = replaced(before, block, conditions(chosen))
+        blocks.publish(name, block)
     return rows
 
 

@@ -22,13 +22,15 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
 
 
 def covered_means(values, truth: float, resamples: int = 600) -> float:
-    """Of the means of MANY parts of independent `values` (MANY x units,), the share whose interval holds `truth`."""
+    """Of the means of MANY parts of independent `values` (MANY x units,), the share whose interval holds
+    `truth`."""
     found = band(np.asarray(values).reshape(MANY, -1).T, Resampling(0.95, resamples, 0))
     return float(((found.low <= truth) & (truth <= found.high)).mean())
 
 
 def covered(values, truth: float, statistic: Callable[..., float], resamples: int = 100) -> float:
-    """Of `statistic` of REPEATS parts of independent `values` (REPEATS x units, ...), the share whose interval holds
+    """Of `statistic` of REPEATS parts of independent `values` (REPEATS x units, ...), the share whose
+    interval holds
     `truth`."""
     table = np.asarray(values)
     held = 0

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def sampler():
     made = models.sampler("tiny", "cpu", "float32")
-    return replace(made, cycle=replace(made.cycle, cycles=1))
+    return made.variant(cycle=replace(made.method.cycle, cycles=1))
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,7 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys, monkey
     out, page = tmp_path / "speed.json", tmp_path / "README.md"
     page.write_text("above\n<!-- speed-cpu:begin -->\nold\n<!-- speed-cpu:end -->\nbelow\n")
     monkeypatch.setattr(blocks, "publish", lambda name, block: blocks.write_block(page, name, block))
+    monkeypatch.setattr(blocks, "published", lambda name: "old")
     words = [
         "--model",
         "tiny",
@@ -146,3 +147,23 @@ def test_the_accelerator_needs_no_other_command():
     assert {"overhead", "options", "step", "attention", "batch", "omega", "preservation", "image"} <= set(
         speed.measurements(speed.arguments([]))
     )
+
+
+def test_some_rows_published_leave_the_others_as_they_were(tmp_path):
+    row = work.Row("b", (2.0, 1.5, 2.5))
+    chosen = speed.arguments(["--only", "step"])
+    before = speed.markdown(chosen, [work.Row("a", (1.0, 1.0, 1.0)), work.Row("b", (9.0, 9.0, 9.0))])
+    after = speed.replaced(
+        before, speed.markdown(chosen, [row, work.Row("c", (3.0, 3.0, 3.0))]), "a quiet machine"
+    )
+    rows = [line for line in after.splitlines() if line.startswith("|")]
+    assert [speed.first_cell(line) for line in rows[2:]] == ["a", "b", "c"]
+    assert "| 1 |" in rows[2] and "| 2 |" in rows[3] and "9" not in rows[3]
+    assert "Here: model people" in after and "Apart from them: b, c; a quiet machine." in after
+    again = speed.replaced(
+        after, speed.markdown(chosen, [row, work.Row("c", (4.0, 4.0, 4.0))]), "a quiet machine"
+    )
+    assert again.count("Apart from them") == 1 and "| 4 |" in again
+    page = tmp_path / "README.md"
+    page.write_text("<!-- x:begin -->\n| ratio | median |\n<!-- x:end -->\n")
+    assert blocks.published("x", tmp_path) == "| ratio | median |"

@@ -92,7 +92,7 @@ def test_written_pages_are_current(name: str) -> None:
 def test_every_field_and_its_comment_is_read() -> None:
     text = (
         "# Head.\n_target_: a.B\nt: 5 # five\nlist: [1, 2] # two\nnested: # above\n  deep: 1.0 # ASSUMPTION A7: this; alternative t=1\n"
-        "rows: # of text\n  - one # 1\n  - two\nwords: 'a # b' # c\n"
+        "rows: # of text\n  - one # 1\n  - two\n# above\n# it\nwords: 'a # b' # c\n"
     )
     found = {f.name: (f.value, f.comment) for f in configuration.fields(text)}
     assert found == {
@@ -101,7 +101,7 @@ def test_every_field_and_its_comment_is_read() -> None:
         "list": ("[1, 2]", "two"),
         "nested.deep": ("1.0", "ASSUMPTION A7: this; alternative t=1"),
         "rows": ("[one, two]", "of text"),
-        "words": ("'a # b'", "c"),
+        "words": ("'a # b'", "above it c"),
     }
     assert configuration.about(text) == "Head."
 

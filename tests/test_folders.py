@@ -3,6 +3,7 @@ and nothing that a job did not write is removed."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -201,6 +202,29 @@ def test_a_folder_made_for_a_job_that_failed_at_once_is_gone(
 def test_what_a_failing_run_has_written_stays(command_line: Call, tmp_path: Path) -> None:
     assert command_line(DEBUG, "seed=9", f"hydra.run.dir={tmp_path}/run").status == 1
     assert (tmp_path / "run/metrics.json").is_file() and not (tmp_path / "run" / MANIFEST).exists()
+
+
+FAILING_FILES = ["metrics.json", MANIFEST, KEY]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=os.strerror)
+@pytest.mark.parametrize("name", FAILING_FILES)
+def test_a_disk_that_takes_no_more_is_one_line(
+    command_line: Call, outputs: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    rename = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).name == name:
+            raise OSError(number, os.strerror(number))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    failed = command_line(DEBUG)
+    assert failed.status == 1 and os.strerror(number) in failed.err
+    (line,) = failed.err.strip().splitlines()
+    assert line.startswith("error: cannot write") and name in line
+    assert not list(outputs.rglob(MANIFEST)) and not list(outputs.rglob("*.part"))
 
 
 # Manifests and the index in a wrong shape.

@@ -4,6 +4,7 @@ included."""
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ ENTRANCES = {"sow.config.command_line"}  # which runs the studies
 MATHS = ("method", "attention")  # the paper's equations
 SURROUNDINGS = ("runs", "store", "config", "report")  # what they know nothing of
 LOOSE = {"__init__", "errors", "types"}  # files of sow/ outside a room
+BARE = ("method", "attention", "models")  # rooms that a machine with a model's libraries alone can import
+LIBRARIES = {"torch", "transformers", "accelerate", "safetensors", "diffusers", "numpy", "PIL", "triton"}
 
 # Imports that break a rule and wait for their owner: (importing module, imported module) -> who clears it.
 WAITING: dict[tuple[str, str], str] = {
@@ -103,6 +106,37 @@ def test_what_waits_is_still_there():
 
 def test_every_file_of_the_package_lies_in_a_room():
     assert {p.stem for p in (ROOT / "sow").glob("*.py")} == LOOSE
+
+
+def at_import(node: ast.AST) -> Iterator[str]:
+    """The dotted names that importing a module imports: not those in functions, nor for types alone."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        elif not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from at_import(child)
+
+
+def test_a_bare_machine_imports_method_attention_and_models():
+    wanted, seen, outside = [m for m in FILES if room(m) in BARE], set(), set()
+    while wanted:
+        module = wanted.pop()
+        while module not in FILES:
+            module = module.rpartition(".")[0]
+        if module in seen:
+            continue
+        seen.add(module)
+        wanted += [module.rpartition(".")[0]] if "." in module else []  # its packages come first
+        for name in at_import(ast.parse(FILES[module].read_bytes())):
+            if name.partition(".")[0] in PROJECT:
+                wanted.append(name)
+            else:
+                outside.add(name.partition(".")[0])
+    assert outside - LIBRARIES <= sys.stdlib_module_names
 
 
 def test_imports_are_found_wherever_they_are(tmp_path, monkeypatch):

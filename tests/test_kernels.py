@@ -1,4 +1,5 @@
-"""The kernel for ranges of attention rows against the exact product, and what happens where it does not run."""
+"""The kernel for ranges of attention rows against the exact product, and what happens where it does not
+run."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_integral_of_a_known_rate():
     with pytest.raises(ValueError, match="rise"):
         pixel_information.integral([0.0, -1.0], rate[:, :2])
     with pytest.raises(ValueError, match="gap or errors"):
-        pixel_information.rates(lambda x, *_: x, rate, None, None, [0.0], rate, "sum")  # type: ignore[arg-type]
+        pixel_information.rates(lambda x, *_: x, rate, None, None, [0.0], rate, "sum")  # type: ignore
 
 
 def test_closed_forms_agree_with_each_other():

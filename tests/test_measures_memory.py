@@ -58,7 +58,8 @@ def test_collapse_of_two_points():
 
 
 def test_excess_entropy_is_what_the_data_do_not_tell_before_collapse():
-    """1000 Gaussian points in 30 dimensions, 300 states: log n - I(x_0; x) within 5 %, far from the collapse."""
+    """1000 Gaussian points in 30 dimensions, 300 states: log n - I(x_0; x) within 5 %, far from the
+    collapse."""
     count, dimension = 1000, 30
     data = normal((count, dimension), 3)
     excess = memorisation.excess_entropy(data, range(300), [-4.0, -3.0, 8.0], normal((300, dimension), 4))
@@ -78,7 +79,8 @@ def test_collapse_where_the_information_of_white_data_reaches_log_n():
 
 
 def test_the_denoiser_that_has_memorised_agrees():
-    """Six points: the index's entropy by I-MMSE with their exact denoiser is the excess entropy, within 5 %."""
+    """Six points: the index's entropy by I-MMSE with their exact denoiser is the excess entropy, within 5
+    %."""
     points = normal((6, 3), 6)
     world = gaussian.GaussianMixture.of_points(points)
     starts = torch.arange(3000) % 6

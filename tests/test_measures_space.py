@@ -26,7 +26,8 @@ def turned(level: float, count: int, field: gaussian.GaussianField) -> tuple[tor
 
 @pytest.mark.parametrize("level", [-1.0, 1.0])
 def test_susceptibility_of_a_field(level):
-    """Signed changes of 12000 fields: chi within 5 % of the posterior spectrum at zero over its mean; 120 cover it."""
+    """Signed changes of 12000 fields: chi within 5 % of the posterior spectrum at zero over its mean; 120
+    cover it."""
     before, after = turned(level, REPEATS * 120, SMALL)
     spectrum = SMALL.posterior_spectrum(level)
     truth = float(spectrum[0, 0] / spectrum.mean())
@@ -36,7 +37,8 @@ def test_susceptibility_of_a_field(level):
 
 
 def test_susceptibility_of_squared_changes():
-    """Changes as `changes` gives them: for Gaussian ones the covariance of squares is twice the square of theirs."""
+    """Changes as `changes` gives them: for Gaussian ones the covariance of squares is twice the square of
+    theirs."""
     before, after = turned(0.0, 20000, SMALL)
     square = u_turn.changes(before, after, root=False)
     covariance = SMALL.change_covariance(0.0)
@@ -62,7 +64,8 @@ def test_patches_are_means_of_their_pixels():
 
 
 def test_correlation_length_of_a_field():
-    """6000 changes at a level without information: xi within 5 % of the covariance's own 2; rows of 60 cover it."""
+    """6000 changes at a level without information: xi within 5 % of the covariance's own 2; rows of 60 cover
+    it."""
     before, after = turned(-12.0, REPEATS * 60, FIELD)
     s = (after - before)[:, 0].numpy()
     assert u_turn.length_of(s, torus=True) == pytest.approx(2, rel=0.05)
@@ -177,7 +180,8 @@ def small_net() -> nn.Module:
 
 
 def full_jacobian(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """(B, h w of the output, h w of the input): norms over channels, by autograd's own Jacobian, image by image."""
+    """(B, h w of the output, h w of the input): norms over channels, by autograd's own Jacobian, image by
+    image."""
     rows = []
     for own in x:
         jacobian = torch.autograd.functional.jacobian(lambda v: net(v[None])[0], own)
@@ -194,7 +198,8 @@ def test_fields_are_rows_of_the_full_jacobian():
 
 
 def test_blocks_are_those_of_the_full_jacobian():
-    """Probes of 400 draws: both energies within 5 %; one probe per unit, 40 units: intervals hold the truth."""
+    """Probes of 400 draws: both energies within 5 %; one probe per unit, 40 units: intervals hold the
+    truth."""
     net, x = small_net(), normal((1, 2, 5, 6), 9)
     region = torch.zeros(5, 6, dtype=torch.bool)
     region[1:4, :3] = True
@@ -224,7 +229,8 @@ def test_mixture_jacobian_is_the_closed_form():
 
 
 def test_an_exact_denoiser_is_not_one_way_and_a_one_way_one_is():
-    """w = 0 within chance for the Wiener filter, 1 where the right half reads the left one and not the reverse."""
+    """w = 0 within chance for the Wiener filter, 1 where the right half reads the left one and not the
+    reverse."""
     x = normal((50, 1, 12, 12), 5)
     region = torch.zeros(12, 12, dtype=torch.bool)
     region[:, :4] = True

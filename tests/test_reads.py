@@ -166,11 +166,13 @@ RUNS: dict[str, tuple[tuple[str, ...], Callable[[Path], None], str]] = {
     "a photograph and its mask": ((*QUICK, *PHOTO), photograph, "mask.png"),
     "a stored plan": ((*QUICK, "planner=replay", "planner.path={}"), plan, "plan.json"),
     "a planner's own prompts": (
-        (*QUICK, "planner=gemini", "planner.prompt_version={}", "planner.on_error=fallback", "planner.retries=0"),
+        (*QUICK, "planner=gemini", "planner.prompt_version={}", "planner.on_error=fallback"),
         prompts,
         "region.txt",
     ),
-    "the judge plans and measures": ((*QUICK, "planner=offline", "metrics=people"), nothing, "judge/weights.safetensors"),
+    "the judge plans and measures": (
+        (*QUICK, "planner=offline", "metrics=people"), nothing, "judge/weights.safetensors"
+    ),
     "a model in a folder": (
         (*QUICK, "model=local", "model.path={}", "condition=person", "condition.size=64"),
         model,
@@ -178,7 +180,8 @@ RUNS: dict[str, tuple[tuple[str, ...], Callable[[Path], None], str]] = {
     ),
     "a benchmark on a folder of data": (
         (*QUICK, "study=benchmark", "data=folder", "data.root={}", "data.prompt=a person", "study.split=all",
-         "study.resamples=100", "+study.rows.a={{overrides:[]}}", "study.columns=[{{metric:open_gates,label:Gates,better:none,format:number}}]"),
+         "study.resamples=100",
+         "+study.rows.a={{overrides:[]}}", "study.columns=[{{metric:open_gates,label:Gates,better:none,format:number}}]"),
         table,
         "a_mask.png",
     ),

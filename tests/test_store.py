@@ -303,7 +303,8 @@ def test_a_file_removed_by_another_process_is_a_miss_without_a_word(
 
 def _work(place: Path, first: int, failures: multiprocessing.Queue[str]) -> None:  # type: ignore[type-arg]
     torch.set_num_threads(1)
-    logging.getLogger(module.__name__).addFilter(lambda r: failures.put(r.getMessage()))  # type: ignore[func-returns-value]
+    told = logging.getLogger(module.__name__)
+    told.addFilter(lambda r: failures.put(r.getMessage()))  # type: ignore[func-returns-value]
     store = Store(place, 60 * KIB)
     for turn in range(60):
         i = (first + turn) % 40

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sow.config.compose import typed
 from sow.errors import UserError
+from sow.store.fingerprint import sha256
 from sow.store.secrets import redact
 
 LONGEST = 120  # letters of a group's name
@@ -55,5 +55,5 @@ def sweep_group(hydra: Any) -> str:
     if fixed:
         name = f"{name} ({' '.join(fixed)})" if name else " ".join(fixed)
     if len(name) > LONGEST:
-        name = f"{name[: LONGEST - 9]} {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        name = f"{name[: LONGEST - 9]} {sha256(name)[:8]}"
     return name or "one job"

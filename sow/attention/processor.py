@@ -22,8 +22,8 @@ from sow.attention.regions import Bucket, SampleRegions, buckets, layer_sizes
 class Modulator:
     """Modulates the self-attention of one batch through its cycles.
 
-    Built once per batch from the regions of its samples. `begin` sets the strengths of a UNet call before it, `end`
-    returns what the gates read in it; there is no clock of its own.
+    Built once per batch from the regions of its samples. `begin` sets the strengths of a UNet call before it,
+    `end` returns what the gates read in it; there is no clock of its own.
 
     What changes between calls lies in tensors that stay where they are (`strength`, `held`), everything else
     is fixed by then: torch.compile takes `attend` into the UNet's graph, one for all strengths, cycles and

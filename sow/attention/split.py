@@ -74,7 +74,8 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return tokens.view(B, index.shape[1], H, d).transpose(1, 2)
 
 
-# The range of rows of logits: by the Triton kernel on CUDA where it proves right, by the exact product elsewhere.
+# The range of rows of logits: by the Triton kernel on CUDA where it proves right, by the exact product
+# elsewhere.
 
 
 def row_range(q: Tensor, k: Tensor, scale: float, with_lse: bool = True) -> tuple[Tensor, Tensor, Tensor]:

@@ -180,7 +180,7 @@ class PersonalSampler(BaselineSampler):
         return Store(self.folder)
 
     def recall(self, key: str) -> Training | None:
-        """The training that is kept as `key`, on the model's device; None where there is none, or none unharmed."""
+        """The training that is kept as `key`, on the model's device; None where there is none unharmed."""
         found = self.store.get(key)
         if found is None:
             return None

@@ -58,7 +58,8 @@ def invert(
 ) -> Iterator[Step]:
     """DDIM inversion x_0 -> x_stop of pictures of one size: a start, then one step per state.
 
-    Steps hold a row per picture, of `samples`; pictures that are the same with the same prompt and draw are inverted once.
+    Steps hold a row per picture, of `samples`; pictures that are the same with the same prompt and draw are
+    inverted once.
     """
     distinct = {picture.content: picture for picture in pictures}
     own = list(distinct.values())

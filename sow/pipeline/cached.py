@@ -157,7 +157,8 @@ def _state(backbone: Backbone) -> tuple[Any, ...]:
 
 
 def identity(backbone: Backbone) -> str:
-    """The weights' bytes and everything about this process and machine that may change a result's last bit."""
+    """The weights' bytes and everything about this process and machine that may change a result's last
+    bit."""
     import diffusers
     import torch
     import transformers

@@ -55,6 +55,17 @@ def page_of(name: str, root: Path = REPOSITORY) -> Path | None:
     return next((page for page in pages if _parts(page, name) is not None), None)
 
 
+def published(name: str, root: Path = REPOSITORY) -> str:
+    """What stands between the marks of `name`; raises UserError when no page has them."""
+    page = page_of(name, root)
+    if page is None:
+        raise _no_marks(name, f"no page of {root / 'README.md'} and {root / 'docs'} has")
+    before, after = _parts(page, name) or ("", "")
+    begin, end = _marks(name)
+    text = page.read_text(encoding="utf-8")
+    return text[len(before) + len(begin) : len(text) - len(after) - len(end)].strip()
+
+
 def write_block(file: Path, name: str, block: str) -> None:
     """Put `block` between the marks of `name` in `file`, in place of what stood there.
 

@@ -40,7 +40,8 @@ class OwnFolders(Callback):
         """Check, make and claim the folder of a sweep."""
         try:
             place = _place(config, "sweep")
-            subfolder = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[call-overload,index]
+            raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+            subfolder = str(raw["subdir"])
             if "${" not in subfolder:
                 raise UserError(
                     f"hydra.sweep.subdir={subfolder} gives all jobs of a sweep one folder: let it hold "

@@ -27,11 +27,15 @@ def fields(text: str) -> Iterator[Field]:
     """Every value of a YAML file but its defaults list, in order."""
     lines = text.splitlines()
 
-    def comment(node: yaml.Node) -> str:
-        """What stands behind the node's last line, or behind the key above a block."""
+    def comment(key: yaml.Node, node: yaml.Node) -> str:
+        """What stands above the key, below the file's head, and behind the node's last line, or a block's key."""
+        first = key.start_mark.line
+        while first > 0 and lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        above = [line.strip("# ") for line in lines[first : key.start_mark.line]] if first > 0 else []
         block = node.start_mark.line != node.end_mark.line and not getattr(node, "flow_style", True)
         line = lines[node.start_mark.line - 1] if block else lines[node.end_mark.line][node.end_mark.column :]
-        return line.partition(" # ")[2].strip()
+        return " ".join([*above, line.partition(" # ")[2].strip()]).strip()
 
     def walk(node: yaml.MappingNode, prefix: str) -> Iterator[Field]:
         for key, value in node.value:
@@ -45,7 +49,7 @@ def fields(text: str) -> Iterator[Field]:
                     shown.strip() if value.start_mark.column == 0 else _dedent(shown, value)
                 )
                 shown = yaml.safe_dump(plain, default_flow_style=True, width=10_000).strip()
-            yield Field(name, shown.strip(), comment(value))
+            yield Field(name, shown.strip(), comment(key, value))
 
     root = yaml.compose(text)
     if isinstance(root, yaml.MappingNode):

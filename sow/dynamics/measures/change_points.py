@@ -1,6 +1,7 @@
 """Where a curve over log SNR changes, with an interval over images.
 
-A place is a function (levels, mean curve) -> level; `located` adds its bootstrap interval. Levels rise, so that time runs
+A place is a function (levels, mean curve) -> level; `located` adds its bootstrap interval. Levels rise, so
+that time runs
 as denoising does: from noise, left, to the clean image, right.
 """
 
@@ -20,7 +21,8 @@ Place = Callable[[Array, Array], float]
 
 
 def located(place: Place, levels: ArrayLike, values: ArrayLike, how: Resampling) -> dict[str, float]:
-    """`place` of the mean of `values` (units, L), nan left out, and its interval over units: `value`, `low`, `high`.
+    """`place` of the mean of `values` (units, L), nan left out, and its interval over units: `value`, `low`,
+    `high`.
 
     Units are what was drawn independently: images, never levels of one image.
     """
@@ -29,7 +31,8 @@ def located(place: Place, levels: ArrayLike, values: ArrayLike, how: Resampling)
 
 
 def crossing(levels: ArrayLike, curve: ArrayLike, value: float) -> float:
-    """The level at which the straight pieces of a curve first meet `value`, from the noisy side; nan where they never do."""
+    """The level at which the straight pieces of a curve first meet `value`, from the noisy side; nan where
+    they never do."""
     axis, off = _rising(levels), np.asarray(curve, float) - value
     if off[0] == 0:
         return float(axis[0])
@@ -41,7 +44,8 @@ def crossing(levels: ArrayLike, curve: ArrayLike, value: float) -> float:
 
 
 def peak(levels: ArrayLike, curve: ArrayLike) -> float:
-    """The level of a curve's maximum, by the parabola through the largest point and its neighbours; nan for all nan."""
+    """The level of a curve's maximum, by the parabola through the largest point and its neighbours; nan for
+    all nan."""
     axis, height = _rising(levels), np.asarray(curve, float)
     if np.isnan(height).all():
         return float("nan")
@@ -69,9 +73,11 @@ def gathered(levels: ArrayLike, rate: ArrayLike, share: float) -> float:
 
 
 def ramp(levels: ArrayLike, curve: ArrayLike, grid: int = 60) -> tuple[float, float]:
-    """The two change points (noisy side, clean side) of a curve that is flat, then a straight line, then flat.
+    """The two change points (noisy side, clean side) of a curve that is flat, then a straight line, then
+    flat.
 
-    Both lie on `grid` equal parts of the axis; the pair that leaves least of the curve's variance wins, rising or
+    Both lie on `grid` equal parts of the axis; the pair that leaves least of the curve's variance wins,
+    rising or
     falling, and needs at least two parts between them. (nan, nan) for a constant curve.
     """
     axis, height = _rising(levels), np.asarray(curve, float)
