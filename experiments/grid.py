@@ -17,7 +17,6 @@ from sow.types import Bound, Request, component
 
 from .benchmark.rows import NAME, Row, compose_row, parse_rows
 from .core.fields import Count
-from .core.recompose import quote
 from .core.samples import mean, numbers
 from .gallery.pictures import about_model, on_gray, slug
 
@@ -189,7 +188,7 @@ class Grid:
             if photographs:
                 k = i % len(photographs) if asked.photo is None else asked.photo
                 files = {"image": photographs[k], "mask": masks[k]}
-                words = ["condition=photo", *(f"condition.{n}={quote(v)}" for n, v in files.items())]
+                words = ["condition=photo", *(f"condition.{n}={v}" for n, v in files.items())]
             key = (task, *words)
             if key not in composed:
                 composed[key] = compose_row(config, Row(f"request_{i}", "", tuple(words)), task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sow.config.bounds import need_one_of
+from sow.errors import UserError
 from sow.report import figures
 from sow.types import component
 
@@ -41,7 +41,10 @@ class SeedInit:
     publish: bool
 
     def __post_init__(self) -> None:
-        need_one_of(self, "study", reference=self.arms)
+        if self.reference not in self.arms:
+            raise UserError(
+                f"study.reference={self.reference!r}: choose one of {', '.join(self.arms)} (study.reference)"
+            )
 
     def run(self, context: StudyContext) -> None:
         """Generate every arm from the same requests and plans, measure, show."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
-from sow.errors import UserError
+from sow.errors import UserError, explain_invalid
 
 if TYPE_CHECKING:
     import torch
@@ -306,6 +306,10 @@ class Bound:
         return core_schema.no_info_after_validator_function(check, handler(source))
 
 
+# A seed; counted up from it, for several images or conditions, it stays a whole number of 64 bits.
+SeedNumber = Annotated[int, Bound(ge=0, le=2**62)]
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
     """A frozen dataclass that pydantic validates: types, unknown names, `Bound`s; every number is finite.
@@ -320,9 +324,9 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
             from pydantic import ValidationError
             from pydantic.dataclasses import dataclass as validated
         except ModuleNotFoundError:
-            return dataclass(frozen=True, eq=eq)(cls)
-        cls.__get_pydantic_core_schema__ = classmethod(strict_numbers)
-        built: Any = validated(frozen=True, eq=eq, config=VALIDATION)(cls)  # type: ignore[call-overload]
+            return cast(Class, dataclass(frozen=True, eq=eq)(cls))
+        cls.__get_pydantic_core_schema__ = classmethod(_strict_numbers)
+        built: Any = validated(frozen=True, eq=eq, config=_VALIDATION)(cls)  # type: ignore[call-overload]
         assert built.__pydantic_complete__, f"{cls.__name__} is annotated with names unknown at run time"
         construct = built.__init__
 
@@ -331,8 +335,6 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
             try:
                 construct(self, *values, **named)
             except ValidationError as error:
-                from sow.config.schema import explain_invalid
-
                 names = dict(zip(built.__dataclass_fields__, values, strict=False)) | named
                 raise explain_invalid(error, built, names, key) from None
 
@@ -342,7 +344,7 @@ def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
     return decorate
 
 
-VALIDATION = {
+_VALIDATION = {
     "extra": "forbid",
     "allow_inf_nan": False,
     "coerce_numbers_to_str": True,  # a file or a prompt may be called 2024
@@ -350,7 +352,7 @@ VALIDATION = {
 }
 
 
-def strict_numbers(cls: type[Any], source: Any, handler: Callable[[Any], Any]) -> Any:
+def _strict_numbers(cls: type[Any], source: Any, handler: Callable[[Any], Any]) -> Any:
     """Pydantic's hook of a class: numbers and truth values are not read from text or from each other."""
 
     def walk(node: Any) -> None:

@@ -23,8 +23,8 @@ from experiments.benchmark.benchmark import Benchmark
 from experiments.benchmark.rows import compose_row, parse_rows
 from experiments.benchmark.work import Work
 from experiments.core.groups import first_of_each
-from experiments.core.recompose import merge_ablations
 from sow.config.compose import CONF, Config, compose
+from sow.config.words import read
 from sow.errors import UserError
 from sow.report.tables import from_folder
 
@@ -162,7 +162,7 @@ def test_the_papers_extremes_stand_in_the_tables() -> None:
 
 
 def test_ablations_of_the_command_line_and_the_row_combine() -> None:
-    words = merge_ablations(["+ablation=no_pi", "seed=1", "+ablation=[no_dam,no_pi]"])
+    words = read(["+ablation=no_pi", "seed=1", "+ablation=[no_dam,no_pi]"], [CONF])
     assert words == ["seed=1", "+ablation=[no_pi,no_dam]"]
 
 

@@ -125,7 +125,7 @@ def test_parts_with_a_target_become_components() -> None:
     }
     assert type(instantiate(node, "metrics").parts["none"]).__name__ == "NoMetrics"
     node["parts"]["none"]["_target_"] = "sow.metrics.none.All"
-    with pytest.raises(UserError, match=r"does not exist.*metrics\.parts\.none\._target_"):
+    with pytest.raises(UserError, match=r"not a component.*metrics\.parts\.none\._target_"):
         instantiate(node, "metrics")
 
 

@@ -145,8 +145,12 @@ def test_the_example_of_an_option_runs(tmp_path: Path) -> None:
     code = re.search(r"```python\n(@component.*?)```", text, re.S)
     values = re.search(r"```yaml\n# conf/decay_time/linear.yaml\n(.*?)```", text, re.S)
     assert code and values
+    (tmp_path / "decay_time").mkdir()
+    (tmp_path / "decay_time" / "linear.yaml").write_text(values[1])
     program = (
-        "from typing import Annotated\nimport yaml\nfrom sow.attention import decay\nfrom sow.config.schema import instantiate\n"
+        "from pathlib import Path\nfrom typing import Annotated\nimport yaml\nfrom sow.attention import decay\n"
+        "from sow.config import trust\nfrom sow.config.schema import instantiate\n"
+        f"trust.CONF = Path({str(tmp_path)!r})\n"
         f"from sow.types import Bound, component\nexec({code[1]!r}, vars(decay) | globals(), vars(decay))\n"
         "decay.LinearTimeDecay.__module__ = decay.__name__\n"
         f"made = instantiate(yaml.safe_load({values[1]!r}), 'decay_time')\n"

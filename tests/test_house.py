@@ -21,8 +21,6 @@ LIBRARIES = {"torch", "transformers", "accelerate", "safetensors", "diffusers", 
 
 # Imports that break a rule and wait for their owner: (importing module, imported module) -> who clears it.
 WAITING: dict[tuple[str, str], str] = {
-    ("sow.types", "sow.config.schema"): "C",
-    ("sow.config.sweeping", "sow.runs.records"): "C",
     ("sow.people.training.evaluate", "sow.metrics.faces"): "W",
 }
 

@@ -206,6 +206,8 @@ def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
         "keys.json": json.dumps({"boxes": []}),
         "box.json": json.dumps({**plan, "boxes": [[0, 0, 9000, 64]]}),
         "two.json": json.dumps({**plan, "boxes": plan["boxes"] * 2}),
+        "deep.json": "[" * 100_000,
+        "deep_details.json": json.dumps(plan)[:-1] + ', "more": ' + '{"a":' * 100_000,
     }
     for name, text in cases.items():
         (tmp_path / name).write_text(text)

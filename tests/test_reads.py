@@ -52,7 +52,6 @@ FRAME = {
     "experiments/core/job.py",
     "run.py",
     "sow/config/command_line.py",
-    "sow/config/composition.py",
     "sow/config/sweeping.py",
 }
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from sow.config.compose import typed
 from sow.errors import UserError
 from sow.store.fingerprint import sha256
+from sow.store.secrets import redact
 
 LONGEST = 120  # letters of a group's name
 
@@ -43,7 +44,7 @@ def sweep_group(hydra: Any) -> str:
     The same command started again belongs to the same group.
     """
     file = Path(hydra.sweep.dir) / "multirun.yaml"
-    own = [str(word) for word in hydra.overrides.task]
+    own = redact([str(word) for word in hydra.overrides.task])  # as Hydra's files keep them
     typed_words = OmegaConf.select(OmegaConf.load(file), "hydra.overrides.task") if file.is_file() else None
     words = own if typed_words is None else [str(word) for word in typed_words]
     searched = OmegaConf.select(hydra, "sweeper.params") or {}

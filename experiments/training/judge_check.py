@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from sow.config.bounds import need_at_least
 from sow.config.places import PACKAGE
 from sow.errors import UserError
 from sow.report.blocks import publish_picture, write_block
+from sow.types import Bound, component
+
+from ..core.fields import Count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,26 +38,22 @@ NUMBERS = {
 }
 
 
-@dataclass(frozen=True)
+@component("study")
 class JudgeCheck:
     """`held_out` renders measure the judge, `samples` pictures made from captions hold it against MTCNN and the captions;
     `groups` images of the benchmark are shown with what it says of them."""
 
-    groups: int
+    groups: Annotated[int, Bound(ge=0)]
     split: str
-    columns: int
-    held_out: int
-    samples: int
-    steps: int
+    columns: Count
+    held_out: Annotated[int, Bound(ge=0)]
+    samples: Annotated[int, Bound(ge=0)]
+    steps: Count
     publish: bool
 
     def __post_init__(self) -> None:
-        if self.groups < 0 or self.columns < 1 or self.held_out < 0 or 0 < self.held_out < 20:
-            raise UserError(
-                f"need study.groups >= 0, study.columns >= 1, study.held_out 0 or at least 20, got {self.groups}, "
-                f"{self.columns}, {self.held_out}"
-            )
-        need_at_least(self, "study", samples=0, steps=1)
+        if 0 < self.held_out < 20:
+            raise UserError(f"need held_out 0 or at least 20, got {self.held_out} (study.held_out)")
 
     def run(self, context: StudyContext) -> None:
         """Measure, generate, draw; raises UserError where groups or the judge's weights are missing."""

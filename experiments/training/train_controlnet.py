@@ -17,12 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sow.config.bounds import need_above, need_one_of, need_within
 from sow.errors import UserError
 from sow.store.files import atomic_folder
 from sow.store.fingerprint import fingerprint
+from sow.types import Bound, component
+
+from ..core.fields import Count, Share
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +49,7 @@ class Pool:
     attributes: list[Any]
 
 
-@dataclass(frozen=True)
+@component("study")
 class TrainControlNet:
     """A training of `minutes` in all; it goes on where `folder` left off with the same model.
 
@@ -59,20 +61,20 @@ class TrainControlNet:
     folder of the finished ControlNet, None = controlnet in the run's folder.
     """
 
-    minutes: float
-    pictures: int
-    portraits: float
-    held_out: int
-    batch: int
-    learning_rate: float
-    warmup: int
-    decay: float
-    average: float
+    minutes: Annotated[float, Bound(gt=0)]
+    pictures: Count
+    portraits: Share
+    held_out: Count
+    batch: Count
+    learning_rate: Annotated[float, Bound(gt=0)]
+    warmup: Count
+    decay: Annotated[float, Bound(gt=0, le=1)]
+    average: Share
     gamma: float
     balance: float
-    empty: float
-    face_only: float
-    precision: str
+    empty: Share
+    face_only: Share
+    precision: Literal["float32", "bfloat16"]
     low: float
     high: float
     channels: list[int]
@@ -80,14 +82,6 @@ class TrainControlNet:
     seed: int
     folder: str
     output: str | None
-    _target_: str = "experiments.training.train_controlnet.TrainControlNet"
-
-    def __post_init__(self) -> None:
-        need_above(
-            self, "study", minutes=0, pictures=0, held_out=0, batch=0, learning_rate=0, warmup=0, decay=0
-        )
-        need_within(self, "study", 0, 1, "empty", "face_only", "portraits", "decay", "average")
-        need_one_of(self, "study", precision=("float32", "bfloat16"))
 
     def files(self) -> list[str]:
         """None: the folder holds this study's own state."""

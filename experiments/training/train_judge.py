@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
+from sow.types import component
 
 if TYPE_CHECKING:
     from sow.people.judge.training import Recipe
 
 
-@dataclass(frozen=True)
+@component("study")
 class TrainJudge:
     """A training of `minutes` of processor time in all, or up to the clock time `until` ("HH:MM").
 
@@ -45,7 +46,6 @@ class TrainJudge:
     scene_share: float
     queue: int
     contrast: float
-    _target_: str = "experiments.training.train_judge.TrainJudge"
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.until is None):

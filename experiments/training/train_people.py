@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sow.people.training.recipes import (
     FigureRecipe,
     TextRecipe,
 )
+from sow.types import component
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 PHASES = ("figures", "text", "autoencoder", "latents", "decoder", "denoiser", "export", "evaluate")
 
 
-@dataclass(frozen=True)
+@component("study")
 class TrainPeople:
     """The phases named in `phases`, each of which goes on where `folder` left off; the numbers are in
     `recipes`.
@@ -49,7 +50,6 @@ class TrainPeople:
     text: TextRecipe
     denoiser: DenoiserRecipe
     evaluation: EvaluationRecipe
-    _target_: str = "experiments.training.train_people.TrainPeople"
 
     def __post_init__(self) -> None:
         wrong = [p for p in self.phases if p not in PHASES]

@@ -2,52 +2,113 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
-import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.config.compose import explain
-from sow.config.composition import compose_jobs_once
+from sow.config.explain import explain
+from sow.config.loader import application
 from sow.config.places import CONF, module
 from sow.errors import Refusal, UserError
+from sow.store.secrets import redact, redact_file, redact_logs
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line
 failed: list[str] = []
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(composed: DictConfig) -> float | None:
-    """One job: validate, then run the study; a failing job of a multirun lets the others go on. The sweeper's objective."""
-    job = HydraConfig.get()
-    try:
-        return module("experiments.core.job").run_composed(composed, job)
-    except UserError as error:
-        if not job.launcher._target_.endswith(".BasicLauncher"):
-            raise  # the job runs in a process of its own: its launcher must hear of it
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        failed.append(str(error))
-        return None
-
-
 def command_line() -> int:
-    """Run `main` on the words of the command line; the exit status: 1 after any failure, 130 when interrupted."""
+    """Do what the words of the command line say; the exit status: 1 after any failure, 130 when interrupted."""
+    arguments = sys.argv[1:]
+    sys.argv[1:] = redact(arguments)  # which W&B keeps
     failed.clear()
-    compose_jobs_once()
+    redact_logs()
     try:
-        main()
+        _do(arguments)
     except Refusal as refused:
-        print(f"error: {refused.error}", file=sys.stderr)
+        print(f"error: {redact(str(refused.error))}", file=sys.stderr)
         return 1
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        words = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
-        print(f"error: {error if isinstance(error, UserError) else explain(error, words)}", file=sys.stderr)
+        text = str(error) if isinstance(error, UserError) else explain(error, arguments)
+        print(f"error: {redact(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 1 if failed else 0
+
+
+def job(composed: DictConfig) -> float | None:
+    """One job: validate, then run the study; a failing job of a multirun lets the others go on. The sweeper's objective."""
+    running = HydraConfig.get()
+    redact_logs()
+    for file in (
+        *_records(running.runtime.output_dir, running.output_subdir),
+        Path(running.sweep.dir, "multirun.yaml"),
+    ):
+        if file.is_file():
+            redact_file(file)
+    try:
+        return module("experiments.core.job").run_composed(composed, running)
+    except UserError as error:
+        if not running.launcher._target_.endswith(".BasicLauncher"):
+            raise UserError(
+                redact(str(error))
+            ) from None  # its launcher must hear of it, in a process of its own
+        print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
+        failed.append(str(error))
+        return None
+
+
+def _do(arguments: Sequence[str]) -> None:
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    flags = parser.parse_intermixed_args(list(arguments))
+    if flags.experimental_rerun is not None:
+        raise UserError("--experimental-rerun runs a pickle: give the run's own words instead")
+    folders = [Path(flags.config_dir).absolute()] if flags.config_dir is not None else []
+    conf = str(CONF) if flags.config_path is None else str(Path(flags.config_path).absolute())
+    words, name = flags.overrides, flags.config_name or "config"
+    # Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
+    hydra: Any = application(folders, words, conf)
+    show = {
+        "help": lambda: hydra.app_help(name, parser, flags),
+        "hydra_help": lambda: hydra.hydra_help(name, parser, flags),
+        "cfg": lambda: hydra.show_cfg(name, words, flags.cfg, flags.package, flags.resolve),
+        "info": lambda: hydra.show_info(flags.info, name, words),
+        "shell_completion": lambda: hydra.shell_completion(name, words),
+    }
+    for flag, printed in show.items():
+        if getattr(flags, flag):
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                printed()
+            print(redact(out.getvalue()), end="")
+            return
+    if flags.multirun or "hydra.mode=MULTIRUN" in words:
+        hydra.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
+    else:
+        hydra.run(name, job, [*words, "hydra.mode=RUN"])
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(
+        f"{message}: words are key=value or group=option without dashes; --hydra-help lists the flags"
+    )
+
+
+def _records(folder: str, part: str | None) -> list[Path]:
+    """The files in which Hydra keeps a job's configuration."""
+    return sorted(Path(folder, part).glob("*.yaml")) if part else []
+
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach command_line(), which says them in one line

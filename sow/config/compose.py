@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.config.places import CONF
-from sow.config.schema import MISSING, construct, instantiate, unknown
-from sow.errors import UserError
-from sow.types import Bound, component
+from sow.config.explain import explain
+from sow.config.loader import application
+from sow.config.places import CONF as CONF
+from sow.config.schema import construct, instantiate
+from sow.errors import MISSING, UserError, unknown
+from sow.store.secrets import hide_credentials, hide_variable, redact
+from sow.types import Bound, SeedNumber, component
 
-OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+if TYPE_CHECKING:
+    from sow.attention.decay import DecayInDistance, DecayInTime
+    from sow.attention.gate import Gate
+    from sow.attention.modulation import Modulation, NoModulation
+    from sow.attention.strength import PMinus, PPlus
+    from sow.method.cycle import Cycle
+    from sow.method.guidance import ClassifierFree, Regional
+    from sow.method.inversion import Inversion
+    from sow.method.preservation import Preservation
+    from sow.method.seed_init import SeedInit
+    from sow.metrics import Metrics
+    from sow.planner.base import Planner
+    from sow.planner.intensify import Intensify
+    from sow.planner.position import Position
+else:  # running, a group holds whichever component its options name, which `sow.config.trust` has compared
+    Metrics = Planner = Position = Intensify = SeedInit = Inversion = Cycle = Preservation = Any
+    ClassifierFree = Regional = Modulation = NoModulation = PPlus = PMinus = DecayInTime = DecayInDistance = (
+        Any
+    )
+    Gate = Any
 
 
 @component("calibration")
@@ -72,10 +91,10 @@ class Config:
 
     A field below is a key: one more group is one more field here and one more line in conf/config.yaml. `resolved` is
     the plain container of every value; `choices` maps a group to its option; `overrides` are the words of the command
-    line.
+    line; both without secrets, for whoever prints or stores them, and `words` as they were given, to compose anew.
     """
 
-    seed: Annotated[int, Bound(ge=0, le=2**63 - 1)]
+    seed: SeedNumber
     prompt: str
     num_inference_steps: Annotated[int, Bound(ge=1, le=1000)]
     height: Side
@@ -88,30 +107,33 @@ class Config:
     cache: Caching
     study: Any
     condition: Any
-    planner: Any
-    position: Any
-    intensify: Any
-    seed_init: Any
-    inversion: Any
-    cycle: Any
-    preservation: Any
-    guidance: Any
-    modulation: Any
-    p_plus: Any
-    p_minus: Any
-    decay_time: Any
-    decay_distance: Any
-    gate: Any
+    planner: Planner
+    position: Position
+    intensify: Intensify
+    seed_init: SeedInit
+    inversion: Inversion
+    cycle: Cycle
+    preservation: Preservation
+    guidance: ClassifierFree | Regional
+    modulation: Modulation | NoModulation
+    p_plus: PPlus
+    p_minus: PMinus
+    decay_time: DecayInTime
+    decay_distance: DecayInDistance
+    gate: Gate
     data: Any
-    metrics: Any
+    metrics: Metrics
     tracker: Any
     method: Any
     model: Any
     resolved: Mapping[str, Any]
     choices: Mapping[str, str]
     overrides: tuple[str, ...]
+    words: tuple[str, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise UserError("prompt is empty: give prompt=... (prompt)")
         self.cycle.resolve(self.num_inference_steps)
         self.preservation.resolve(self.cycle, self.num_inference_steps)
         if hasattr(self.method, "check"):  # what the other groups must be for it
@@ -120,26 +142,34 @@ class Config:
     @property
     def ablations(self) -> tuple[str, ...]:
         """Names of the ablations on the command line, in order."""
-        words = (o.lstrip("+").partition("=") for o in self.overrides)
+        words = (o.lstrip("+").partition("=") for o in self.words)
         return tuple(
             n.strip() for key, _, value in words if key == "ablation" for n in value.strip("[]").split(",")
         )
 
 
-KEYS = tuple(f.name for f in fields(Config) if f.name not in ("resolved", "choices", "overrides"))
+KEYS = tuple(f.name for f in fields(Config) if f.name not in ("resolved", "choices", "overrides", "words"))
 GROUPS = tuple(name for name, hint in get_type_hints(Config).items() if hint is Any)
 
 
-def compose(overrides: Sequence[str] = ()) -> Config:
-    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one."""
-    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            config = hydra_compose("config", overrides, return_hydra_config=True)
-        choices = dict(config.hydra.runtime.choices)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, overrides)) from error
-    return typed(config, choices, overrides)
+def compose(overrides: Sequence[str] = (), own: Sequence[str] | None = None) -> Config:
+    """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one.
+
+    Inside a job the user's own folders of configurations are searched as well. `own` are the words that the user gave,
+    where others come from a file: those may not read the environment.
+    """
+    words = [overrides] if isinstance(overrides, str) else list(overrides)
+    hydra = application(_folders(), words if own is None else own)
+    config = hydra.compose_config("config", words, RunMode.RUN, from_shell=False)
+    return typed(config, config.hydra.runtime.choices, words)
+
+
+def _folders() -> list[Path]:
+    """Folders of configurations that the running job's command line named."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(s.path) for s in sources if "command-line" in s.provider and s.schema == "file"]
 
 
 @dataclass(frozen=True)
@@ -173,12 +203,14 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
     for name in GROUPS:
         if given[name] is resolved[name]:
             given[name] = instantiate(resolved[name], name)
+    _hide_secrets(resolved)
     given |= {
-        "resolved": resolved,
+        "resolved": redact(resolved),
         "choices": {
             str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None
         },
-        "overrides": tuple(overrides),
+        "overrides": tuple(redact(list(overrides))),
+        "words": tuple(overrides),
     }
     return construct(Config, given, "")
 
@@ -195,52 +227,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in values.items()}
 
 
+def _hide_secrets(node: Any) -> None:
+    """Make the passwords in a configuration's URLs, and the variables that it takes keys from, known to the redactor."""
+    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        if isinstance(value, (Mapping, list)):
+            _hide_secrets(value)
+        elif isinstance(value, str):
+            hide_credentials(value)
+            if str(name).endswith("_env"):
+                hide_variable(value)
+
+
 def _missing(node: Any, key: str = "") -> Iterator[str]:
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield from _missing(value, f"{key}.{name}" if key else str(name))
     elif node == MISSING:
         yield key
-
-
-def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line for an error of Hydra or OmegaConf: the value, the key and the choices."""
-    text = str(error)
-    option = re.search(r"Could not find '(.+)/([^/']+)'", text)
-    if option:
-        group, value = option.groups()
-        listed = text.partition("Available options")[2].partition("Config search path")[0].partition(":")[2]
-        names = ", ".join(listed.split())
-        return f"{group}={value} is no option: choose one of {names} ({group})"
-    key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
-    if key:
-        name = key.group(1).partition("=")[0]
-        return str(unknown(name, _siblings(name, overrides)))
-    several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
-    if several:
-        name, value = several.groups()
-        return (
-            f"{name}={value} has a comma: quote the value for the shell and for Hydra, \"{name}='...'\", give a list as "
-            f"{name}=[...], or sweep with -m ({name})"
-        )
-    word = re.search(r"Error parsing override '([^']*)'\s*missing EQUAL", text)
-    if word:
-        return f"{word.group(1)} has no value: give {word.group(1)}=... ({word.group(1)})"
-    return " ".join(re.sub(r"(See https|full_key:|object_type=).*", "", text).split())
-
-
-def _siblings(name: str, overrides: Sequence[str]) -> list[str]:
-    """Keys beside `name` in the configuration that the other overrides compose, [] where they compose none."""
-    others = [o for o in overrides if o.lstrip("+~").partition("=")[0].partition("@")[0] != name]
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            node: Any = hydra_compose("config", others)
-    except (HydraException, OmegaConfBaseException):
-        return []
-    parent = ""
-    for part in name.split(".")[:-1]:
-        if not OmegaConf.is_dict(node) or part not in node:
-            break
-        node, parent = node[part], f"{parent}{part}."
-    names = list(node) if OmegaConf.is_dict(node) else []
-    return [f"{parent}{n}" for n in names if n not in ("_target_", "hydra", "experiment")]

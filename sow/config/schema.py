@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
-import types
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
 from sow.config import places
-from sow.errors import UserError
-from sow.types import VALIDATION, strict_numbers
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-
-ROOMS = ("sow.", "experiments.")
-MISSING = "???"
+from sow.errors import UserError, explain_invalid
 
 
 def instantiate(node: Any, key: str) -> Any:
@@ -33,7 +22,7 @@ def instantiate(node: Any, key: str) -> Any:
     return construct(locate(str(node["_target_"]), f"{key}._target_"), values, key)
 
 
-def construct(cls: type[Any], values: Mapping[str, Any], key: str) -> Any:
+def construct(cls: Any, values: Mapping[str, Any], key: str) -> Any:
     """The component `cls` of these values, errors named by their place below `key` ("" for the top); raises UserError."""
     from pydantic import ValidationError
 
@@ -47,62 +36,20 @@ def construct(cls: type[Any], values: Mapping[str, Any], key: str) -> Any:
 def _validator(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
-    if "__get_pydantic_core_schema__" not in vars(cls):  # a plain dataclass, until all are components
-        cls.__pydantic_config__ = VALIDATION
-        cls.__get_pydantic_core_schema__ = classmethod(strict_numbers)
     return TypeAdapter(cls)
 
 
 def locate(target: str, key: str) -> type[Any]:
-    """The component at the dotted path `target`; raises UserError when it is not one of this project's."""
-    module, _, name = target.rpartition(".")
-    if not target.startswith(ROOMS):
+    """The component at the dotted path `target`; raises UserError when it is not one that conf/ names."""
+    from sow.config.trust import components
+
+    if target not in components():
         raise UserError(
-            f"{target!r} is outside this project: a _target_ starts with {' or '.join(ROOMS)} ({key})"
+            f"{target!r} is not a component of this project: choose an option of the group ({key})"
         )
-    try:
-        cls = getattr(places.module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"{target!r} does not exist: {error} ({key})") from error
-    if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):
-        raise UserError(f"{target!r} is no component ({key})")
-    return cls
-
-
-def unknown(name: str, choices: Iterable[str]) -> UserError:
-    """The error for a key that does not exist."""
-    names = sorted(choices)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return UserError(f"{name} is unknown: {hint}choose one of {', '.join(names)} ({name})")
-
-
-def explain_invalid(error: ValidationError, cls: type[Any], values: Mapping[str, Any], key: str) -> UserError:
-    """The first thing that pydantic found wrong with `values`, as one line with the value, its key and the cure."""
-    problems = error.errors(include_url=False)
-    first = next((p for p in problems if p["type"] == "bound"), problems[0])
-    place, hints = list(first["loc"]), get_type_hints(cls, include_extras=True)
-    name = str(place.pop(0))
-    where = f"{key}.{name}" if key else name
-    while place and (inner := _component(hints.get(name))) is not None:
-        given = values.get(name)
-        values = given if isinstance(given, Mapping) else {}
-        hints, name = get_type_hints(inner, include_extras=True), str(place.pop(0))
-        where = f"{where}.{name}"
-    if name not in hints:
-        parent = where.removesuffix(name)
-        return unknown(where, [f"{parent}{n}" for n in hints if not n.startswith("_")])
-    value = values.get(name, MISSING)
-    if first["type"] in ("missing", "missing_argument") or value == MISSING:
-        return UserError(f"{where} has no value: give {where}=... ({where})")
-    if first["type"] == "bound":
-        return UserError(f"need {first['ctx']['bound'].words(name)}, got {value} ({where})")
-    if first["type"] == "finite_number":
-        return UserError(f"{where}={value} is not finite: give a number ({where})")
-    choices = _choices(hints[name])
-    if choices:
-        return UserError(f"{where}={value!r}: choose one of {', '.join(map(str, choices))} ({where})")
-    return UserError(f"{where}={value!r} is not {_words(hints[name])} ({where})")
+    module, _, name = target.rpartition(".")
+    found: type[Any] = getattr(places.module(module), name)
+    return found
 
 
 def _parts(value: Any, key: str) -> Any:
@@ -113,34 +60,3 @@ def _parts(value: Any, key: str) -> Any:
     if isinstance(value, list):
         return [_parts(part, f"{key}.{i}") for i, part in enumerate(value)]
     return value
-
-
-def _component(hint: Any) -> type[Any] | None:
-    """The dataclass that an annotation names, alone or beside None."""
-    found = (a for a in (hint, *get_args(hint)) if isinstance(a, type) and dataclasses.is_dataclass(a))
-    return next(found, None)
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """The words of a Literal, of each element of a list of them, or beside None."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    found = [_choices(a) for a in get_args(hint) if a is not type(None) and a is not Ellipsis]
-    return found[0] if len(found) == 1 else ()
-
-
-def _words(hint: Any) -> str:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _words(args[0])
-    if origin is Literal:
-        return "one of " + ", ".join(str(a) for a in args)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(a) for a in args)
-    if hint is type(None):
-        return "null"
-    if origin in (list, tuple, Sequence):
-        inner = [_words(a) for a in args if a is not Ellipsis]
-        return f"a list of {inner[0]}" if inner else "a list"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))

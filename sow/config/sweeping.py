@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from sow.config.places import CONF
 from sow.errors import UserError
+from sow.store.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,6 @@ def write_best(study: Any, file: Path) -> Path | None:
     """The best trial so far as `NAME.yaml` beside `file`, a config that `+FOLDER=NAME` lays over any other; None without one."""
     from optuna.trial import TrialState
 
-    from sow.runs.records import RunFolder
-
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not done:
         return None
@@ -138,7 +137,10 @@ def write_best(study: Any, file: Path) -> Path | None:
         f"# Trial {best.number} of the study {study.study_name}: objective {best.value:.6g}, the best of {len(done)} with a value.\n"
         f"{OmegaConf.to_yaml(overrides(best.params))}"
     )
-    return RunFolder(file.parent).save_bytes(f"{study.study_name}.yaml", text.encode())
+    target = file.with_name(f"{study.study_name}.yaml")
+    with atomic_write(target) as part:
+        part.write_text(text, encoding="utf-8")
+    return target
 
 
 def overrides(params: Mapping[str, Any]) -> DictConfig:

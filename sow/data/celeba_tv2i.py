@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,7 @@ from sow.data import SETTINGS, Group, Split
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
 from sow.store.fingerprint import fingerprint
-from sow.types import Request, VisualCondition
+from sow.types import Bound, Request, VisualCondition, component
 
 PROMPTS_FILE = Path(__file__).with_suffix(".yaml")
 IMAGES = 30_000  # of the data set
@@ -46,7 +46,7 @@ class Entry:
     image: int
 
 
-@dataclass(frozen=True)
+@component("data")
 class CelebaTV2I:
     """600 groups of a CelebAMask-HQ face and a prompt.
 
@@ -58,17 +58,13 @@ class CelebaTV2I:
 
     root: str
     parts: list[str]
-    margin: float
-    size: int
+    margin: Annotated[float, Bound(ge=0, le=1)]
+    size: Annotated[int, Bound(ge=16)]  # a face needs that many pixels
 
     def __post_init__(self) -> None:
         unknown = [p for p in self.parts if p not in PARTS]
         if unknown or not self.parts:
             raise UserError(f"data.parts={self.parts}: choose from {', '.join(PARTS)} (data.parts)")
-        if self.size < 16:
-            raise UserError(f"data.size={self.size} px is too small for a face: use at least 16")
-        if not 0 <= self.margin <= 1:
-            raise UserError(f"data.margin={self.margin} is no fraction of a face: need 0 to 1 (data.margin)")
 
     def groups(self, split: Split) -> list[Group]:
         """The 60 groups of `validation`, the 540 of `test`, or `all`, in order of id.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sow.config.bounds import need_at_least, need_one_of
 from sow.data.images import SAMPLE, fit_mask, locate, read_image, read_mask, without_hidden_colours
 from sow.errors import UserError
-from sow.types import Box, VisualCondition
+from sow.types import Bound, Box, SeedNumber, VisualCondition, component
 
 _SEED_STRIDE = 7919  # apart enough that runs over neighbouring seeds share no second person
 
@@ -26,7 +25,7 @@ class Condition(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@component("condition")
 class Person:
     """Rendered faces of the embedded world, with their truth.
 
@@ -34,17 +33,14 @@ class Person:
     over the drawn ones; `count` people get one condition each; `size` is the side of a crop in pixels.
     """
 
-    seed: int | None
-    identity: int | None
-    size: int
-    count: int
+    seed: SeedNumber | None
+    identity: SeedNumber | None
+    size: Annotated[int, Bound(ge=16)]  # a face needs that many pixels
+    count: Annotated[int, Bound(ge=1)]
     attributes: dict[str, str]
     box: Any
 
     def __post_init__(self) -> None:
-        if self.size < 16:
-            raise UserError(f"condition.size={self.size} px is too small for a face: use at least 16")
-        need_at_least(self, "condition", count=1)
         _check_attributes(self.attributes)
         _ = self.boxes  # checked here, read later
 
@@ -87,7 +83,7 @@ class Person:
         )
 
 
-@dataclass(frozen=True)
+@component("condition")
 class Photo:
     """Photographs from disk, one condition each.
 
@@ -101,12 +97,11 @@ class Photo:
 
     image: Any
     mask: Any
-    keep: str
-    crop: str
+    keep: Literal["white", "black"]
+    crop: Literal["auto", "none", "mask"]
     box: Any
 
     def __post_init__(self) -> None:
-        need_one_of(self, "condition", keep=("white", "black"), crop=("auto", "none", "mask"))
         self._masks(len(self.boxes))
 
     @property

@@ -7,22 +7,20 @@ root/masks/NAME.png or root/NAME_mask.png    their masks; images without one tak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from sow.config.bounds import need_at_least, need_within
 from sow.data import SETTINGS, Group, Split
 from sow.data.conditions import Photo
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
 from sow.store.fingerprint import fingerprint, sha256
-from sow.types import Request
+from sow.types import Bound, Request, component
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
-@dataclass(frozen=True)
+@component("data")
 class ImageFolder:
     """The images of a folder times prompts.
 
@@ -39,15 +37,11 @@ class ImageFolder:
     prompts: str | None
     prompt: str
     setting: Literal["normal", "attribute", "style"]
-    images_per_prompt: int | None
+    images_per_prompt: Annotated[int | None, Bound(ge=1)]
     mask: Literal["face", "none", "require"]
     keep: Literal["white", "black"]
     crop: Literal["auto", "none", "mask"]
-    validation: float
-
-    def __post_init__(self) -> None:
-        need_within(self, "data", 0, 1, "validation")
-        need_at_least(self, "data", images_per_prompt=1)
+    validation: Annotated[float, Bound(ge=0, le=1)]
 
     def groups(self, split: Split) -> list[Group]:
         """The groups of a split in a fixed order; each group's request has the seed of its place among all.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ from PIL import Image
 from sow.data import SETTINGS, Group, Split
 from sow.errors import UserError
 from sow.store.fingerprint import sha256
-from sow.types import Request, VisualCondition
+from sow.types import Bound, Request, VisualCondition, component
 
 if TYPE_CHECKING:
     from sow.people.captions.attributes import Attributes
@@ -57,15 +57,11 @@ class Entry:
     attributes: dict[str, str]
 
 
-@dataclass(frozen=True)
+@component("data")
 class PeopleBenchmark:
     """600 groups: each prompt with two faces; `size` is the side of a condition in pixels."""
 
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 16:
-            raise UserError(f"data.size={self.size} px is too small for a face: use at least 16")
+    size: Annotated[int, Bound(ge=16)]  # a face needs that many pixels
 
     def groups(self, split: Split) -> list[Group]:
         """The 60 groups of `validation`, the 540 of `test`, or `all`, in order of id; UserError for another split.

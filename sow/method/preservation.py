@@ -23,8 +23,8 @@ class Preservation:
     `prompt`         "user" = c (Algorithm 1, line 23), "intensified" = c' (A8)
     """
 
-    t3: list[float] | None
-    calibrated_t3: list[float]
+    t3: Annotated[list[float] | None, Bound(gt=0)]
+    calibrated_t3: Annotated[list[float], Bound(gt=0)]
     calibrated_t1: float
     eta: Annotated[float, Bound(ge=0, le=1)]
     prompt: Literal["user", "intensified"]
@@ -44,10 +44,9 @@ class Preservation:
                 log.info("t3 %s moved to %s with t1=%g", scale, moved, cycle.t1)
                 scale = [float(t) for t in moved]
         for t in scale:
-            if t >= cycle.t1 or t <= 0:
+            if t >= cycle.t1:
                 raise UserError(
-                    f"need 0 < t3 < t1, got t3={t:g}, t1={cycle.t1:g}: "
-                    f"{'lower t3 or raise t1' if t > 0 else 'raise t3'} "
+                    f"need 0 < t3 < t1, got t3={t:g}, t1={cycle.t1:g}: lower t3 or raise t1 "
                     "(preservation.t3, cycle.t1)"
                 )
         t1 = on_grid(cycle.t1, num_inference_steps)

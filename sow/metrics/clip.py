@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from PIL import Image as Pillow
@@ -18,13 +17,13 @@ from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256
 from sow.store.fingerprint import fingerprint
 from sow.store.store import shared
-from sow.types import Sample
+from sow.types import Bound, Sample, component
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class ClipText:
     """CLIP cosine similarity of the image and the user's prompt c.
 
@@ -41,7 +40,7 @@ class ClipText:
     pretrained: str
     cache_dir: str | None
     device: str
-    batch_size: int
+    batch_size: Annotated[int, Bound(ge=1)]
 
     def __post_init__(self) -> None:
         if not self.pretrained:

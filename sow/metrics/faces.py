@@ -6,10 +6,9 @@ import importlib.util
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from sow.store.file_hashes import file_sha256, fingerprint_files
 from sow.store.files import atomic_write
 from sow.store.fingerprint import fingerprint
 from sow.store.store import shared
-from sow.types import Box, Sample
+from sow.types import Bound, Box, Sample, component
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +78,7 @@ def mtcnn_files() -> list[Path]:
     return sorted(file for place in places for file in (place / "data").glob("?net.pt"))
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class Faces:
     """Face Detection Rate (MTCNN) and ID-Distance: Euclidean distance of L2-normalised FaceNet embeddings.
 
@@ -95,7 +94,7 @@ class Faces:
 
     weights: str | None
     device: str
-    batch_size: int
+    batch_size: Annotated[int, Bound(ge=1)]
 
     def files(self) -> list[Path]:
         """The weights that were given, and MTCNN's; FaceNet's usual ones are known by their name."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sow.metrics import Value
-from sow.types import Sample
+from sow.types import Sample, component
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class NoMetrics:
     """Measures nothing: an empty row a sample."""
 

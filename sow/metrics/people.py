@@ -6,7 +6,6 @@ Boxes: a condition's *target* is where its masked subject lies on the canvas onc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from sow.metrics import Value, mean
 from sow.metrics.pixels import Pixels, boundary_jump, condition_psnr, pixel_row
-from sow.types import Box, Sample
+from sow.types import Box, Sample, component
 
 if TYPE_CHECKING:
     from sow.people.judge import Reading
@@ -26,7 +25,7 @@ GRAY_STYLE = "pencil sketch"  # a style without colours: prompts' colours are no
 COLORS = ("skin", "eyes", "hair_color", "clothing_color", "wall_color")
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class PeopleMetrics:
     """Faces by MTCNN and by the judge, identity, outline, prompt, pixels and seams of a sample."""
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sow.metrics import Value, mean
-from sow.types import Box, Sample, VisualCondition
+from sow.types import Box, Sample, VisualCondition, component
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +19,7 @@ BAND = 4  # pixels on each side of a box's border that its jump is compared with
 FLAT = 0.5  # gray levels between neighbouring pixels below which surroundings count as flat
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class Pixels:
     """`condition_psnr` and `boundary_jump` of a sample, averaged over its conditions."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sow.errors import UserError
 from sow.metrics import Metrics, Value, columns
-from sow.types import Sample
+from sow.types import Sample, component
 
 
-@dataclass(frozen=True)
+@component("metrics")
 class Several:
     """The columns of every part, in order.
 
@@ -19,18 +18,11 @@ class Several:
     example `faces_id_distance` beside the judge's `id_distance`.
     """
 
-    parts: dict[str, Any]
+    parts: dict[str, Metrics]
 
     def __post_init__(self) -> None:
-        from sow.config.schema import instantiate
-
-        built = {
-            name: instantiate(part, f"metrics.parts.{name}") if isinstance(part, Mapping) else part
-            for name, part in self.parts.items()
-        }
-        if not built:
+        if not self.parts:
             raise UserError("metrics.parts is empty: name metrics, or choose metrics=none (metrics.parts)")
-        object.__setattr__(self, "parts", built)
 
     @property
     def COLUMNS(self) -> dict[str, str]:  # noqa: N802  (what the other metrics keep as a constant)
@@ -49,7 +41,6 @@ class Several:
         """One row a sample with the columns of all parts."""
         out: list[dict[str, Value]] = [{} for _ in samples]
         for name, part in self.parts.items():
-            assert isinstance(part, Metrics)
             for row, more in zip(out, part.measure(samples), strict=True):
                 row |= _named(row, name, more)
         return out

@@ -7,17 +7,21 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.errors import UserError
-from sow.types import Canvas
+from sow.types import Bound, Canvas
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+Dtype = Literal["float16", "bfloat16", "float32", "float64"]
+Size = Annotated[tuple[int, int], Bound(ge=1)]  # width, height in pixels
+ConditionSize = Annotated[
+    tuple[int, int], Bound(ge=1, le=512)
+]  # smallest and largest side, for a canvas of 512
 GRAPHS = 64  # compiled at most; further shapes run as they are
 
 

@@ -6,18 +6,16 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sow.config.bounds import need_one_of
 from sow.errors import UserError
 from sow.models import checkpoint
-from sow.models.backbone import DTYPES, Backbone, make_canvas, pick_device
+from sow.models.backbone import Backbone, ConditionSize, Dtype, Size, make_canvas, pick_device
 from sow.models.loading import load_whole
 from sow.store.checksums import check_files
 from sow.store.inputs import hub_revision
-from sow.types import Canvas
+from sow.types import Canvas, component
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ CHECKS = {
 }
 
 
-@dataclass(frozen=True)
+@component("model")
 class Pretrained:
     """A Stable-Diffusion-format checkpoint: a local folder, or a hub id with its mirrors.
 
@@ -56,10 +54,10 @@ class Pretrained:
     mirrors: list[str]
     revision: str | None
     variant: str | None
-    dtype: str
+    dtype: Dtype
     device: str
-    canvas: list[int] | None
-    condition_size: list[int]
+    canvas: Size | None
+    condition_size: ConditionSize
     cpu_offload: bool
     attention_slicing: bool
     vae_slicing: bool
@@ -70,25 +68,21 @@ class Pretrained:
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"]
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None
-    _target_: str = "sow.models.pretrained.Pretrained"
 
     def __post_init__(self) -> None:
-        need_one_of(self, "model", dtype=DTYPES)
         if self.path is None and self.repo_id is None:
             raise UserError(
                 "a model needs a folder or a hub id: give model.path=DIR (model.path, model.repo_id)"
             )
-        if self.canvas is not None and (len(self.canvas) != 2 or min(self.canvas) <= 0):
-            raise UserError(f"the canvas is [width, height] in pixels, got {self.canvas} (model.canvas)")
         if self.autocast and self.dtype != "float32":
             raise UserError(
                 f"autocast is for float32 weights, got dtype {self.dtype}: set model.dtype=float32 or "
                 "model.autocast=false "
                 "(model.autocast)"
             )
-        low_high = self.condition_size
-        if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 512:
-            raise UserError(f"need 0 < smallest <= largest <= 512, got {low_high} (model.condition_size)")
+        low, high = self.condition_size
+        if low > high:
+            raise UserError(f"need smallest <= largest, got {self.condition_size} (model.condition_size)")
         if self.path is not None:
             folder = self.folder()
             check_folder(folder)

@@ -6,13 +6,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sow.config.bounds import need_one_of
-from sow.models.backbone import DTYPES, make_canvas, pick_device
-from sow.types import Canvas
+from sow.models.backbone import ConditionSize, Dtype, Size, make_canvas, pick_device
+from sow.types import Canvas, SeedNumber, component
 
 if TYPE_CHECKING:
     from sow.models.backbone import Backbone
@@ -35,7 +33,7 @@ UNET = {
 }
 
 
-@dataclass(frozen=True)
+@component("model")
 class Tiny:
     """Random weights in the classes of Stable Diffusion.
 
@@ -44,15 +42,11 @@ class Tiny:
     `sow.models.pretrained.Pretrained`.
     """
 
-    dtype: str
+    dtype: Dtype
     device: str
-    canvas: list[int]
-    condition_size: list[int]
-    seed: int
-    _target_: str = "sow.models.tiny.Tiny"
-
-    def __post_init__(self) -> None:
-        need_one_of(self, "model", dtype=DTYPES)
+    canvas: Size
+    condition_size: ConditionSize
+    seed: SeedNumber
 
     def load(self) -> Backbone:
         """The model, the same for the same seed."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 from sow.errors import UserError
-from sow.types import Box, Canvas, Plan, Request, VisualCondition
+from sow.types import Bound, Box, Canvas, Plan, Request, VisualCondition
 
 # A box relative to another one: [x, y, width, height] in units of the other's width and height, from its upper left.
 Relative = Sequence[float]
+Fraction = Annotated[float, Bound(ge=0, le=1)]
+Place = Annotated[tuple[float, float], Bound(ge=0, le=1)]  # x, y as fractions of the canvas
+Margin = Annotated[float, Bound(ge=0, lt=0.5)]  # fraction of the canvas
+TokenLimit = Annotated[int, Bound(ge=3)]  # the text encoder marks start and end
 _SURROUND = (-0.25, -0.25, 1.5, 1.5)  # a quarter of the box on each side
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from sow.errors import UserError
+from sow.store.secrets import hide_variable, redact
 
 _log = logging.getLogger(__name__)
 RETRIED = (408, 429)  # and every 5xx
@@ -56,7 +57,6 @@ class Caller:
     timeout: float
     budget: float
     turn: Callable[[], float]
-    secret: str | None
     calls: int = 0
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Caller:
                 self.calls += 1
                 return self.client.ask(prompt, images, answer, min(self.timeout, self._left(problem)))
             except CallFailed as error:
-                problem = redact(str(error), self.secret)
+                problem = _line(str(error))
                 if not error.retry:
                     raise UserError(f"the planner's model refused the request: {problem}") from None
                 pause = min(self.max_backoff, self.backoff * 2**attempt)
@@ -106,6 +106,7 @@ class Caller:
 def api_key(names: Sequence[str], needed: bool, option: str) -> str | None:
     """The first of these environment variables that is set; raises UserError when a needed one is not."""
     for name in names:
+        hide_variable(name)
         if value := os.environ.get(name, "").strip():
             return value
     if needed:
@@ -115,13 +116,9 @@ def api_key(names: Sequence[str], needed: bool, option: str) -> str | None:
     return None
 
 
-def redact(text: str, secret: str | None) -> str:
-    """The text on one line of bearable length, without the key or any long piece of it."""
-    if secret:
-        text = text.replace(secret, "***")
-        for length in range(len(secret) - 1, 11, -1):  # servers echo keys cut or masked in the middle
-            text = text.replace(secret[:length], "***").replace(secret[-length:], "***")
-    text = " ".join(text.split())
+def _line(text: str) -> str:
+    """The text on one line of bearable length, without secrets."""
+    text = " ".join(redact(text).split())
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from sow.planner.base import (
     check_relative,
@@ -16,11 +15,11 @@ from sow.planner.base import (
     scale_boxes,
     user_box,
 )
-from sow.planner.position import check_reference, pin
-from sow.types import Box, Canvas, Plan, Request
+from sow.planner.position import pin
+from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 
-@dataclass(frozen=True)
+@component("planner")
 class Fixed:
     """Given boxes, as they are: aspect and size limits are not enforced (COW resizes the condition to its box). A user's own VisualCondition.box goes first.
 
@@ -32,14 +31,13 @@ class Fixed:
     boxes: Any
     related: Any
     around: list[float]
-    reference: int | None
+    reference: Annotated[int | None, Bound(ge=1)]
 
     def __post_init__(self) -> None:
         parse_boxes(self.boxes, "planner.boxes")
         if self.related is not None:
             parse_boxes(self.related, "planner.related")
         check_relative(self.around, "planner.around")
-        check_reference(self.reference, "planner.reference")
 
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
         """One plan a request; raises UserError for a box off the canvas or a count that does not match."""

@@ -14,11 +14,12 @@ from sow.errors import UserError
 from sow.planner.calling import CallFailed, Client, Reply, api_key, retriable, retry_after
 from sow.planner.mllm import MLLM
 from sow.planner.replies import strict_schema
+from sow.types import component
 
 KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 
-@dataclass(frozen=True)
+@component("planner")
 class Gemini(MLLM):
     """`sdk` google-genai or google-generativeai (its support has ended): the same prompts, the same plans.
 
@@ -29,12 +30,12 @@ class Gemini(MLLM):
 
     provider: ClassVar[str] = "gemini"
 
-    def client(self) -> tuple[Client, str | None]:
-        """The SDK's client and its key; raises UserError without a key or SDK."""
+    def client(self) -> Client:
+        """The SDK's client; raises UserError without a key or SDK."""
         key = api_key(KEYS, True, "gemini")
         assert key is not None
         make = _genai if self.sdk == "google-genai" else _generativeai
-        return make(key, self.base_url, self.model, self.temperature, self.max_output_tokens), key
+        return make(key, self.base_url, self.model, self.temperature, self.max_output_tokens)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative
-from sow.planner.words import check_placing, propose
-from sow.types import Box, Canvas, Plan, Request
+from sow.planner.base import (
+    Fraction,
+    Margin,
+    Place,
+    check_relative,
+    legal,
+    legal_related,
+    moved,
+    or_surround,
+    relative,
+)
+from sow.planner.words import propose
+from sow.types import Box, Canvas, Plan, Request, component
 
 
-@dataclass(frozen=True)
+@component("planner")
 class Heuristic:
     """With a face the related region is `body` ([x, y, w, h] in units of the face's box); without one (cats, cars) it
     is `around` in units of the mask's box, and the condition goes to the middle of the height.
@@ -19,14 +28,13 @@ class Heuristic:
     own words do not. c' = c.
     """
 
-    center: list[float]
-    scale: float
-    margin: float
+    center: Place
+    scale: Fraction
+    margin: Margin
     body: list[float]
     around: list[float]
 
     def __post_init__(self) -> None:
-        check_placing(self.center, self.scale, self.margin)
         check_relative(self.body, "planner.body")
         check_relative(self.around, "planner.around")
 
@@ -35,7 +43,7 @@ class Heuristic:
         faces = _faces(requests)
         plans = []
         for request, found in zip(requests, faces, strict=True):
-            center = self.center if any(found) else [self.center[0], 0.5]
+            center = self.center if any(found) else (self.center[0], 0.5)
             proposed, words = propose(request, canvas, center, self.scale, self.margin)
             boxes = legal(proposed, request.conditions, canvas)
             details = {

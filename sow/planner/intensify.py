@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
-from sow.types import Plan, Request
+from sow.types import Plan, Request, component
 
 
 class Intensify(Protocol):
@@ -16,7 +16,7 @@ class Intensify(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@component("intensify")
 class Planned:
     """c' as the planner wrote it (Sec. IV-A, stage 1)."""
 
@@ -25,7 +25,7 @@ class Planned:
         return plan
 
 
-@dataclass(frozen=True)
+@component("intensify")
 class Off:
     """No prompt intensification: c' = c (Table II, no PI)."""
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from sow.config.bounds import need_above, need_at_least
 from sow.errors import UserError
-from sow.planner.base import legal_related, or_surround
-from sow.planner.calling import Caller, Client, redact
+from sow.planner.base import TokenLimit, legal_related, or_surround
+from sow.planner.calling import Caller, Client
 from sow.planner.conventions import habit
 from sow.planner.offline import Offline
 from sow.planner.stages import Conversation, prompt_files, prompt_texts, prompts_digest
@@ -21,13 +20,14 @@ from sow.planner.store import PlanStore
 from sow.planner.tokens import vocabulary_file
 from sow.store.file_hashes import file_sha256
 from sow.store.fingerprint import fingerprint, sha256
-from sow.types import Box, Canvas, Plan, Request
+from sow.store.secrets import redact
+from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 _log = logging.getLogger(__name__)
 _STORE_FORMAT = 2  # raise it when a stored plan is no longer what the code would make
 
 
-@dataclass(frozen=True)
+@component("planner")
 class MLLM:
     """What every model-backed planner has.
 
@@ -45,23 +45,23 @@ class MLLM:
     prompt_version: str
     calls: Literal["three", "one"]
     temperature: float | None
-    max_output_tokens: int
-    image_side: int
-    max_tokens: int
+    max_output_tokens: Annotated[int, Bound(ge=1)]
+    image_side: Annotated[int, Bound(ge=32)]
+    max_tokens: TokenLimit
     tokenizer: str | None
-    asks: int
-    retries: int
-    backoff: float
-    max_backoff: float
-    timeout: float
-    budget: float
-    requests_per_minute: float | None
+    asks: Annotated[int, Bound(ge=1)]
+    retries: Annotated[int, Bound(ge=0)]
+    backoff: Annotated[float, Bound(ge=0)]
+    max_backoff: Annotated[float, Bound(ge=0)]
+    timeout: Annotated[float, Bound(gt=0)]
+    budget: Annotated[float, Bound(gt=0)]
+    requests_per_minute: Annotated[float | None, Bound(gt=0)]
     store: Path
     refresh: bool
     on_error: Literal["fail", "fallback"]
     fallback: Offline
-    price_in: float | None
-    price_out: float | None
+    price_in: Annotated[float | None, Bound(ge=0)]
+    price_out: Annotated[float | None, Bound(ge=0)]
     boxes_as: (
         Literal[
             "xywh",
@@ -82,17 +82,14 @@ class MLLM:
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("planner.model is empty: name the model to ask")
-        need_at_least(self, "planner", asks=1, retries=0, image_side=32, max_tokens=3, max_output_tokens=1)
-        need_at_least(self, "planner", backoff=0, max_backoff=0)
-        need_above(self, "planner", timeout=0, budget=0, requests_per_minute=0)
         prompt_texts(self.prompt_version)
 
     def files(self) -> list[Path]:
         """The prompts, and the vocabulary that counts tokens."""
         return [*prompt_files(self.prompt_version), vocabulary_file(self.tokenizer)]
 
-    def client(self) -> tuple[Client, str | None]:
-        """The SDK's client and the API key in it; raises UserError without a key or SDK."""
+    def client(self) -> Client:
+        """The SDK's client; raises UserError without a key or SDK."""
         raise NotImplementedError
 
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
@@ -106,10 +103,7 @@ class MLLM:
         def ask() -> dict[str, Any]:
             talk = self._conversation(request, canvas)
             regions = talk.region(boxes, None)
-            return _without(
-                {"related": [b.as_list() for b in regions], "details": self._details(talk)},
-                talk.caller.secret,
-            )
+            return redact({"related": [b.as_list() for b in regions], "details": self._details(talk)})
 
         try:
             found = self._stored(parts, ask)
@@ -148,12 +142,17 @@ class MLLM:
             boxes, convention = talk.position()
             related = talk.region(boxes, convention)
         details = {"conditions": described, **self._details(talk)}
-        return _without(Plan(boxes, related, prompt, self.provider, details).to_dict(), talk.caller.secret)
+        return redact(Plan(boxes, related, prompt, self.provider, details).to_dict())
 
     def _conversation(self, request: Request, canvas: Canvas) -> Conversation:
-        client, key = self.client()
         caller = Caller(
-            client, self.retries, self.backoff, self.max_backoff, self.timeout, self.budget, self._turn, key
+            self.client(),
+            self.retries,
+            self.backoff,
+            self.max_backoff,
+            self.timeout,
+            self.budget,
+            self._turn,
         )
         return Conversation(
             caller,
@@ -239,14 +238,3 @@ class MLLM:
 
 def _digest(image: Any) -> str:
     return sha256(f"{image.size}".encode() + image.tobytes())
-
-
-def _without(value: Any, secret: str | None) -> Any:
-    """The value without the key in any of its words: a server may echo it."""
-    if isinstance(value, dict):
-        return {k: _without(v, secret) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without(v, secret) for v in value]
-    if isinstance(value, str) and secret and (secret[:12] in value or secret[-12:] in value):
-        return redact(value, secret)
-    return value

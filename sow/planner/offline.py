@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.planner.base import check_relative, legal, legal_related, moved, or_surround, relative
+from sow.planner.base import (
+    Fraction,
+    Margin,
+    Place,
+    TokenLimit,
+    check_relative,
+    legal,
+    legal_related,
+    moved,
+    or_surround,
+    relative,
+)
 from sow.planner.fusing import fuse
 from sow.planner.tokens import vocabulary_file
-from sow.planner.words import check_placing, propose
-from sow.types import Box, Canvas, Plan, Request, VisualCondition
+from sow.planner.words import propose
+from sow.types import Box, Canvas, Plan, Request, VisualCondition, component
 
 if TYPE_CHECKING:
     from sow.people.judge import Reading
@@ -22,7 +32,7 @@ _log = logging.getLogger(__name__)
 _CLOTHES_BELOW = 0.45  # a face lower than this share of its picture leaves room for clothes to be seen
 
 
-@dataclass(frozen=True)
+@component("planner")
 class Offline:
     """Recognition by the judge, places by the prompt's own words, the body from the embedded world's proportions.
 
@@ -32,21 +42,16 @@ class Offline:
     related region [x, y, w, h] in units of the condition's mask.
     """
 
-    min_confidence: float
-    max_tokens: int
+    min_confidence: Fraction
+    max_tokens: TokenLimit
     tokenizer: str | None
-    center: list[float]
-    scale: float
-    margin: float
+    center: Place
+    scale: Fraction
+    margin: Margin
     body: list[float]
 
     def __post_init__(self) -> None:
-        check_placing(self.center, self.scale, self.margin)
         check_relative(self.body, "planner.body")
-        if not 0 <= self.min_confidence <= 1:
-            raise UserError(f"planner.min_confidence={self.min_confidence}: give a probability in [0, 1]")
-        if self.max_tokens < 3:
-            raise UserError(f"planner.max_tokens={self.max_tokens}: the text encoder needs at least 3")
 
     def files(self) -> list[Path]:
         """The vocabulary that counts tokens."""

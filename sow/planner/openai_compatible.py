@@ -14,9 +14,10 @@ from sow.errors import UserError
 from sow.planner.calling import CallFailed, Client, Reply, api_key, retriable, retry_after
 from sow.planner.mllm import MLLM
 from sow.planner.replies import strict_schema
+from sow.types import component
 
 
-@dataclass(frozen=True)
+@component("planner")
 class OpenAI(MLLM):
     """`api_key_env` names the environment variable with the key; a server at `base_url` may do without one.
 
@@ -30,8 +31,8 @@ class OpenAI(MLLM):
 
     provider: ClassVar[str] = "openai"
 
-    def client(self) -> tuple[Client, str | None]:
-        """The SDK's client and its key; raises UserError without a key for OpenAI's own server, or without the SDK."""
+    def client(self) -> Client:
+        """The SDK's client; raises UserError without a key for OpenAI's own server, or without the SDK."""
         key = api_key([self.api_key_env], self.base_url is None, "openai")
         return ChatClient(
             _sdk(key or "none", self.base_url),
@@ -41,7 +42,7 @@ class OpenAI(MLLM):
             self.response_format,
             self.token_limit,
             self.api_key_env,
-        ), key
+        )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Annotated, Any, Protocol
 
-from sow.config.bounds import need_at_least
 from sow.errors import UserError
 from sow.planner.base import (
     Planner,
@@ -18,7 +17,7 @@ from sow.planner.base import (
     user_box,
 )
 from sow.store.fingerprint import sha256
-from sow.types import Box, Canvas, Plan, Request
+from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 
 class Position(Protocol):
@@ -29,7 +28,7 @@ class Position(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@component("position")
 class Planned:
     """Adaptive position: the planner's own boxes (Sec. IV-A, stage 2)."""
 
@@ -38,17 +37,14 @@ class Planned:
         return plan
 
 
-@dataclass(frozen=True)
+@component("position")
 class Random:
     """A random box within the size limits of Sec. V for each condition; the user's own boxes stay.
 
     The draws depend on the request's seed alone. `attempts` bounds the search for disjoint boxes.
     """
 
-    attempts: int
-
-    def __post_init__(self) -> None:
-        need_at_least(self, "position", attempts=1)
+    attempts: Annotated[int, Bound(ge=1)]
 
     def apply(self, request: Request, plan: Plan, planner: Planner, canvas: Canvas) -> Plan:
         """The plan with random boxes and the region that the planner relates to them."""
@@ -77,7 +73,7 @@ class Random:
         return legal(boxes, request.conditions, canvas)
 
 
-@dataclass(frozen=True)
+@component("position")
 class Pinned:
     """The same boxes for every request, whatever the planner and the user's own boxes say.
 
@@ -85,11 +81,10 @@ class Pinned:
     """
 
     boxes: Any
-    reference: int | None
+    reference: Annotated[int | None, Bound(ge=1)]
 
     def __post_init__(self) -> None:
         parse_boxes(self.boxes, "position.boxes")
-        check_reference(self.reference, "position.reference")
 
     def apply(self, request: Request, plan: Plan, planner: Planner, canvas: Canvas) -> Plan:
         """The plan with the pinned boxes and the region that the planner relates to them; UserError off the canvas."""
@@ -106,9 +101,3 @@ def pin(value: Any, reference: int | None, request: Request, canvas: Canvas, key
             f"{len(boxes)} boxes for {len(request.conditions)} visual conditions: give one each ({key})"
         )
     return tuple(on_canvas(b, canvas, key) for b in boxes)
-
-
-def check_reference(reference: int | None, key: str) -> None:
-    """Raises UserError for a reference canvas without a size."""
-    if reference is not None and reference < 1:
-        raise UserError(f"need a reference canvas of at least 1 px or null, got {reference} ({key})")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from sow.errors import UserError
 from sow.planner.base import legal_related, moved, on_canvas, or_surround
-from sow.types import Box, Canvas, Plan, Request
+from sow.types import Box, Canvas, Plan, Request, component
 
 
-@dataclass(frozen=True)
+@component("planner")
 class Replay:
     """Plans read from disk: `path` is a plan.json, a folder that holds one, or a folder of `<request id>.json` or
     `<request id>/plan.json`.
@@ -79,6 +79,6 @@ def _read(file: str, modified: int, request_id: str) -> Plan:
         ValueError,
         AttributeError,
         OSError,
-        RecursionError,
+        RecursionError,  # lists in lists without end
     ) as error:
         raise UserError(f"{file} is no stored plan: {type(error).__name__} {error} (planner.path)") from error

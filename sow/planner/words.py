@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sow.errors import UserError
 from sow.planner.base import fit_size, place
 from sow.types import Box, Canvas, Request
 
@@ -127,16 +126,6 @@ def propose(
         y = center[1] * canvas.height + dy if word.y is None else _along(word.y, h, canvas.height, margin)
         boxes.append(place((x, y), (w, h), canvas))
     return boxes, words
-
-
-def check_placing(center: Sequence[float], scale: float, margin: float) -> None:
-    """Raises UserError unless `center` is a point of the unit square, `scale` in [0, 1] and `margin` in [0, 0.5)."""
-    if len(center) != 2 or not all(0 <= v <= 1 for v in center):
-        raise UserError(f"planner.center={list(center)}: give [x, y] as fractions of the canvas in [0, 1]")
-    if not 0 <= scale <= 1:
-        raise UserError(f"planner.scale={scale}: give a size between 0 (smallest) and 1 (largest)")
-    if not 0 <= margin < 0.5:
-        raise UserError(f"planner.margin={margin}: give a fraction of the canvas in [0, 0.5)")
 
 
 def _along(fraction: float, side: int, extent: int, margin: float) -> float:

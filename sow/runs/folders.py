@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sow.errors import Refusal, UserError
 from sow.runs.records import MANIFEST, REPOSITORY
+from sow.store.secrets import redact
 
 SWEEP = ".sweep.json"  # the words of the sweep that a folder belongs to
 KEY = ".key"  # of the run that a folder belongs to, from its start on
@@ -104,8 +105,8 @@ def _place(config: DictConfig, kind: str) -> Path:
 
 
 def _words(config: DictConfig) -> list[str]:
-    """The words of the command line that choose what is run."""
-    return [str(word) for word in config.hydra.overrides.task]
+    """The words of the command line that choose what is run, without secrets, as they are kept."""
+    return redact([str(word) for word in config.hydra.overrides.task])
 
 
 def _need_unused(place: Path, words: Sequence[str]) -> None:

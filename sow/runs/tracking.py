@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from sow.errors import UserError
 from sow.runs.wandb_sync import Uploads
+from sow.types import Bound, component
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +70,7 @@ class Tracked(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@component("tracker")
 class NoTracker:
     """Sends nothing."""
 
@@ -94,7 +95,7 @@ class Silent:
     def finish(self, exit_code: int) -> None: ...
 
 
-@dataclass(frozen=True)
+@component("tracker")
 class Wandb:
     """Weights & Biases: one W&B run per job, inside the run folder.
 
@@ -108,8 +109,8 @@ class Wandb:
     project: str
     entity: str | None
     mode: Literal["auto", "online", "offline"]
-    upload_seconds: float
-    pause_seconds: float
+    upload_seconds: Annotated[float, Bound(gt=0)]
+    pause_seconds: Annotated[float, Bound(ge=0)]
 
     def check(self) -> None:
         """Raises UserError for a mode in the environment that W&B does not know."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from sow.config.bounds import need_one_of
 from sow.errors import UserError
+from sow.types import Bound, component
 
 
 def _need(valid: bool, message: str) -> None:
@@ -13,7 +13,7 @@ def _need(valid: bool, message: str) -> None:
         raise UserError(message)
 
 
-@dataclass(frozen=True)
+@component("study.figures")
 class FigureRecipe:
     """How figures are rendered into shards, and how many.
 
@@ -26,15 +26,13 @@ class FigureRecipe:
     closeup_every: int
     portrait_every: int
     shard: int
-    total: int
-    _target_: str = "sow.people.training.recipes.FigureRecipe"
+    total: Annotated[int, Bound(ge=1)]
 
     def __post_init__(self) -> None:
         sides = (self.canvas, *self.closeups)
         _need(
             all(s % 8 == 0 for s in sides), f"need sides that 8 divides, got {sides} (study.figures.closeups)"
         )
-        _need(self.total > 0, f"need total > 0 shards, got {self.total} (study.figures.total)")
 
     def layout(self, index: int) -> tuple[str, int]:
         """Framing and side in pixels of shard `index`."""
@@ -44,7 +42,7 @@ class FigureRecipe:
         return ("closeup", "gray")[turn % 2], self.closeups[turn // 2 % len(self.closeups)]
 
 
-@dataclass(frozen=True)
+@component("study.autoencoder")
 class AutoencoderRecipe:
     """The autoencoder and its training on crops; with `decoder_only` the encoder stays what `start` holds."""
 
@@ -67,7 +65,6 @@ class AutoencoderRecipe:
     pool: int
     seed: int
     threads: int
-    _target_: str = "sow.people.training.recipes.AutoencoderRecipe"
 
     def __post_init__(self) -> None:
         _need(self.crop % 8 == 0, f"need a crop that 8 divides, got {self.crop} (study.autoencoder.crop)")
@@ -77,11 +74,11 @@ class AutoencoderRecipe:
         )
 
 
-@dataclass(frozen=True)
+@component("study.text")
 class TextRecipe:
     """The tokenizer, learnt from `captions` captions, the text encoder, and its training on captions alone."""
 
-    vocabulary: int
+    vocabulary: Annotated[int, Bound(ge=600)]  # all bytes, and merges
     captions: int
     length: int
     hidden: int
@@ -97,18 +94,14 @@ class TextRecipe:
     until: str | None
     seed: int
     threads: int
-    _target_: str = "sow.people.training.recipes.TextRecipe"
 
     def __post_init__(self) -> None:
-        _need(
-            self.vocabulary >= 600, f"need 600 tokens at least, got {self.vocabulary} (study.text.vocabulary)"
-        )
         _need(
             self.hidden % self.heads == 0, f"need heads that divide hidden={self.hidden} (study.text.heads)"
         )
 
 
-@dataclass(frozen=True)
+@component("study.denoiser")
 class DenoiserRecipe:
     """The noise predictor and its training on latents."""
 
@@ -119,7 +112,7 @@ class DenoiserRecipe:
     batch: int
     learning_rate: float
     warmup: int
-    decay: float
+    decay: Annotated[float, Bound(gt=0, le=1)]
     weight_decay: float
     average: float
     gamma: float
@@ -133,19 +126,16 @@ class DenoiserRecipe:
     save_every: float
     seed: int
     threads: int
-    precision: str
-    _target_: str = "sow.people.training.recipes.DenoiserRecipe"
+    precision: Literal["float32", "bfloat16"]
 
     def __post_init__(self) -> None:
-        _need(0 < self.decay <= 1, f"need 0 < decay <= 1, got {self.decay} (study.denoiser.decay)")
-        need_one_of(self, "study.denoiser", precision=("float32", "bfloat16"))
         wrong = [c for c in self.channels if c % self.head or c % self.groups]
         _need(
             not wrong, f"need head and groups that divide the channels, got {wrong} (study.denoiser.channels)"
         )
 
 
-@dataclass(frozen=True)
+@component("study.evaluation")
 class EvaluationRecipe:
     """How much is measured, and how pictures are sampled for it."""
 
@@ -156,4 +146,3 @@ class EvaluationRecipe:
     guidance: float
     steps: tuple[int, ...]
     grid: str
-    _target_: str = "sow.people.training.recipes.EvaluationRecipe"

@@ -1,0 +1,67 @@
+"""One line for an error of Hydra or OmegaConf: the value, its key and the cure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from sow.errors import unknown
+
+Compose = Callable[[Sequence[str]], Any]
+
+
+def explain(error: Exception, words: Sequence[str], compose: Compose = lambda words: None) -> str:
+    """The line; `compose` gives the configuration of words, None where there is none, to name the keys it has."""
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    option = re.search(r"Could not find '(.+)/([^/']+)'", text)
+    if option:
+        group, value = option.groups()
+        listed = text.partition("Available options")[2].partition("Config search path")[0].partition(":")[2]
+        names = ", ".join(listed.split())
+        return f"{group}={value} is no option: choose one of {names} ({group})"
+    key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
+    if key:
+        name = key[1].partition("=")[0]
+        return str(unknown(name, _siblings(name, words, compose)))
+    several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
+    if several:
+        name, value = several.groups()
+        return (
+            f"{name}={value} has a comma: quote the value for the shell and for Hydra, \"{name}='...'\", give a list as "
+            f"{name}=[...], or sweep with -m ({name})"
+        )
+    swept = re.search(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text)
+    if swept:
+        return f"{swept[1]}={swept[2]} is a sweep: add -m, or give one value ({swept[1]})"
+    return " ".join(re.sub(r"(See https|full_key:|object_type=|Set the env).*", "", text).split())
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """A word that Hydra's parser does not take."""
+    key, equals, value = error.override.partition("=")
+    if not equals:
+        return f"{key} has no value: give {key}=... ({key})"
+    name = key.lstrip("+~")
+    reason = next(iter(str(error).splitlines()[1:]), "no value of Hydra's grammar").strip()
+    return (
+        f"{key}={value} cannot be read ({reason}): quote the value for the shell and for Hydra, "
+        f"\"{key}='...'\" ({name})"
+    )
+
+
+def _siblings(name: str, words: Sequence[str], compose: Compose) -> list[str]:
+    """Keys beside `name` in the configuration of the other words."""
+    node = compose([w for w in words if w.lstrip("+~").partition("=")[0].partition("@")[0] != name])
+    parent = ""
+    for part in name.split(".")[:-1]:
+        if not OmegaConf.is_dict(node) or part not in node:
+            break
+        node, parent = node[part], f"{parent}{part}."
+    names = list(node) if OmegaConf.is_dict(node) else []
+    return [f"{parent}{n}" for n in names if n not in ("_target_", "hydra", "experiment")]

@@ -1,0 +1,98 @@
+"""Hydra's loader of configurations with this project's reading of words, and its refusal of what a file may not run.
+
+A part of Hydra that is not public (hydra-core 1.3, to which pyproject.toml holds it): a subclass is the one place that every
+composition passes, of a run, of each job of a sweep in whatever process, and of `compose`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sow.config.explain import explain
+from sow.config.places import CONF
+from sow.config.trust import SWEEPERS, refuse_foreign, refuse_search_path
+from sow.config.words import from_sweeper, read
+from sow.errors import UserError
+
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+
+
+class Loader(ConfigLoaderImpl):
+    """Composes from conf/ and `folders`, the user's own; `own` are the words of the command line, which are trusted."""
+
+    def __init__(self, folders: Sequence[Path], own: Sequence[str], conf: str = str(CONF)) -> None:
+        version.setbase("1.3")
+        search_path = create_config_search_path(conf)
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"{folder} is no folder of configurations (--config-dir)")
+            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        super().__init__(search_path)
+        self.folders, self.own = [CONF, *folders], list(own)
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """A composed configuration that runs nothing but components; raises UserError for one that cannot be had."""
+        words = read(overrides, self.folders)
+        try:
+            if config_name is not None and (primary := self.repository.load_config(config_name)) is not None:
+                refuse_search_path(primary.config, self.own)
+            config = super().load_configuration(
+                config_name, words, run_mode, from_shell, validate_sweep_overrides
+            )
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error, words, self._beside)) from error
+        refuse_foreign(config, self.own)
+        if run_mode == RunMode.MULTIRUN:
+            _check_objective(config)
+        return config
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The configuration of a job of a sweep."""
+        escaped = master_config.hydra.sweeper._target_ == SWEEPERS[0]
+        words = [from_sweeper(word, escaped) for word in sweep_overrides]
+        return super().load_sweep_config(master_config, words)
+
+    def _beside(self, words: Sequence[str]) -> DictConfig | None:
+        """What the words compose to, to name the keys there are; None where they compose nothing."""
+        try:
+            return super().load_configuration("config", list(words), RunMode.RUN)
+        except (HydraException, OmegaConfBaseException):
+            return None
+
+
+def application(folders: Sequence[Path] = (), own: Sequence[str] = (), conf: str = str(CONF)) -> Hydra:
+    """Hydra's own application around our loader, which composes, and runs jobs in folders of their own."""
+    return Hydra(task_name="run", config_loader=Loader(folders, own, conf))
+
+
+def _check_objective(config: DictConfig) -> None:
+    """An Optuna sweep without an objective would run every trial and end in a traceback."""
+    if config.hydra.sweeper._target_ not in SWEEPERS[1:]:
+        return
+    objective: Any = OmegaConf.select(config, "hydra.callbacks.trials.objective")
+    if not objective:
+        raise UserError(
+            "hydra/sweeper=optuna has nothing to minimise: take hydra/sweeper=calibration, or give "
+            "'+hydra.callbacks.trials={_target_: sow.config.sweeping.Trials, objective: [failure]}' "
+            "(hydra.callbacks.trials.objective)"
+        )

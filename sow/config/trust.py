@@ -1,0 +1,195 @@
+"""What a configuration may run: a file from someone else runs nothing but this project's components.
+
+Everything that Hydra, its plugins and Python's logging would import or execute is compared with an exact list before any of
+it is instantiated. What the command line itself says is the user's own where no list is possible: commands of a launcher,
+variables of the environment, places of configuration files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sow.config.places import CONF
+from sow.errors import UserError
+from sow.store.secrets import hide_variable
+
+PLUGINS = "hydra_plugins.hydra_"
+LAUNCHERS = (
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    f"{PLUGINS}joblib_launcher.joblib_launcher.JoblibLauncher",
+    f"{PLUGINS}submitit_launcher.submitit_launcher.LocalLauncher",
+    f"{PLUGINS}submitit_launcher.submitit_launcher.SlurmLauncher",
+)
+SWEEPERS = (
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+    f"{PLUGINS}optuna_sweeper.optuna_sweeper.OptunaSweeper",
+)
+SAMPLERS = tuple(
+    f"optuna.samplers.{name}Sampler" for name in ("Grid", "TPE", "Random", "CmaEs", "NSGAII", "MOTPE")
+)
+CALLBACKS = ("sow.config.sweeping.Trials", "sow.runs.folders.OwnFolders")
+TARGETS = {
+    "hydra.launcher._target_": LAUNCHERS,
+    "hydra.sweeper._target_": SWEEPERS,
+    "hydra.sweeper.sampler._target_": SAMPLERS,
+}
+WRITTEN_BY_HYDRA = ("hydra.overrides.", "hydra.job.override_dirname", "hydra.runtime.")
+HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler")
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+RESOLVERS = ("now", "unique", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values", "python_version")
+LITERAL = (
+    "hydra.job_logging.",
+    "hydra.hydra_logging.",
+    "hydra.callbacks.",
+)  # no interpolation hides a value there
+WHOLE = (
+    "hydra",
+    "hydra.job",
+    "hydra.launcher",
+    "hydra.sweeper",
+    "hydra.sweeper.sampler",
+    *(k[:-1] for k in LITERAL),
+)
+# Keys of Hydra's that run a command, import a name, or change what the process and its children run.
+COMMANDS = (
+    "hydra.launcher.setup",
+    "hydra.launcher.python",
+    "hydra.launcher.srun_args",
+    "hydra.launcher.additional_parameters",
+    "hydra.sweeper.custom_search_space",
+    "hydra.job.env_copy",
+    "hydra.job.env_set",
+)
+
+
+@cache
+def components(group: str = "*") -> frozenset[str]:
+    """Every `_target_` that conf/ names, in the options of one group or of all."""
+    files = (file for file in CONF.glob(f"{group}/*.yaml") if file.parent.name != "hydra")
+    return frozenset(t for file in files for t in re.findall(r"_target_: *([\w.]+)", file.read_text()))
+
+
+def refuse_foreign(config: DictConfig, words: Sequence[str]) -> None:
+    """Raise UserError for the first thing in a composed configuration that is on no list; nothing is resolved or run.
+
+    `words` are the user's own, of the command line.
+    """
+    for key, value in _walk(OmegaConf.to_container(config, resolve=False), ""):
+        if key.startswith(WRITTEN_BY_HYDRA):
+            continue
+        name = key.rpartition(".")[2]
+        text = isinstance(value, str) and value
+        if name == "_target_":
+            _check_target(key, value)
+        if text and "${" in text:
+            _check_resolvers(key, text, words)
+            if key in WHOLE or (key.startswith(LITERAL) and text != LOG_FILE):
+                raise UserError(f"{key}={text!r} stands for another value: write the value itself ({key})")
+        if key.startswith(LITERAL[:2]):
+            _check_logging(key, name, value)
+    _check_commands(config, words)
+    _check_batch_script(config)
+
+
+def refuse_search_path(primary: Any, words: Sequence[str]) -> None:
+    """Raise UserError for a primary configuration that names places of other configurations, which are imported."""
+    found = OmegaConf.select(primary, "hydra.searchpath") if OmegaConf.is_dict(primary) else None
+    if found and not _given("hydra.searchpath", words):
+        raise UserError(
+            f"hydra.searchpath={list(found)} in a file: give it on the command line, as hydra.searchpath=[...] or "
+            "--config-dir DIR (hydra.searchpath)"
+        )
+
+
+def _walk(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every key and value below `node`; keys that are no words count as well, and so do the keys' own texts."""
+    parts: Any = node.items() if isinstance(node, Mapping) else enumerate(node)
+    for name, value in parts:
+        inner = f"{key}.{name}" if key else str(name)
+        yield inner, value
+        if isinstance(value, (Mapping, list)):
+            yield from _walk(value, inner)
+
+
+def _check_target(key: str, target: Any) -> None:
+    allowed = TARGETS.get(key, CALLBACKS if key.startswith("hydra.callbacks.") else ())
+    if key.startswith("hydra."):
+        if target not in allowed:
+            cure = f"choose one of {', '.join(allowed)}" if allowed else f"remove {key}"
+            raise UserError(f"{target!r} is not what a configuration may run: {cure} ({key})")
+    elif target not in components():
+        raise UserError(
+            f"{target!r} is not a component of this project: choose an option of the group ({key})"
+        )
+    elif key.count(".") == 1 and target not in (own := components(key.partition(".")[0])):
+        raise UserError(f"{target!r} is of another group: choose one of {', '.join(sorted(own))} ({key})")
+
+
+def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
+    """Interpolations of keys and of harmless resolvers pass; the environment is read for the command line alone."""
+    own = any(text in word for word in words)
+    for found in re.finditer(r"(\\*)\$\{\s*([^:{}$]*)([:$]?)", text):
+        if len(found[1]) % 2 or not found[3]:  # escaped, or the place of a key
+            continue
+        name = found[2].strip()
+        if own:
+            if name == "oc.env":
+                hide_variable(re.split(r"[,}]", text[found.end() :], maxsplit=1)[0].strip(" '\""))
+        elif found[3] == "$" or name not in RESOLVERS:
+            what = "the environment" if name == "oc.env" else f"the resolver {name}" if name else "a resolver"
+            raise UserError(
+                f"{key}={text!r} reads {what} in a file: write the value, or give {key}=... on the command line ({key})"
+            )
+
+
+def _check_logging(key: str, name: str, value: Any) -> None:
+    """What `logging.config` would import, call or open."""
+    wrong = (
+        name in ("()", "factory", ".", "listener", "queue", "validate")
+        or (name == "class" and value not in HANDLERS)
+        or (name == "filename" and value != LOG_FILE)
+        or (isinstance(value, str) and re.match(r"\s*(ext|cfg)\s*:", value) and value not in STREAMS)
+    )
+    if wrong:
+        raise UserError(
+            f"{key}={value!r} is not what a log may use: handlers are {', '.join(HANDLERS)}, streams "
+            f"{', '.join(STREAMS)}, the file {LOG_FILE} ({key})"
+        )
+
+
+def _check_commands(config: DictConfig, words: Sequence[str]) -> None:
+    ours = {
+        "hydra.launcher.additional_parameters": {"requeue": True}
+    }  # conf/hydra/launcher/submitit_slurm.yaml
+    for key in COMMANDS:
+        found = OmegaConf.select(config, key)
+        value = OmegaConf.to_container(found, resolve=False) if OmegaConf.is_config(found) else found
+        if value and value != ours.get(key) and not _given(key, words):
+            raise UserError(
+                f"{key}={value!r} in a file would change what is run: give it on the command line ({key})"
+            )
+    storage = OmegaConf.select(config, "hydra.sweeper.storage")
+    if isinstance(storage, str) and not storage.startswith("sqlite:///"):
+        raise UserError(f"hydra.sweeper.storage={storage} is no sqlite:///FILE (hydra.sweeper.storage)")
+
+
+def _check_batch_script(config: DictConfig) -> None:
+    """A launcher writes its values into the lines of a script."""
+    for key, value in (
+        ("hydra.job.name", OmegaConf.select(config, "hydra.job.name")),
+        *((f"hydra.launcher.{name}", value) for name, value in config.hydra.launcher.items_ex(resolve=True)),
+    ):
+        if re.search(r"[\r\n\0]", str(value)):
+            raise UserError(f"{key}={value!r} has more than one line, which a batch script would run ({key})")
+
+
+def _given(key: str, words: Sequence[str]) -> bool:
+    """Whether the command line itself sets `key` or a part of it."""
+    names = (word.lstrip("+~").partition("=")[0] for word in words)
+    return any(name == key or name.startswith(f"{key}.") for name in names)

@@ -1,0 +1,212 @@
+"""The words of a command line as people type them, written in Hydra's grammar.
+
+A free-text key takes what stands behind its `=` as it is, `-m` or not: quotes, commas, brackets, `${...}` and numbers are letters.
+It is swept by `prompt=choice('a','b')`, or by `prompt=@file` with one text per line. A text that is in quotes as a whole, as
+Hydra writes it, loses them, so that a word read twice is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sow.errors import UserError
+
+GUIDANCE = ("negative_prompt", "suppress_prompt", "enhance_prompt", "preserve_negative_prompt")
+PROMPTS = (
+    "prompt",
+    "data.prompt",
+    "inversion.negative_prompt",
+    *(f"guidance.{name}" for name in GUIDANCE),
+)
+PATHS = (
+    "cache.folder",
+    "condition.image",
+    "condition.mask",
+    "data.prompts",
+    "data.root",
+    "metrics.cache_dir",
+    "metrics.parts.clip.cache_dir",
+    "metrics.parts.faces.weights",
+    "metrics.weights",
+    "method.cache",
+    "method.path",
+    "model.path",
+    "paths.outputs",
+    "planner.path",
+    "planner.store",
+    "planner.tokenizer",
+    "study.answers",
+    "study.folder",
+    "study.key",
+    "study.output",
+    "study.runs",
+)  # `null` keeps its meaning there, and `[a, b]` that is no file is a list
+FREE_TEXT = (*PROMPTS, *PATHS)
+NEVER_EMPTY = ("prompt", "condition.image", "data.root", "model.path", "paths.outputs", "study.runs")
+FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
+OPEN = (
+    "condition.attributes.",
+)  # mappings without fixed names: what is given there is laid over, and checked by name
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_WORD = re.compile(
+    r"(?P<sign>\+\+|\+|~)?(?P<key>[^=@]+)(?P<package>@[^=]*)?(?P<equals>=)?(?P<value>.*)", re.DOTALL
+)
+
+
+def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The words in Hydra's grammar, all ablations in one that comes last; `folders` hold the groups' options.
+
+    Reading what was read changes nothing. Raises UserError for an empty text, an unknown option of a group and a list
+    of prompts that cannot be read.
+    """
+    read_words: list[str] = []
+    ablations: list[str] = []
+    for word in map(str, words):
+        found = _WORD.fullmatch(word)
+        if word.lstrip("+~").startswith("="):
+            raise UserError(f"{word} has no key: words are key=value or group=option")
+        if found is None or found["equals"] is None:
+            read_words.append(word)
+            continue
+        sign, key, value = found["sign"] or "", found["key"].strip(), found["value"]
+        if key in FREE_TEXT:
+            read_words.append(f"{sign}{key}={_free_text(key, value)}")
+        elif key in FOLDERS_OF_HYDRA and not value.strip(" '\""):
+            raise _empty(key)
+        elif key == "ablation":
+            ablations.append(value)
+        elif key.startswith(OPEN):
+            read_words.append(f"++{key}={value}")
+        elif "/" in key and not re.search(r"[A-Za-z_]", value):
+            raise UserError(f"{key}={value} is no option: name one ({key})")
+        else:
+            if options := _options(key, folders):
+                _check_options(key, value, options)
+            read_words.append(f"{sign}{key}{found['package'] or ''}={value}")
+    return [*read_words, *_merged(ablations, folders)]
+
+
+def encode(text: str) -> str:
+    """A text that Hydra's grammar and OmegaConf's interpolation take as it stands."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    escaped = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    return str(QuotedString(escaped, Quote.single).with_quotes())
+
+
+def decode(text: str) -> str:
+    """The text of a value that is in quotes as a whole; any other as it is."""
+    if not _QUOTED.fullmatch(text):
+        return text
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return _literal(str(OverridesParser.create().parse_override(f"text={text}").value()))
+
+
+def from_sweeper(word: str, escaped: bool) -> str:
+    """A sweeper's word for a job: Hydra's own writes a text without quotes and `escaped`, Optuna's as it is."""
+    found = _WORD.fullmatch(word)
+    key, value = (found["key"], found["value"]) if found else ("", "")
+    if key not in FREE_TEXT or _QUOTED.fullmatch(value) or (key in PATHS and value.startswith(("[", "null"))):
+        return word
+    text = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", value) if escaped else value
+    return f"{key}={encode(_literal(text))}"
+
+
+def _literal(text: str) -> str:
+    """The text that OmegaConf makes of one in which `${` is escaped."""
+    return re.sub(r"((?:\\\\)*)\\\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
+
+
+def elements(text: str) -> list[str]:
+    """What commas part in `a, 'b, c', [d, e]`, quotes and brackets kept together, without the spaces around."""
+    parts, depth, quote, start = [], 0, "", 0
+    for i, letter in enumerate(text):
+        if quote:
+            if letter == quote and text[i - 1] != "\\":
+                quote = ""
+        elif letter in "'\"" and not text[start:i].strip(" [("):
+            quote = letter
+        elif letter in "[({":
+            depth += 1
+        elif letter in "])}":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part.strip() for part in (*parts, text[start:])]
+
+
+def _free_text(key: str, value: str) -> str:
+    if key in NEVER_EMPTY and not decode(value).strip():
+        raise _empty(key)
+    listed = key in PATHS and not Path(value).exists()
+    if value.startswith("choice(") and value.endswith(")"):
+        return f"choice({','.join(encode(decode(v)) for v in elements(value[7:-1]))})"
+    if value.startswith("@") and (key in PROMPTS or listed):
+        texts = [encode(line) for line in _lines(key, value[1:])]
+        return texts[0] if len(texts) == 1 else f"choice({','.join(texts)})"
+    if key in PATHS and value == "null":
+        return value
+    if listed and value.startswith("[") and value.endswith("]"):
+        return f"[{','.join(encode(decode(v)) for v in elements(value[1:-1]) if v)}]"
+    return encode(decode(value))
+
+
+def _lines(key: str, name: str) -> Iterator[str]:
+    try:
+        text = Path(name).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{key}=@{name} names a file with one text per line, which cannot be read: {error}; put a text that begins "
+            f"with @ in quotes ({key})"
+        ) from error
+    lines = [line.strip() for line in text.splitlines()]
+    if not any(lines):
+        raise UserError(f"{key}=@{name} is an empty file: write one text per line ({key})")
+    return (line for line in lines if line)
+
+
+def _empty(key: str) -> UserError:
+    return UserError(f"{key} has no value: give {key}=... ({key})")
+
+
+def _options(group: str, folders: Sequence[Path]) -> list[str]:
+    """The options of a group; [] for a key that is none."""
+    if not re.fullmatch(r"\w+", group):
+        return []
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _check_options(group: str, value: str, options: Sequence[str]) -> None:
+    """Raise UserError unless the value names options: one, a list, or a sweep; what Hydra computes is left to it."""
+    text = value.strip()
+    if text.startswith("choice(") and text.endswith(")"):
+        text = text[7:-1]
+    if "(" in text or "$" in text:
+        return
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    for name in map(decode, elements(text)):
+        if name.startswith("["):
+            _check_options(group, name, options)
+        elif name not in options and not (name == "null" and group == "experiment"):
+            raise UserError(f"{group}={value} is no option: choose one of {', '.join(options)} ({group})")
+
+
+def _merged(ablations: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """All ablations in one word, since Hydra takes a group that is added once; a sweep of them stands alone."""
+    for value in ablations:
+        _check_options("ablation", value, _options("ablation", folders))
+    if len(ablations) <= 1:
+        return [f"+ablation={value}" for value in ablations]
+    names = []
+    for value in ablations:
+        if len(elements(value)) > 1 or "(" in value:
+            raise UserError(
+                f"ablation={value} is a sweep beside another ablation: give one of them (ablation)"
+            )
+        names += [decode(name) for name in elements(value.strip().removeprefix("[").removesuffix("]"))]
+    return [f"+ablation=[{','.join(dict.fromkeys(names))}]"]

@@ -1,0 +1,259 @@
+"""Words arrive as people type them; what Hydra's grammar cannot take is one line with key and cure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Result
+
+from sow.config.compose import compose
+from sow.config.places import CONF
+from sow.config.words import FREE_TEXT, PATHS, PROMPTS, elements, encode, from_sweeper, read
+from sow.errors import UserError
+
+Call = Callable[..., Result]
+TEXTS = [
+    "a person in a café",
+    "it's a cat & a dog",
+    "photo: a person (in) a forest [night]",
+    "masterpiece, (best quality:1.2)",
+    "50% off!",
+    "a=b",
+    "a person, smiling",
+    "costs ${five} dollars",
+    "猫",
+    "1e3",
+    "007",
+    # and others of their kind
+    "null",
+    "true",
+    "-1",
+    "0x10",
+    "[night] a [b]",
+    "[a, b]",
+    "{a: b}",
+    '"Hello" he said "bye"',
+    "${oc.env:HOME}",
+    "${",
+    "a \\${b} \\\\${c}",
+    "C:\\faces\\",
+    "~/faces",
+    "choice of kings",
+    "range(0,3)",
+    "x\ty",
+    " a person ",
+    "it's 'a' \"b\" \\' c",
+    "a # b ; c | d > e",
+    "e\u0301 👩‍👩‍👧 \u202e",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_arrives_as_it_was_typed_and_is_the_same_when_read_again(text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    for key in ("prompt", "guidance.negative_prompt", "+prompt"):
+        (word,) = read([f"{key}={text}"], [CONF])
+        (parsed,) = OverridesParser.create().parse_overrides([word])
+        config = OmegaConf.create({"prompt": parsed.value()})
+        assert OmegaConf.to_container(config, resolve=True) == {"prompt": text}
+        assert not parsed.is_sweep_override()
+        assert read([word], [CONF]) == [word]
+        assert read([f"{key}={parsed.get_value_element_as_str()}"], [CONF]) == [word]  # as a sweep writes it
+
+
+@pytest.mark.parametrize(
+    "text", [t for t in TEXTS if not t.endswith("\\")]
+)  # Hydra's lexer takes \\' for a quote
+def test_a_sweepers_word_for_a_job_is_the_text_again(text: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    swept = parser.parse_override(read([f"prompt=choice({encode(text)},b)"], [CONF])[0])
+    (hydras, _) = swept.sweep_string_iterator()
+    assert from_sweeper(f"prompt={hydras}", escaped=True) == f"prompt={encode(text)}"
+    fixed = parser.parse_override(read([f"prompt={text}"], [CONF])[0]).value()
+    assert from_sweeper(f"prompt={fixed}", escaped=False) == f"prompt={encode(text)}"  # as Optuna writes it
+
+
+def test_texts_reach_the_configuration() -> None:
+    """Three at a time, under the keys that take them."""
+    keys = [key for key in PROMPTS if key.startswith(("prompt", "guidance.n", "inversion.n"))]
+    for start in range(0, len(TEXTS), len(keys)):
+        words = [f"{key}={text}" for key, text in zip(keys, TEXTS[start:], strict=False)]
+        config = compose(["model=tiny", *words])
+        for word in words:
+            node: object = config.resolved
+            for part in word.partition("=")[0].split("."):
+                node = node[part]  # type: ignore[index]
+            assert node == word.partition("=")[2]
+
+
+def test_a_sweep_runs_the_texts_that_it_was_given(command_line: Call, tmp_path: Path, outputs: Path) -> None:
+    import json
+
+    (tmp_path / "list.txt").write_text("\ufeffa cat, a dog\n\n1e3\n", encoding="utf-8")
+    words = ("-m", "experiment=debug", "study=plan", "planner=fixed", "guidance.negative_prompt=a, b")
+    assert command_line(*words, f"prompt=@{tmp_path / 'list.txt'}").status == 0
+    assert command_line(*words, "prompt=choice('costs ${five}, or',it's)").status == 0
+    found = [json.loads(m.read_text())["config"] for m in outputs.rglob("manifest.json")]
+    assert {c["prompt"] for c in found} == {"a cat, a dog", "1e3", "costs ${five}, or", "it's"}
+    assert {c["guidance"]["negative_prompt"] for c in found} == {"a, b"}
+
+
+READ = [
+    ("prompt='a, b'", "prompt='a, b'"),
+    ('prompt="a, b"', "prompt='a, b'"),
+    ("prompt=choice('a, b',c d,it's)", "prompt=choice('a, b','c d','it\\'s')"),
+    ("condition.image=photo (1).png", "condition.image='photo (1).png'"),
+    ("condition.image=[a b.png,'c,d.png']", "condition.image=['a b.png','c,d.png']"),
+    ("condition.image=a,b.png", "condition.image='a,b.png'"),
+    ("condition.mask=null", "condition.mask=null"),
+    ("cache.folder=null", "cache.folder=null"),
+    ("model.path=/models/sd (2.1)", "model.path='/models/sd (2.1)'"),
+    ("condition.attributes.hat=cap", "++condition.attributes.hat=cap"),
+    ("gate=region,always", "gate=region,always"),
+    ("gate=choice(region,always)", "gate=choice(region,always)"),
+    ("gate=glob(*)", "gate=glob(*)"),
+    ("experiment=null", "experiment=null"),
+    ("seed=range(0,3)", "seed=range(0,3)"),
+    ("gate.tau=0.2,0.3", "gate.tau=0.2,0.3"),
+    ("~cycle.eta", "~cycle.eta"),
+    ("hydra/launcher=joblib", "hydra/launcher=joblib"),
+    ("ablation=no_dam", "+ablation=no_dam"),
+    ("ablation=full,[no_dam,no_pi]", "+ablation=full,[no_dam,no_pi]"),
+]
+
+
+@pytest.mark.parametrize(("word", "hydras"), READ)
+def test_a_word_in_hydras_grammar(word: str, hydras: str) -> None:
+    assert read([word], [CONF]) == [hydras] == read([hydras], [CONF])
+
+
+def test_a_file_that_is_named_like_a_list_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("[1].png", "@home.png", "[x]"):
+        Path(name).write_text("")
+        assert read([f"condition.image={name}"], [CONF]) == [f"condition.image='{name}'"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ablation=no_dam", "seed=1", "+ablation=[no_pi,no_dam]"],
+        ["+ablation=no_dam", "ablation=no_pi", "seed=1"],
+        ["ablation=[no_dam,no_pi]", "seed=1"],
+    ],
+    ids=" ".join,
+)
+def test_ablations_are_one_word_at_the_end(words: list[str]) -> None:
+    assert read(words, [CONF]) == ["seed=1", "+ablation=[no_dam,no_pi]"]
+
+
+REFUSED = [
+    ("prompt=", "prompt has no value: give prompt=... (prompt)"),
+    ("prompt=''", "prompt has no value"),
+    ("prompt=  ", "prompt has no value"),
+    ("condition.image=", "condition.image has no value"),
+    ("hydra.run.dir=", "hydra.run.dir has no value"),
+    ("hydra.sweep.dir=''", "hydra.sweep.dir has no value"),
+    ("prompt=@nowhere.txt", "prompt=@nowhere.txt names a file with one text per line, which cannot be read"),
+    ("gate=0.2", "gate=0.2 is no option: choose one of always, region (gate)"),
+    ("gate=[0.2]", "gate=[0.2] is no option: choose one of always, region (gate)"),
+    ("gate=region,ajar", "gate=region,ajar is no option: choose one of always, region (gate)"),
+    ("tracker=false", "tracker=false is no option: choose one of none, wandb (tracker)"),
+    ("tracker=Null", "tracker=Null is no option: choose one of none, wandb (tracker)"),
+    ("model=null", "model=null is no option: choose one of"),
+    ("+method=", "method= is no option: choose one of blended_latent"),
+    ("study={a: b}", "study={a: b} is no option"),
+    ("ablation=[no_dam,b]", "ablation=[no_dam,b] is no option: choose one of full, no_ap"),
+    ("ablation=no_dammit", "ablation=no_dammit is no option: choose one of full, no_ap"),
+    ("ablation=", "ablation= is no option: choose one of full, no_ap"),
+]
+
+
+@pytest.mark.parametrize(("word", "message"), REFUSED)
+def test_a_word_that_means_nothing_is_refused_with_the_choices(word: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read([word], [CONF])
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+UNREADABLE = [
+    ("gate.tau=(0.2", ["gate.tau=(0.2 cannot be read", "(gate.tau)"]),
+    ("gate.tau=0.2)", ["gate.tau=0.2) cannot be read", "quote the value"]),
+    ("tracker.project=it's", ["tracker.project=it's cannot be read", "(tracker.project)"]),
+    ("study.images=[1", ["study.images=[1 cannot be read"]),
+    ("+gate.tau=${a", ["gate.tau=${a cannot be read", "(gate.tau)"]),
+    ("gate.tau=choice(1", ["gate.tau=choice(1 cannot be read"]),
+    ("gate.tau", ["gate.tau has no value: give gate.tau=..."]),
+    ("seed=1,2", ["seed=1,2 has a comma", "sweep with -m"]),
+    ("seed=range(0,3)", ["seed=range(0,3) is a sweep: add -m"]),
+    ("prompt=choice(a,b)", ["is a sweep: add -m", "(prompt)"]),
+    ("condition.attributes.hat=x", ["condition.attributes.hat=x", "none, cap, beanie, straw hat, top hat"]),
+    ("condition.attributes.hut=cap", ["condition.attributes has no hut", "hat"]),
+    ("condition.attributs.hat=cap", ["condition.attributs", "condition.attributes"]),
+]
+
+
+@pytest.mark.parametrize(("word", "parts"), UNREADABLE)
+def test_errors_of_hydras_parser_name_key_and_cure(word: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        compose(["model=tiny", "condition=person", word])
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+FLAGS = [
+    (["--seed=1"], "--seed=1: words are key=value"),
+    (["-seed", "1"], "words are key=value"),
+    (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+    (["--config-dir", "nowhere"], "nowhere is no folder of configurations (--config-dir)"),
+    (["--experimental-rerun", "run.pickle"], "--experimental-rerun runs a pickle"),
+    (["seed", "1"], "seed has no value: give seed=... (seed)"),
+    (["=1"], "=1 has no key: words are key=value"),
+    (["hydra/launcher=3"], "hydra/launcher=3 is no option: name one (hydra/launcher)"),
+    (["hydra/launcher=nope"], "hydra/launcher=nope is no option: choose one of"),
+]
+
+
+@pytest.mark.parametrize(("words", "part"), FLAGS, ids=str)
+def test_a_flag_that_means_nothing_is_one_line(words: list[str], part: str, command_line: Call) -> None:
+    result = command_line(*words)
+    assert result.status == 1 and result.err.count("\n") == 1 and part in result.err
+
+
+def test_what_is_shown_is_read_like_what_is_run(command_line: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_PROJECT", "a-name-of-mine")
+    words = (
+        "model=tiny",
+        "prompt=costs ${five}, (really)",
+        "tracker.project=${oc.env:MY_PROJECT}",
+        "ablation=no_dam",
+    )
+    shown = command_line("--cfg", "job", "--resolve", *words)
+    assert shown.status == 0, shown.err
+    assert "prompt: costs ${five}, (really)" in shown.out and "project: ***" in shown.out
+    assert "NoModulation" in shown.out and "a-name-of-mine" not in shown.out
+
+
+def test_every_free_text_key_exists() -> None:
+    """In the options that have it; a renamed field must be renamed here."""
+    texts = {
+        group: "\n".join(file.read_text() for file in (CONF / group).glob("*.yaml"))
+        for group in {key.partition(".")[0] for key in FREE_TEXT if "." in key}
+        if (CONF / group).is_dir()
+    }
+    main = (CONF / "config.yaml").read_text()
+    for key in FREE_TEXT:
+        group, _, field = key.partition(".")
+        assert f"{field.rpartition('.')[2] or group}:" in texts.get(group, main), key
+    assert not set(PROMPTS) & set(PATHS)
+
+
+def test_elements_are_parted_at_their_own_commas() -> None:
+    assert elements("a, 'b, c', [d, e], it's, (f, g)") == ["a", "'b, c'", "[d, e]", "it's", "(f, g)"]
