@@ -36,7 +36,7 @@ def photograph(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "face.png")
     Image.new("L", (32, 40), 255).save(tmp_path / "mask.png")
-    Image.new("L", (31, 40), 255).save(tmp_path / "other.png")
+    Image.new("L", (20, 40), 255).save(tmp_path / "other.png")
     Image.new("L", (32, 40), 0).save(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("no image")
     return tmp_path / "face.png"
@@ -201,7 +201,7 @@ def test_a_failing_run_is_tracked_as_failed_and_not_complete(
         (["condition.image={}/face.png", "condition.mask={}/none.png"], ["none.png", "condition.mask"]),
         (
             ["condition.image={}/face.png", "condition.mask={}/other.png"],
-            ["31 x 40", "32 x 40", "condition.mask"],
+            ["20 x 40", "32 x 40", "condition.mask"],
         ),
         (["condition.image={}/face.png", "condition.mask={}/empty.png"], ["empty", "condition.mask"]),
         (

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,9 +60,7 @@ def job(composed: DictConfig) -> float | None:
         return module("experiments.core.job").run_composed(composed, running)
     except UserError as error:
         if not running.launcher._target_.endswith(".BasicLauncher"):
-            raise UserError(
-                redact(str(error))
-            ) from None  # its launcher must hear of it, in a process of its own
+            raise UserError(redact(str(error))) from None  # its launcher, in another process, must hear of it
         print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
         failed.append(str(error))
         return None
@@ -78,8 +75,6 @@ def _do(arguments: Sequence[str]) -> None:
     folders = [Path(flags.config_dir).absolute()] if flags.config_dir is not None else []
     conf = str(CONF) if flags.config_path is None else str(Path(flags.config_path).absolute())
     words, name = flags.overrides, flags.config_name or "config"
-    # Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.
-    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
     hydra: Any = application(folders, words, conf)
     show = {
         "help": lambda: hydra.app_help(name, parser, flags),

@@ -43,11 +43,8 @@ HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 RESOLVERS = ("now", "unique", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values", "python_version")
-LITERAL = (
-    "hydra.job_logging.",
-    "hydra.hydra_logging.",
-    "hydra.callbacks.",
-)  # no interpolation hides a value there
+# No interpolation hides a value below the first, or stands for one of the second as a whole.
+LITERAL = ("hydra.job_logging.", "hydra.hydra_logging.", "hydra.callbacks.")
 WHOLE = (
     "hydra",
     "hydra.job",
@@ -108,7 +105,7 @@ def refuse_search_path(primary: Any, words: Sequence[str]) -> None:
 
 
 def _walk(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every key and value below `node`; keys that are no words count as well, and so do the keys' own texts."""
+    """Every key below `node` with its value; an element of a list is keyed by its place."""
     parts: Any = node.items() if isinstance(node, Mapping) else enumerate(node)
     for name, value in parts:
         inner = f"{key}.{name}" if key else str(name)

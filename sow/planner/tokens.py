@@ -43,8 +43,8 @@ def vocabulary_file(model: str | None) -> Path:
             return file
     # Importing open_clip takes half a minute on a busy machine; its vocabulary file is all that is needed.
     spec = importlib.util.find_spec("open_clip")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (file := Path(folder) / _MERGES).is_file():
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (file := Path(place) / _MERGES).is_file():
             return file
     raise UserError(
         "open_clip_torch is not installed, whose vocabulary counts tokens: pip install open_clip_torch"
