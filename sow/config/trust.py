@@ -1,8 +1,8 @@
 """What a configuration may run: a file from someone else runs nothing but this project's components.
 
-Everything that Hydra, its plugins and Python's logging would import or execute is compared with an exact list before any of
-it is instantiated. What the command line itself says is the user's own where no list is possible: commands of a launcher,
-variables of the environment, places of configuration files.
+Everything that Hydra, its plugins and Python's logging would import or execute is compared with an exact list
+before any of it is instantiated. What the command line itself says is the user's own where no list is
+possible: commands of a launcher, variables of the environment, places of configuration files.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def components(group: str = "*") -> frozenset[str]:
 
 
 def refuse_foreign(config: DictConfig, words: Sequence[str]) -> None:
-    """Raise UserError for the first thing in a composed configuration that is on no list; nothing is resolved or run.
+    """Raise UserError for the first thing in a composed configuration that is on no list; nothing is resolved
+    or run.
 
     `words` are the user's own, of the command line.
     """
@@ -98,17 +99,19 @@ def refuse_foreign(config: DictConfig, words: Sequence[str]) -> None:
 
 
 def refuse_search_path(primary: Any, words: Sequence[str]) -> None:
-    """Raise UserError for a primary configuration that names places of other configurations, which are imported."""
+    """Raise UserError for a primary configuration that names places of other
+    configurations, which are imported."""
     found = OmegaConf.select(primary, "hydra.searchpath") if OmegaConf.is_dict(primary) else None
     if found and not _given("hydra.searchpath", words):
         raise UserError(
-            f"hydra.searchpath={list(found)} in a file: give it on the command line, as hydra.searchpath=[...] or "
-            "--config-dir DIR (hydra.searchpath)"
+            f"hydra.searchpath={list(found)} in a file: give it on the command line, as "
+            "hydra.searchpath=[...] or --config-dir DIR (hydra.searchpath)"
         )
 
 
 def _walk(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every key and value below `node`; keys that are no words count as well, and so do the keys' own texts."""
+    """Every key and value below `node`; keys that are no words count as well,
+    and so do the keys' own texts."""
     parts: Any = node.items() if isinstance(node, Mapping) else enumerate(node)
     for name, value in parts:
         inner = f"{key}.{name}" if key else str(name)
@@ -132,7 +135,8 @@ def _check_target(key: str, target: Any) -> None:
 
 
 def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
-    """Interpolations of keys and of harmless resolvers pass; the environment is read for the command line alone."""
+    """Interpolations of keys and of harmless resolvers pass;
+    the environment is read for the command line alone."""
     own = any(text in word for word in words)
     for found in re.finditer(r"(\\*)\$\{\s*([^:{}$]*)([:$]?)", text):
         if len(found[1]) % 2 or not found[3]:  # escaped, or the place of a key
@@ -144,7 +148,8 @@ def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
         elif found[3] == "$" or name not in RESOLVERS:
             what = "the environment" if name == "oc.env" else f"the resolver {name}" if name else "a resolver"
             raise UserError(
-                f"{key}={text!r} reads {what} in a file: write the value, or give {key}=... on the command line ({key})"
+                f"{key}={text!r} reads {what} in a file: write the value, or give {key}=... on the command "
+                f"line ({key})"
             )
 
 
