@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -83,8 +82,6 @@ def _do(arguments: Sequence[str]) -> None:
     folders = [Path(flags.config_dir).absolute()] if flags.config_dir is not None else []
     conf = str(CONF) if flags.config_path is None else str(Path(flags.config_path).absolute())
     words, name = flags.overrides, flags.config_name or "config"
-    # Hydra deprecates presets of a launcher's own name: ours are meant to be checked against its schema.
-    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against")
     hydra: Any = application(folders, words, conf)
     show = {
         "help": lambda: hydra.app_help(name, parser, flags),
