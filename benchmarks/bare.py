@@ -1,7 +1,7 @@
 """SOW and COW's arithmetic on a bare machine: no Hydra, no planner, nothing but the networks' own packages.
 
-The numbers are the paper's (conf/calibration/paper.yaml and its groups); a test holds every component here against the
-composed configuration.
+The numbers are the paper's (conf/calibration/paper.yaml and its groups); a test holds every component here
+against the composed configuration.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def checkpoint(folder: Path, device: str, dtype: str) -> Backbone:
 
 
 def stable_diffusion(device: str, dtype: str, small: bool = False) -> Backbone:
-    """Networks of Stable Diffusion 2.1-base's sizes (or an eighth of them), built on the device with random weights.
+    """Networks of Stable Diffusion 2.1-base's sizes (or an eighth of them), built on the device with random
+    weights.
 
     Their pictures mean nothing; the arithmetic is that of the real checkpoint.
     """
@@ -185,9 +186,10 @@ def picture(seed: int, side: int = 256) -> Image.Image:
 def official_cow(backbone: Backbone, syncs: int = 290, encodings: int = 170) -> None:
     """The arithmetic of one image of COW's published code (spec of its 37 calls), without its pictures.
 
-    100 sample-evaluations at the canvas's latents and 14 at a quarter of them: inversion of the canvas to x5 and of the
-    condition to x7 with guidance, ten cycles of two steps with four branches, five steps of preservation; besides, the
-    prompts are encoded again before every call and latents are copied to the host and back.
+    100 sample-evaluations at the canvas's latents and 14 at a quarter of them: inversion of the canvas to x5
+    and of the condition to x7 with guidance, ten cycles of two steps with four branches, five steps of
+    preservation; besides, the prompts are encoded again before every call and latents are copied to the host
+    and back.
     """
     side = int(backbone.unet.config.sample_size)
     device, dtype = backbone.device, backbone.dtype

@@ -1,12 +1,15 @@
 """Is it right, and how fast is it, on this machine's CUDA card? One command, under nine minutes.
 
-    python benchmarks/cuda_check.py                      # on the card; JSON in outputs/benchmarks/cuda_check.json
-    python benchmarks/cuda_check.py --weights FOLDER     # a real Stable Diffusion folder: its speed, eight pictures, table 2
+    python benchmarks/cuda_check.py                      # on the card; JSON in
+                                                         outputs/benchmarks/cuda_check.json
+    python benchmarks/cuda_check.py --weights FOLDER     # a real Stable Diffusion folder: its speed, eight
+                                                         pictures, table 2
     python benchmarks/cuda_check.py --dry                # the same code on a CPU, at sizes that take a minute
 
-It needs a clone of the repository and torch, transformers, accelerate, safetensors, diffusers, numpy and pillow, nothing
-else: no installation, no download, no judge. First what must be right (each line has a bound and a verdict), then what
-is measured, the most wanted numbers first; what the time does not allow is named. Exit status 1 where a check failed.
+It needs a clone of the repository and torch, transformers, accelerate, safetensors, diffusers, numpy and
+pillow, nothing else: no installation, no download, no judge. First what must be right (each line has a bound
+and a verdict), then what is measured, the most wanted numbers first; what the time does not allow is named.
+Exit status 1 where a check failed.
 """
 
 from __future__ import annotations
@@ -116,7 +119,8 @@ def bounded(part: str, name: str, value: float, bound: float, **details: Any) ->
 
 
 def attention(machine: Machine) -> Iterator[Found]:
-    """Modulated attention in each precision against a float64 oracle that has every logit and the bias as a tensor."""
+    """Modulated attention in each precision against a float64 oracle that has every logit and the
+    bias as a tensor."""
     for dtype, bound in TOLERANCE.items():
         made = calls(torch.device(machine.device), getattr(torch, dtype), 16 if machine.small else 64)
         worst = max(relative(ours[1], oracle(made, i)) for i, ours in enumerate(made.ours()))
@@ -124,7 +128,8 @@ def attention(machine: Machine) -> Iterator[Found]:
 
 
 def oracle(made: Calls, layer: int) -> torch.Tensor:
-    """softmax(A') V of the text branch of one layer in float64, head by head (Eq. 4, 5, 8 with an open gate)."""
+    """softmax(A') V of the text branch of one layer in float64,
+    head by head (Eq. 4, 5, 8 with an open gate)."""
     _, q, k, v = made.layers[layer]
     bias = made.bias(q).double()
     heads = []
@@ -431,7 +436,8 @@ def main(words: list[str] | None = None) -> int:
 
 
 def attempted(name: str, part: Callable[[Machine], Iterator[Found]], machine: Machine) -> list[Found]:
-    """A part's lines, printed as they come; an error in it is one line that failed, and the other parts go on."""
+    """A part's lines, printed as they come; an error in it is one line that failed,
+    and the other parts go on."""
     found: list[Found] = []
     try:
         for one in part(machine):

@@ -124,10 +124,11 @@ def measure(count: int, outputs: Path) -> dict[str, float]:
         batches = timed("batches", lambda: work.batches)
         missing = timed("missing", lambda: work.missing(batches))
         timed("make", lambda: work.generate(missing))
-        found["make_ms"] -= drawing + found["png_ms"]  # the pictures themselves
+        found["make_ms"] -= drawing
         timed("find", lambda: work.missing(batches))
         timed("collate", lambda: collate(config.study, work, context))
-    found["overhead_ms"] = sum(found[f"{name}_ms"] for name in ("batches", "missing", "make", "find"))
+    whole = sum(found[f"{name}_ms"] for name in ("batches", "missing", "make", "find"))
+    found["overhead_ms"] = whole - found["png_ms"]
     store = sum(f.stat().st_size for f in (outputs / ".batches").rglob("*") if f.is_file())
     found["store_kb"] = store / images / 1000
     return found
@@ -136,7 +137,7 @@ def measure(count: int, outputs: Path) -> dict[str, float]:
 def growth(rows: Sequence[dict[str, float]], name: str) -> float:
     """The exponent p of total cost ~ images^p, by least squares on logarithms: 1 is linear."""
     x = [math.log(row["images"]) for row in rows]
-    y = [math.log(row[name] * row["images"]) for row in rows]
+    y = [math.log(max(row[name], 1e-3) * row["images"]) for row in rows]  # a difference may be noise
     return float(np.polyfit(x, y, 1)[0])
 
 

@@ -122,7 +122,8 @@ def conditions(chosen: argparse.Namespace) -> str:
 
 
 def replaced(before: str, now: str, apart: str) -> str:
-    """A published table in which the rows of `now` took the place of their namesakes, or came last; other rows stay.
+    """A published table in which the rows of `now` took the place of their namesakes, or came last; other
+    rows stay.
 
     A note names the rows that were measured apart from the others, and on what.
     """

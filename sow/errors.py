@@ -1,4 +1,5 @@
-"""The one exception that a user is meant to read, and what pydantic finds wrong with a component in its words."""
+"""The one exception that a user is meant to read,
+and what pydantic finds wrong with a component in its words."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ MISSING = "???"  # OmegaConf's word for a value that must be given
 
 
 class UserError(Exception):
-    """Bad input, said on one line that names the value, the config key and the cure; `run.py` prints it and exits with 1."""
+    """Bad input, said on one line that names the value, the config key and the cure;
+    `run.py` prints it and exits with 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
@@ -31,7 +33,8 @@ def unknown(name: str, choices: Iterable[str]) -> UserError:
 
 
 def explain_invalid(error: ValidationError, cls: type[Any], values: Mapping[str, Any], key: str) -> UserError:
-    """The first thing that pydantic found wrong with `values`, as one line with the value, its key and the cure."""
+    """The first thing that pydantic found wrong with `values`,
+    as one line with the value, its key and the cure."""
     problems = error.errors(include_url=False)
     first = next((p for p in problems if p["type"] == "bound"), problems[0])
     place, hints = list(first["loc"]), get_type_hints(cls, include_extras=True)

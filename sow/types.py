@@ -1,5 +1,5 @@
-"""The values that travel from a request to a sample, and what a component of the configuration is; no tensor library is
-imported to describe them."""
+"""The values that travel from a request to a sample, and what a component of the configuration is; no tensor
+library is imported to describe them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ Event = Literal["start", "inject", "denoise", "replace"]
 
 @dataclass(frozen=True, order=True)
 class Box:
-    """An axis-aligned rectangle in pixels, [x, y, width, height] with (x, y) the upper left corner (Sec. IV-A)."""
+    """An axis-aligned rectangle in pixels, [x, y, width, height] with (x, y) the upper left corner (Sec.
+
+    IV-A).
+    """
 
     x: int
     y: int
@@ -82,7 +85,8 @@ class Box:
         return Box(x, y, right - x, bottom - y)
 
     def snapped(self, factor: int) -> Box:
-        """The box moved to the grid of the VAE: offsets rounded down, sizes to the nearest multiple of `factor`."""
+        """The box moved to the grid of the VAE: offsets rounded down,
+        sizes to the nearest multiple of `factor`."""
         return Box(
             self.x // factor * factor,
             self.y // factor * factor,
@@ -97,7 +101,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Size of the generated image in pixels, the VAE's factor, and the limits of a condition's side (Sec. V)."""
+    """Size of the generated image in pixels, the VAE's factor, and the limits of a condition's side (Sec.
+
+    V).
+    """
 
     width: int
     height: int
@@ -115,9 +122,11 @@ class Canvas:
 class VisualCondition:
     """One visual condition V_0: an RGB picture and the pixels of it that belong to the condition.
 
-    `image`  PIL RGB. `mask`  PIL "L" of the same size, 255 = belongs to the condition, 0 = does not; None = all of it.
+    `image`  PIL RGB. `mask`  PIL "L" of the same size, 255 = belongs to the condition, 0 = does not; None =
+             all of it.
     `box`    where the user wants it, in canvas pixels; None leaves the place to the planner.
-    `truth`  what is known about the picture (a rendered person's attributes and identity); only metrics read it.
+    `truth`  what is known about the picture (a rendered person's attributes and identity); only metrics read
+             it.
     """
 
     image: Image.Image
@@ -130,14 +139,16 @@ class VisualCondition:
         if self.mask is not None:
             if self.mask.size != self.image.size:
                 raise UserError(
-                    f"the mask is {self.mask.size[0]} x {self.mask.size[1]} but its image is {self.image.size[0]} x "
-                    f"{self.image.size[1]}: give a mask of the image's size (condition.mask)"
+                    f"the mask is {self.mask.size[0]} x {self.mask.size[1]} but its image is "
+                    f"{self.image.size[0]} x {self.image.size[1]}: give a mask of the image's size "
+                    "(condition.mask)"
                 )
             if self.mask.convert("L").getextrema()[1] == 0:
                 raise UserError(f"the mask of {self.name} is empty: mark the pixels to keep (condition.mask)")
 
     def bounds(self) -> Box:
-        """Bounds of the mask (values of at least 128) in the image's own pixels; the whole image without a mask."""
+        """Bounds of the mask (values of at least 128) in the image's own pixels;
+        the whole image without a mask."""
         if self.mask is not None:
             found = self.mask.convert("L").point([0] * 128 + [255] * 128).getbbox()
             if found is not None:
@@ -145,7 +156,8 @@ class VisualCondition:
         return Box(0, 0, *self.image.size)
 
     def subject_in(self, box: Box) -> Box:
-        """Where the masked subject lies on the canvas once the condition fills `box`; `box` itself without a mask."""
+        """Where the masked subject lies on the canvas once the condition fills `box`;
+        `box` itself without a mask."""
         bounds = self.bounds()
         sx, sy = box.w / self.image.width, box.h / self.image.height
         return Box(
@@ -167,7 +179,8 @@ class VisualCondition:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One TV2I request: visual conditions, prompt c, seed, and the task setting it belongs to (None = the sampler's)."""
+    """One TV2I request: visual conditions, prompt c, seed,
+    and the task setting it belongs to (None = the sampler's)."""
 
     conditions: tuple[VisualCondition, ...]
     prompt: str
@@ -181,7 +194,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the planner decided (Sec. IV-A): one box_v a condition, the related region box_r (a union), the prompt c'."""
+    """What the planner decided (Sec.
+
+    IV-A): one box_v a condition, the related region box_r (a union), the prompt c'.
+    """
 
     boxes: tuple[Box, ...]
     related: tuple[Box, ...]
@@ -215,9 +231,9 @@ class Plan:
 class StepContext:
     """Where in Algorithm 1 a UNet call stands: the only clock there is.
 
-    `phase`; `cycle` from 0, None outside the cycles; `index` k of the step x_{k+1} -> x_k (x_k -> x_{k+1} in an
-    inversion), or of the state x_k for start, inject and replace; `timestep` t_k of the UNet call, None where there is
-    none; `condition` which visual condition is being inverted.
+    `phase`; `cycle` from 0, None outside the cycles; `index` k of the step x_{k+1} -> x_k (x_k -> x_{k+1} in
+    an inversion), or of the state x_k for start, inject and replace; `timestep` t_k of the UNet call, None
+    where there is none; `condition` which visual condition is being inverted.
     """
 
     phase: Phase
@@ -231,9 +247,9 @@ class StepContext:
 class Step:
     """One visible step.
 
-    `latents` (B, C, h, w) after the event; `gates` maps a layer's name to its (R_c, factor), each (B, parts), nan where
-    the layer is not modulated; `denoised` the x_0 predicted by a denoising step;
-    `samples` the sample of the batch that each row belongs to, None where row i is sample i.
+    `latents` (B, C, h, w) after the event; `gates` maps a layer's name to its (R_c, factor), each (B, parts),
+    nan where the layer is not modulated; `denoised` the x_0 predicted by a denoising step; `samples` the
+    sample of the batch that each row belongs to, None where row i is sample i.
     """
 
     latents: torch.Tensor
@@ -246,9 +262,12 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A finished image. `image` PIL RGB; `latents` (1, C, h, w); `snapshots` one small image after each cycle;
-    `trace` one row a step (phase, cycle, index, timestep, event, norm, and R_c and gate for each layer);
-    `seconds` by phase; `counts` UNet sample-evaluations by latent size."""
+    """A finished image.
+
+    `image` PIL RGB; `latents` (1, C, h, w); `snapshots` one small image after each cycle; `trace` one row a
+    step (phase, cycle, index, timestep, event, norm, and R_c and gate for each layer); `seconds` by phase;
+    `counts` UNet sample-evaluations by latent size.
+    """
 
     request: Request
     plan: Plan
@@ -265,8 +284,8 @@ class Sample:
 class Bound:
     """The interval that a number of a component lies in: `Annotated[float, Bound(gt=0, le=10)]`.
 
-    Of a list it bounds each element, of a mapping each value; None, where a field may be left open, passes, and nan
-    never does.
+    Of a list it bounds each element, of a mapping each value; None, where a field may be left open, passes,
+    and nan never does.
     """
 
     gt: float | None = None
@@ -314,9 +333,9 @@ SeedNumber = Annotated[int, Bound(ge=0, le=2**62)]
 def component(key: str, *, eq: bool = True) -> Callable[[Class], Class]:
     """A frozen dataclass that pydantic validates: types, unknown names, `Bound`s; every number is finite.
 
-    `key` is its usual place in the configuration, for errors. Integers become floats, lists tuples, words paths and
-    numbers text; nothing else is converted. Raises UserError when made of anything else. Without pydantic, which
-    drawing and sampling do not need, a plain frozen dataclass.
+    `key` is its usual place in the configuration, for errors. Integers become floats, lists tuples, words
+    paths and numbers text; nothing else is converted. Raises UserError when made of anything else. Without
+    pydantic, which drawing and sampling do not need, a plain frozen dataclass.
     """
 
     def decorate(cls: Class) -> Class:

@@ -97,7 +97,8 @@ def test_a_limited_row_has_whole_settings_and_shards(tmp_path: Path, quick: None
 
 
 def test_training_is_timed_apart() -> None:
-    """What a training took when it was done, and the generation without it, whether it was done now or earlier."""
+    """What a training took when it was done, and the generation without it,
+    whether it was done now or earlier."""
     samples = [SimpleNamespace(seconds={"train": 30.0, "plan": 0.5, "sample": 2.0, "decode": 1.0})] * 2
     found = benchmark_work.training_apart(samples)  # type: ignore[arg-type]
     assert found == {"train": 60.0, "without_training": 6.0}

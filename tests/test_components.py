@@ -1,4 +1,5 @@
-"""A component is made of what its annotations say, or refused on one line with the value, its key and the cure."""
+"""A component is made of what its annotations say,
+or refused on one line with the value, its key and the cure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The documentation: its links and paths exist, its commands mean something, its written pages are current, README is short."""
+"""The documentation: its links and paths exist, its commands mean something,
+its written pages are current, README is short."""
 
 from __future__ import annotations
 
@@ -91,8 +92,9 @@ def test_written_pages_are_current(name: str) -> None:
 
 def test_every_field_and_its_comment_is_read() -> None:
     text = (
-        "# Head.\n_target_: a.B\nt: 5 # five\nlist: [1, 2] # two\nnested: # above\n  deep: 1.0 # ASSUMPTION A7: this; alternative t=1\n"
-        "rows: # of text\n  - one # 1\n  - two\n# above\n# it\nwords: 'a # b' # c\n"
+        "# Head.\n_target_: a.B\nt: 5 # five\nlist: [1, 2] # two\nnested: # above\n  deep: 1.0 # ASSUMPTION "
+        "A7: this; alternative t=1\nrows: # of text\n  - one # 1\n  - two\n# above\n# it\nwords: 'a # b' # "
+        "c\n"
     )
     found = {f.name: (f.value, f.comment) for f in configuration.fields(text)}
     assert found == {
@@ -148,8 +150,8 @@ def test_the_example_of_an_option_runs(tmp_path: Path) -> None:
     (tmp_path / "decay_time").mkdir()
     (tmp_path / "decay_time" / "linear.yaml").write_text(values[1])
     program = (
-        "from pathlib import Path\nfrom typing import Annotated\nimport yaml\nfrom sow.attention import decay\n"
-        "from sow.config import trust\nfrom sow.config.schema import instantiate\n"
+        "from pathlib import Path\nfrom typing import Annotated\nimport yaml\nfrom sow.attention import "
+        "decay\nfrom sow.config import trust\nfrom sow.config.schema import instantiate\n"
         f"trust.CONF = Path({str(tmp_path)!r})\n"
         f"from sow.types import Bound, component\nexec({code[1]!r}, vars(decay) | globals(), vars(decay))\n"
         "decay.LinearTimeDecay.__module__ = decay.__name__\n"

@@ -1,4 +1,5 @@
-"""A configuration file from someone else runs nothing: each is refused by name before any of it is instantiated."""
+"""A configuration file from someone else runs nothing:
+each is refused by name before any of it is instantiated."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ FILES = {
         "pandas.read_pickle",
     ),
     "callback inside a callback": (
-        "hydra: {callbacks: {trials: {_target_: sow.config.sweeping.Trials, objective: {_target_: os.mkdir, path: ran}}}}",
+        "hydra: {callbacks: {trials: {_target_: sow.config.sweeping.Trials, objective: {_target_: os.mkdir, "
+        "path: ran}}}}",
         "hydra.callbacks.trials.objective._target_",
     ),
     "component as a callback": (

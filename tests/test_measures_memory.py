@@ -116,8 +116,8 @@ PLACES = {  # name -> (place, curve, where it is)
     "steepest": (change_points.steepest, lambda a: 1 / (1 + np.exp(-3 * (np.asarray(a) + 2.1))), -2.1),
     "crossing": (lambda a, c: change_points.crossing(a, c, 0.5), lambda a: np.asarray(a) / 8 + 0.75, -2.0),
     "gathered": (lambda a, c: change_points.gathered(a, c, 0.5), bell, -1.3),
-    "noisy end": (change_points.ramp_end(0), lambda a: np.clip((np.asarray(a) + 4) / 3, 0, 1), -4.0),
-    "clean end": (change_points.ramp_end(1), lambda a: 3 - np.clip((np.asarray(a) + 4) / 3, 0, 1), -1.0),
+    "noisy end": (change_points.ramp_end(0, 24), lambda a: np.clip((np.asarray(a) + 4) / 3, 0, 1), -4.0),
+    "clean end": (change_points.ramp_end(1, 24), lambda a: 3 - np.clip((np.asarray(a) + 4) / 3, 0, 1), -1.0),
 }
 
 

@@ -1,4 +1,5 @@
-"""What every planner shares: legal boxes, fixed and stored plans, random and pinned positions, the drawn plan."""
+"""What every planner shares: legal boxes, fixed and stored plans,
+random and pinned positions, the drawn plan."""
 
 from __future__ import annotations
 

@@ -181,7 +181,8 @@ RUNS: dict[str, tuple[tuple[str, ...], Callable[[Path], None], str]] = {
     "a benchmark on a folder of data": (
         (*QUICK, "study=benchmark", "data=folder", "data.root={}", "data.prompt=a person", "study.split=all",
          "study.resamples=100",
-         "+study.rows.a={{overrides:[]}}", "study.columns=[{{metric:open_gates,label:Gates,better:none,format:number}}]"),
+         "+study.rows.a={{overrides:[]}}",
+         "study.columns=[{{metric:open_gates,label:Gates,better:none,format:number}}]"),
         table,
         "a_mask.png",
     ),

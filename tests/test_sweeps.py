@@ -63,8 +63,8 @@ def test_a_slurm_task_has_a_gpu_and_is_queued_again() -> None:
 
 
 def test_a_launchers_process_says_nothing_of_our_presets() -> None:
-    """What a launcher sends to its processes brings the filter of Hydra's warning with it, before they compose."""
-    cloudpickle = pytest.importorskip("joblib.externals.cloudpickle")
+    """What a launcher sends to its processes brings the filter of Hydra's warning, before they compose."""
+    cloudpickle = pytest.importorskip("cloudpickle")
     from sow.config.command_line import job
 
     code = "import pickle, sys, warnings; pickle.load(sys.stdin.buffer); print(warnings.filters)"

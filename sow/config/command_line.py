@@ -1,4 +1,5 @@
-"""One command for everything, `python run.py` in a checkout and `sow` when installed: [group=option] [key=value] [-m]."""
+"""One command for everything, `python run.py` in a checkout and `sow` when installed:
+[group=option] [key=value] [-m]."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ failed: list[str] = []
 
 
 def command_line() -> int:
-    """Do what the words of the command line say; the exit status: 1 after any failure, 130 when interrupted."""
+    """Do what the words of the command line say; the exit status:
+    1 after any failure, 130 when interrupted."""
     arguments = sys.argv[1:]
     sys.argv[1:] = redact(arguments)  # which W&B keeps
     failed.clear()
@@ -47,7 +49,10 @@ def command_line() -> int:
 
 
 def job(composed: DictConfig) -> float | None:
-    """One job: validate, then run the study; a failing job of a multirun lets the others go on. The sweeper's objective."""
+    """One job: validate, then run the study; a failing job of a multirun lets the others go on.
+
+    The sweeper's objective.
+    """
     running = HydraConfig.get()
     redact_logs()
     for file in (

@@ -74,8 +74,9 @@ class Paths:
 
 @component("cache")
 class Caching:
-    """Where results that runs share are kept (`sow.pipeline.cached`): in memory, up to `memory_mb`, and in `folder`, up to
-    `folder_mb` (MiB; 0 = no bound); no part of what a run is, because a result found is the result that was computed."""
+    """Where results that runs share are kept (`sow.pipeline.cached`): in memory, up to `memory_mb`, and in
+    `folder`, up to `folder_mb` (MiB; 0 = no bound); no part of what a run is, because a result found is the
+    result that was computed."""
 
     memory_mb: Annotated[int, Bound(ge=0)]
     folder: Path | None
@@ -89,9 +90,10 @@ Side = Annotated[int | None, Bound(ge=1)]
 class Config:
     """A validated configuration: what every key of it is, and where its values came from.
 
-    A field below is a key: one more group is one more field here and one more line in conf/config.yaml. `resolved` is
-    the plain container of every value; `choices` maps a group to its option; `overrides` are the words of the command
-    line; both without secrets, for whoever prints or stores them, and `words` as they were given, to compose anew.
+    A field below is a key: one more group is one more field here and one more line in conf/config.yaml.
+    `resolved` is the plain container of every value; `choices` maps a group to its option; `overrides` are
+    the words of the command line; both without secrets, for whoever prints or stores them, and `words` as
+    they were given, to compose anew.
     """
 
     seed: SeedNumber
@@ -155,8 +157,8 @@ GROUPS = tuple(name for name, hint in get_type_hints(Config).items() if hint is 
 def compose(overrides: Sequence[str] = (), own: Sequence[str] | None = None) -> Config:
     """The configuration that `run.py` would run for these command-line words; raises UserError for a bad one.
 
-    Inside a job the user's own folders of configurations are searched as well. `own` are the words that the user gave,
-    where others come from a file: those may not read the environment.
+    Inside a job the user's own folders of configurations are searched as well. `own` are the words that the
+    user gave, where others come from a file: those may not read the environment.
     """
     words = [overrides] if isinstance(overrides, str) else list(overrides)
     hydra = application(_folders(), words if own is None else own)
@@ -216,7 +218,8 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as resolved plain containers, without Hydra's own; raises UserError where it cannot resolve."""
+    """The configuration as resolved plain containers, without Hydra's own;
+    raises UserError where it cannot resolve."""
     names = [name for name in config if name not in ("hydra", "experiment")]
     try:
         masked = OmegaConf.masked_copy(config, names)  # type: ignore[arg-type]
@@ -228,7 +231,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _hide_secrets(node: Any) -> None:
-    """Make the passwords in a configuration's URLs, and the variables that it takes keys from, known to the redactor."""
+    """Make the passwords in a configuration's URLs,
+    and the variables that it takes keys from, known to the redactor."""
     for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
         if isinstance(value, (Mapping, list)):
             _hide_secrets(value)

@@ -15,7 +15,8 @@ Compose = Callable[[Sequence[str]], Any]
 
 
 def explain(error: Exception, words: Sequence[str], compose: Compose = lambda words: None) -> str:
-    """The line; `compose` gives the configuration of words, None where there is none, to name the keys it has."""
+    """The line; `compose` gives the configuration of words, None where there is none,
+    to name the keys it has."""
     text = str(error) or str(error.__cause__ or type(error).__name__)
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
@@ -33,8 +34,8 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     if several:
         name, value = several.groups()
         return (
-            f"{name}={value} has a comma: quote the value for the shell and for Hydra, \"{name}='...'\", give a list as "
-            f"{name}=[...], or sweep with -m ({name})"
+            f"{name}={value} has a comma: quote the value for the shell and for Hydra, \"{name}='...'\", "
+            f"give a list as {name}=[...], or sweep with -m ({name})"
         )
     swept = re.search(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text)
     if swept:

@@ -1,7 +1,8 @@
-"""Hydra's loader of configurations with this project's reading of words, and its refusal of what a file may not run.
+"""Hydra's loader of configurations with this project's reading of words, and its refusal of what a file may
+not run.
 
-A part of Hydra that is not public (hydra-core 1.3, to which pyproject.toml holds it): a subclass is the one place that every
-composition passes, of a run, of each job of a sweep in whatever process, and of `compose`.
+A part of Hydra that is not public (hydra-core 1.3, to which pyproject.toml holds it): a subclass is the one
+place that every composition passes, of a run, of each job of a sweep in whatever process, and of `compose`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cach
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes from conf/ and `folders`, the user's own; `own` are the words of the command line, which are trusted."""
+    """Composes from conf/ and `folders`, the user's own;
+    `own` are the words of the command line, which are trusted."""
 
     def __init__(self, folders: Sequence[Path], own: Sequence[str], conf: str = str(CONF)) -> None:
         version.setbase("1.3")
@@ -51,7 +53,8 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """A composed configuration that runs nothing but components; raises UserError for one that cannot be had."""
+        """A composed configuration that runs nothing but components;
+        raises UserError for one that cannot be had."""
         words = read(overrides, self.folders)
         try:
             if config_name is not None and (primary := self.repository.load_config(config_name)) is not None:

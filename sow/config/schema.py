@@ -1,4 +1,5 @@
-"""Components from plain values: the class named by `_target_` is the schema, its annotations the types and bounds."""
+"""Components from plain values: the class named by `_target_` is the schema,
+its annotations the types and bounds."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from sow.errors import UserError, explain_invalid
 
 
 def instantiate(node: Any, key: str) -> Any:
-    """The component that `node`, a plain mapping with a `_target_`, describes; `key` is its place in the configuration.
+    """The component that `node`, a plain mapping with a `_target_`, describes; `key` is its place in the
+    configuration.
 
-    Mappings with a `_target_` inside it become components as well. Raises UserError for a `_target_` that is none, an
-    unknown or missing key and a value of a wrong type or out of bounds.
+    Mappings with a `_target_` inside it become components as well. Raises UserError for a `_target_` that is
+    none, an unknown or missing key and a value of a wrong type or out of bounds.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{key}={node!r} is no component: choose an option of the group ({key})")
@@ -23,7 +25,8 @@ def instantiate(node: Any, key: str) -> Any:
 
 
 def construct(cls: Any, values: Mapping[str, Any], key: str) -> Any:
-    """The component `cls` of these values, errors named by their place below `key` ("" for the top); raises UserError."""
+    """The component `cls` of these values, errors named by their place below `key` ("" for the top); raises
+    UserError."""
     from pydantic import ValidationError
 
     try:

@@ -1,4 +1,5 @@
-"""What a sweeper needs from a run and from the run before it: an objective, a study that goes on, the best trial as a file."""
+"""What a sweeper needs from a run and from the run before it: an objective, a study that goes on,
+the best trial as a file."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 class Trials(Callback):
-    """Hydra's Optuna sweeper with a study in a file made to go on: `n_trials` counts the study's, not a command's.
+    """Hydra's Optuna sweeper with a study in a file made to go on: `n_trials` counts the study's, not a
+    command's.
 
     `objective` lists terms of what is minimised; see `objective`.
     """
@@ -54,7 +56,8 @@ class Trials(Callback):
         best = write_best(study, file)
         if best is not None:
             print(
-                f"best trial: {best} (python run.py --config-dir {file.parent.parent} +{file.parent.name}={best.stem})"
+                f"best trial: {best} (python run.py --config-dir {file.parent.parent} "
+                f"+{file.parent.name}={best.stem})"
             )
         if self.lock is not None:
             self.lock.release()
@@ -89,7 +92,8 @@ class Trials(Callback):
 
 
 def prepare(file: Path) -> None:
-    """Make the file of a study: Optuna 2 marks its schema's version in a transaction that SQLAlchemy 2 never commits."""
+    """Make the file of a study: Optuna 2 marks its schema's version in a transaction that
+    SQLAlchemy 2 never commits."""
     import sqlite3
 
     import optuna.storages._rdb as storage
@@ -107,7 +111,8 @@ def prepare(file: Path) -> None:
 
 
 def requeue_interrupted(study: Any) -> None:
-    """Trials that were running when their sweep ended: closed, and their values queued for the next trials."""
+    """Trials that were running when their sweep ended: closed,
+    and their values queued for the next trials."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -125,7 +130,8 @@ def finished(study: Any) -> int:
 
 
 def write_best(study: Any, file: Path) -> Path | None:
-    """The best trial so far as `NAME.yaml` beside `file`, a config that `+FOLDER=NAME` lays over any other; None without one."""
+    """The best trial so far as `NAME.yaml` beside `file`,
+    a config that `+FOLDER=NAME` lays over any other; None without one."""
     from optuna.trial import TrialState
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -134,8 +140,8 @@ def write_best(study: Any, file: Path) -> Path | None:
     best = study.best_trial
     text = (
         "# @package _global_\n"
-        f"# Trial {best.number} of the study {study.study_name}: objective {best.value:.6g}, the best of {len(done)} with a value.\n"
-        f"{OmegaConf.to_yaml(overrides(best.params))}"
+        f"# Trial {best.number} of the study {study.study_name}: objective {best.value:.6g}, the best of "
+        f"{len(done)} with a value.\n{OmegaConf.to_yaml(overrides(best.params))}"
     )
     target = file.with_name(f"{study.study_name}.yaml")
     with atomic_write(target) as part:
@@ -144,7 +150,8 @@ def write_best(study: Any, file: Path) -> Path | None:
 
 
 def overrides(params: Mapping[str, Any]) -> DictConfig:
-    """A trial's values as a config: dotted keys nested, options of groups as overrides in its defaults list."""
+    """A trial's values as a config: dotted keys nested,
+    options of groups as overrides in its defaults list."""
     chosen = {k: v for k, v in params.items() if "." not in k and (CONF / k).is_dir()}
     words = [f"{k}={v}" for k, v in params.items() if k not in chosen]
     values: DictConfig | ListConfig = OmegaConf.from_dotlist(words)
@@ -155,7 +162,8 @@ def overrides(params: Mapping[str, Any]) -> DictConfig:
 
 
 def numbers(folder: Path) -> dict[str, float]:
-    """The numbers of a complete run: of metrics.json, or the means over the records of a benchmark with one row.
+    """The numbers of a complete run: of metrics.json, or the means over the records of a benchmark with one
+    row.
 
     A run that was skipped answers with the run it names. Raises UserError for a folder without numbers.
     """
@@ -186,20 +194,23 @@ def earlier(folder: Path) -> Path:
 
 
 def terms(words: Sequence[str]) -> list[tuple[float, str]]:
-    """(weight, name) of terms like `failure`, `-face_detected` and `0.5*id_distance`; raises UserError for another."""
+    """(weight, name) of terms like `failure`, `-face_detected` and `0.5*id_distance`;
+    raises UserError for another."""
     out = []
     for word in words:
         found = re.fullmatch(r"(-?)(?:(\d+\.?\d*)\*)?(\w+)", str(word))
         if not found:
             raise UserError(
-                f"{word!r} is no term like failure, -whole or 0.5*id_distance (hydra.callbacks.trials.objective)"
+                f"{word!r} is no term like failure, -whole or 0.5*id_distance "
+                "(hydra.callbacks.trials.objective)"
             )
         out.append((float(found[2] or 1) * (-1 if found[1] else 1), found[3]))
     return out
 
 
 def objective(folder: Path, hydra: DictConfig) -> float | None:
-    """What a sweeper is told of a run: the sum of the terms of `hydra.callbacks.trials.objective`; None where none asks.
+    """What a sweeper is told of a run: the sum of the terms of `hydra.callbacks.trials.objective`; None where
+    none asks.
 
     Raises UserError when a number does not exist, so that the trial counts as failed.
     """
@@ -210,6 +221,7 @@ def objective(folder: Path, hydra: DictConfig) -> float | None:
     for _, name in (wanted := terms(words)):
         if name not in found:
             raise UserError(
-                f"the run has no number {name}: choose among {', '.join(sorted(found))} (hydra.callbacks.trials.objective)"
+                f"the run has no number {name}: choose among {', '.join(sorted(found))} "
+                "(hydra.callbacks.trials.objective)"
             )
     return sum(weight * found[name] for weight, name in wanted)

@@ -1,8 +1,8 @@
 """The words of a command line as people type them, written in Hydra's grammar.
 
-A free-text key takes what stands behind its `=` as it is, `-m` or not: quotes, commas, brackets, `${...}` and numbers are letters.
-It is swept by `prompt=choice('a','b')`, or by `prompt=@file` with one text per line. A text that is in quotes as a whole, as
-Hydra writes it, loses them, so that a word read twice is the same.
+A free-text key takes what stands behind its `=` as it is, `-m` or not: quotes, commas, brackets, `${...}` and
+numbers are letters. It is swept by `prompt=choice('a','b')`, or by `prompt=@file` with one text per line. A
+text that is in quotes as a whole, as Hydra writes it, loses them, so that a word read twice is the same.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ _WORD = re.compile(
 def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """The words in Hydra's grammar, all ablations in one that comes last; `folders` hold the groups' options.
 
-    Reading what was read changes nothing. Raises UserError for an empty text, an unknown option of a group and a list
-    of prompts that cannot be read.
+    Reading what was read changes nothing. Raises UserError for an empty text, an unknown option of a group
+    and a list of prompts that cannot be read.
     """
     read_words: list[str] = []
     ablations: list[str] = []
@@ -106,7 +106,8 @@ def decode(text: str) -> str:
 
 
 def from_sweeper(word: str, escaped: bool) -> str:
-    """A sweeper's word for a job: Hydra's own writes a text without quotes and `escaped`, Optuna's as it is."""
+    """A sweeper's word for a job: Hydra's own writes a text without quotes and `escaped`,
+    Optuna's as it is."""
     found = _WORD.fullmatch(word)
     key, value = (found["key"], found["value"]) if found else ("", "")
     if key not in FREE_TEXT or _QUOTED.fullmatch(value) or (key in PATHS and value.startswith(("[", "null"))):
@@ -121,7 +122,8 @@ def _literal(text: str) -> str:
 
 
 def elements(text: str) -> list[str]:
-    """What commas part in `a, 'b, c', [d, e]`, quotes and brackets kept together, without the spaces around."""
+    """What commas part in `a, 'b, c', [d, e]`, quotes and brackets kept together,
+    without the spaces around."""
     parts, depth, quote, start = [], 0, "", 0
     for i, letter in enumerate(text):
         if quote:
@@ -160,8 +162,8 @@ def _lines(key: str, name: str) -> Iterator[str]:
         text = Path(name).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{key}=@{name} names a file with one text per line, which cannot be read: {error}; put a text that begins "
-            f"with @ in quotes ({key})"
+            f"{key}=@{name} names a file with one text per line, which cannot be read: {error}; put a text "
+            f"that begins with @ in quotes ({key})"
         ) from error
     lines = [line.strip() for line in text.splitlines()]
     if not any(lines):
@@ -181,7 +183,8 @@ def _options(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def _check_options(group: str, value: str, options: Sequence[str]) -> None:
-    """Raise UserError unless the value names options: one, a list, or a sweep; what Hydra computes is left to it."""
+    """Raise UserError unless the value names options: one, a list, or a sweep;
+    what Hydra computes is left to it."""
     text = value.strip()
     if text.startswith("choice(") and text.endswith(")"):
         text = text[7:-1]
@@ -197,7 +200,8 @@ def _check_options(group: str, value: str, options: Sequence[str]) -> None:
 
 
 def _merged(ablations: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """All ablations in one word, since Hydra takes a group that is added once; a sweep of them stands alone."""
+    """All ablations in one word, since Hydra takes a group that is added once;
+    a sweep of them stands alone."""
     for value in ablations:
         _check_options("ablation", value, _options("ablation", folders))
     if len(ablations) <= 1:

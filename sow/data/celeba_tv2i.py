@@ -1,8 +1,8 @@
 """`data=celeba_tv2i`: a reconstruction of CelebA-TV2I from a local CelebAMask-HQ folder (Sec. V).
 
-600 groups: 3 settings x 100 prompts x 2 faces, one prompt in ten for validation. The benchmark's prompts and pairings
-were never published; prompts are in celeba_tv2i.yaml, pairings follow from the integers below, so that they are the
-same on every machine. Layout of the data set, as its authors publish it:
+600 groups: 3 settings x 100 prompts x 2 faces, one prompt in ten for validation. The benchmark's prompts and
+pairings were never published; prompts are in celeba_tv2i.yaml, pairings follow from the integers below, so
+that they are the same on every machine. Layout of the data set, as its authors publish it:
 
     CelebA-HQ-img/N.jpg                                  N = 0 .. 29999
     CelebAMask-HQ-mask-anno/N div 2000/NNNNN_PART.png    parts that are hidden have no file
@@ -32,7 +32,9 @@ PER_FOLDER = 2000  # images whose masks share a folder
 FACES = 2  # a prompt
 VALIDATION_EVERY = 10  # one prompt in ten, with both its faces, is for validation
 PAIRING_SEED = 20_241_119
-PARTS = "skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip hair hat ear_r neck_l neck cloth".split()
+PARTS = (
+    "skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip hair hat ear_r neck_l neck cloth"
+).split()
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class CelebaTV2I:
     def groups(self, split: Split) -> list[Group]:
         """The 60 groups of `validation`, the 540 of `test`, or `all`, in order of id.
 
-        A condition's truth holds the number of its image. The manifest of the files that were used is kept in the
-        cache; raises UserError for an unknown split, a missing or incomplete folder, and files that changed since.
+        A condition's truth holds the number of its image. The manifest of the files that were used is kept in
+        the cache; raises UserError for an unknown split, a missing or incomplete folder, and files that
+        changed since.
         """
         wanted = [(i, e) for i, e in enumerate(entries()) if split in ("all", e.split)]
         if split not in ("validation", "test", "all"):
@@ -84,7 +87,8 @@ class CelebaTV2I:
         return made
 
     def manifest(self) -> dict[str, Any]:
-        """Everything that fixes the benchmark apart from the images: entries, parts, margin, size and their hash."""
+        """Everything that fixes the benchmark apart from the images: entries, parts,
+        margin, size and their hash."""
         fixed = {
             "entries": [asdict(e) for e in entries()],
             "parts": list(self.parts),
@@ -118,15 +122,17 @@ class CelebaTV2I:
         for name in ("CelebA-HQ-img", "CelebAMask-HQ-mask-anno"):
             if not (root / name).is_dir():
                 raise UserError(
-                    f"{self.root} has no folder {name}: give CelebAMask-HQ as its authors publish it (data.root)"
+                    f"{self.root} has no folder {name}: give CelebAMask-HQ as its authors publish it "
+                    "(data.root)"
                 )
         images = [e.image for _, e in wanted]
         missing = [p for p in map(self._image, images) if not p.is_file()]
         missing += [masks[0] for masks in map(self._masks, images) if not any(p.is_file() for p in masks)]
         if missing:
             raise UserError(
-                f"{self.root} lacks {len(missing)} of the {2 * len(wanted)} files that these groups need, the first is "
-                f"{os.path.relpath(missing[0], root)}: unpack all of CelebAMask-HQ there (data.root)"
+                f"{self.root} lacks {len(missing)} of the {2 * len(wanted)} files that these groups need, "
+                f"the first is {os.path.relpath(missing[0], root)}: unpack all of CelebAMask-HQ there "
+                "(data.root)"
             )
         return wanted
 
@@ -185,7 +191,8 @@ def union(masks: Sequence[Path]) -> Image.Image:
 def cropped(
     image: Image.Image, mask: Image.Image, margin: float, size: int
 ) -> tuple[Image.Image, Image.Image]:
-    """Image and mask cut to a square around the mask and reduced to at most `size`; the mask may be of another size."""
+    """Image and mask cut to a square around the mask and reduced to at most `size`;
+    the mask may be of another size."""
     mask = mask.resize(image.size, Image.Resampling.NEAREST)
     left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
     side = min(round((1 + 2 * margin) * max(right - left, bottom - top)), *image.size)

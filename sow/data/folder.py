@@ -1,4 +1,5 @@
-"""`data=folder`: anybody's images and masks as groups, each image with prompts from a file or with the one prompt.
+"""`data=folder`: anybody's images and masks as groups, each image with prompts from a file or with the one
+prompt.
 
 root/NAME.jpg (or png, webp, tif, bmp)       the images
 root/masks/NAME.png or root/NAME_mask.png    their masks; images without one take `mask`
@@ -24,8 +25,10 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 class ImageFolder:
     """The images of a folder times prompts.
 
-    `prompts`     a text file (one a line, # comments), a YAML or JSON file (a list, or lists by setting), or null
-    `prompt`      the prompt where `prompts` is null        `setting`  its setting, and that of prompts without one
+    `prompts`     a text file (one a line, # comments), a YAML or JSON file (a list, or lists by setting), or
+                  null
+    `prompt`      the prompt where `prompts` is null        `setting`  its setting, and that of prompts
+                  without one
     `images_per_prompt`  null = every image with every prompt; a number = that many a prompt, taken in turn
     `mask`        of images without a mask file: face (MTCNN's ellipse), none (all of the image) or require
     `keep`        white or black pixels of a mask file belong to the condition
@@ -46,15 +49,16 @@ class ImageFolder:
     def groups(self, split: Split) -> list[Group]:
         """The groups of a split in a fixed order; each group's request has the seed of its place among all.
 
-        Raises UserError for an unknown split, a folder without images, unusable images, masks or prompts, a split
-        without groups, and files that changed since the manifest of the folder was written.
+        Raises UserError for an unknown split, a folder without images, unusable images, masks or prompts, a
+        split without groups, and files that changed since the manifest of the folder was written.
         """
         if split not in ("validation", "test", "all"):
             raise UserError(f"data split {split!r} is unknown: choose validation, test or all")
         wanted = [(i, e) for i, e in enumerate(self._entries()) if split in ("all", e["split"])]
         if not wanted:
             raise UserError(
-                f"no group of {self.root} is for {split}: choose another split or data.validation (now {self.validation})"
+                f"no group of {self.root} is for {split}: choose another split or data.validation (now "
+                f"{self.validation})"
             )
         masks = {e["image"]: self._mask(self._root() / e["image"]) for _, e in wanted}
         used = {n: [digest(self._root() / n), *([digest(m)] if m else [])] for n, m in masks.items()}
@@ -71,7 +75,8 @@ class ImageFolder:
         ]
 
     def manifest(self) -> dict[str, Any]:
-        """Everything that fixes the groups apart from the images' bytes: entries, mask rules and their hash."""
+        """Everything that fixes the groups apart from the images' bytes: entries,
+        mask rules and their hash."""
         fixed = {"entries": self._entries(), "mask": self.mask, "keep": self.keep, "crop": self.crop}
         return {**fixed, "sha256": fingerprint(fixed)}
 
@@ -183,5 +188,6 @@ def _read(path: Path, setting: str) -> dict[str, list[str]]:
 
 
 def _fraction(text: str) -> float:
-    """A number in [0, 1) that a text alone decides, so that more images or prompts move none to another split."""
+    """A number in [0, 1) that a text alone decides,
+    so that more images or prompts move none to another split."""
     return int(sha256(text)[:13], 16) / 16**13

@@ -1,6 +1,8 @@
-"""`data=people`: the benchmark of the embedded world, 600 groups of a rendered face and a prompt (3 settings x 200).
+"""`data=people`: the benchmark of the embedded world, 600 groups of a rendered face and a prompt (3 settings
+x 200).
 
-Everything follows from integers fixed here, so that a group is the same wherever it is built. Reserved ranges:
+Everything follows from integers fixed here, so that a group is the same wherever it is built. Reserved
+ranges:
 
     2_000_000_000 .. 2_000_099_999   seeds of faces and prompts of this benchmark
     20_000_000 .. 20_002_999         its identities; the renderer itself draws only below 20_000_000
@@ -64,7 +66,8 @@ class PeopleBenchmark:
     size: Annotated[int, Bound(ge=16)]  # a face needs that many pixels
 
     def groups(self, split: Split) -> list[Group]:
-        """The 60 groups of `validation`, the 540 of `test`, or `all`, in order of id; UserError for another split.
+        """The 60 groups of `validation`, the 540 of `test`, or `all`, in order of id; UserError for another
+        split.
 
         A condition's truth holds its attributes, identity, seed, and what the prompt asks for.
         """
@@ -96,7 +99,8 @@ class PeopleBenchmark:
 
 
 def entries() -> list[Entry]:
-    """All 600 entries in order of id; a face contradicts its prompt in the attribute setting, and only there."""
+    """All 600 entries in order of id; a face contradicts its prompt in the attribute
+    setting, and only there."""
     from sow.people.captions.attributes import with_identity
 
     out = []
@@ -180,7 +184,8 @@ def _asked(rng: np.random.Generator, setting: str, number: int) -> tuple[Attribu
 
 
 def _face(seed: int, setting: str, wanted: dict[str, str]) -> Attributes:
-    """A face's attributes: a photo without sunglasses or hat; in the attribute setting none that the prompt names."""
+    """A face's attributes: a photo without sunglasses or hat;
+    in the attribute setting none that the prompt names."""
     from sow.people.captions.attributes import VOCABULARY, sample_attributes
 
     rng = np.random.default_rng(seed)

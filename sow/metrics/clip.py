@@ -32,8 +32,8 @@ class ClipText:
     """
 
     COLUMNS: ClassVar[dict[str, str]] = {
-        "text_similarity": "cosine similarity of the image and the prompt by CLIP, in [-1, 1]; a canvas that is "
-        "no square is padded with gray to one"
+        "text_similarity": "cosine similarity of the image and the prompt by CLIP, in [-1, 1]; a canvas "
+        "that is no square is padded with gray to one"
     }
 
     model: str

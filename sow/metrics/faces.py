@@ -44,7 +44,8 @@ def detect_faces(
 def detect_all_faces(
     images: Sequence[Image.Image], device: str = "cpu", batch_size: int = 16
 ) -> list[list[Box]]:
-    """Every face of each image, clipped to it, in its own pixels; images of one size go through MTCNN together."""
+    """Every face of each image, clipped to it, in its own pixels;
+    images of one size go through MTCNN together."""
     ready = [_detection_size(image) for image in images]
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, image in enumerate(ready):
@@ -82,14 +83,15 @@ def mtcnn_files() -> list[Path]:
 class Faces:
     """Face Detection Rate (MTCNN) and ID-Distance: Euclidean distance of L2-normalised FaceNet embeddings.
 
-    `weights` is the file of InceptionResnetV1 `vggface2`, None looks in torch's hub folder and fetches it there.
-    Detections and embeddings are kept by the image (`sow.store.store.shared`).
+    `weights` is the file of InceptionResnetV1 `vggface2`, None looks in torch's hub folder and fetches it
+    there. Detections and embeddings are kept by the image (`sow.store.store.shared`).
     """
 
     COLUMNS: ClassVar[dict[str, str]] = {
         "face_detected": "MTCNN finds a face anywhere on the image",
         "face_iou": "overlap of the condition's face on the image with its place",
-        "id_distance": "FaceNet distance of the condition and the face on the image, in [0, 2]; undetected faces left out",
+        "id_distance": "FaceNet distance of the condition and the face on the image, in [0, 2]; undetected "
+        "faces left out",
     }
 
     weights: str | None
@@ -107,8 +109,9 @@ class Faces:
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
         """`face_detected`; `face_iou` of the face with the condition's subject; `id_distance` in [0, 2].
 
-        Each condition is compared with the face that overlaps it most (the largest face for a single condition);
-        several conditions give their mean. None where the face, or the condition's own face, is not detected.
+        Each condition is compared with the face that overlaps it most (the largest face for a single
+        condition); several conditions give their mean. None where the face, or the condition's own face, is
+        not detected.
         """
 
         device = resolve_device(self.device)
@@ -182,7 +185,8 @@ def embed_faces(
 
 
 def weights_file(weights: str | None) -> Path:
-    """The FaceNet weight file, fetched into torch's hub folder when it is nowhere; UserError when it cannot be had."""
+    """The FaceNet weight file, fetched into torch's hub folder when it is nowhere;
+    UserError when it cannot be had."""
     if weights is not None:
         file = Path(weights).expanduser()
         if not file.is_file():
@@ -217,8 +221,8 @@ def _fetch(file: Path) -> None:
                 raise OSError("the connection ended early")
     except OSError as error:  # URLError, time-outs and refused connections are all OSErrors
         raise UserError(
-            f"the FaceNet weights are not on this machine and could not be fetched: put {WEIGHTS_URL} at {file}, "
-            "or choose metrics=pixels or metrics=none (metrics.weights)"
+            f"the FaceNet weights are not on this machine and could not be fetched: put {WEIGHTS_URL} at "
+            f"{file}, or choose metrics=pixels or metrics=none (metrics.weights)"
         ) from error
 
 

@@ -33,9 +33,11 @@ class PeopleMetrics:
         "face_detected": "MTCNN finds a face anywhere on the image",
         "face_judged": "the judge of the embedded world finds a face",
         "head_is_condition": "a face by MTCNN overlaps the condition with IoU >= 0.5",
-        "id_distance": "distance of the judge's embeddings of the condition and the face at its place, in [0, 2]",
+        "id_distance": "distance of the judge's embeddings of the condition and the face at its place, in "
+        "[0, 2]",
         "same_person": "that distance is within the judge's equal-error threshold",
-        "failure": "truncated outline as the judge sees it: no torso joined to the head at the condition's place",
+        "failure": "truncated outline as the judge sees it: no torso joined to the head at the condition's "
+        "place",
         "whole": "the judge's probability of a whole outline",
         "text_agreement": "share of the attributes named by the prompt that the judge reads in the image",
         "text_missed": "the attributes that disagree",
@@ -59,16 +61,21 @@ class PeopleMetrics:
 
         face_detected        MTCNN finds a face anywhere on the image.
         face_judged          the judge does.
-        head_is_condition    an MTCNN face overlaps the condition's target with IoU >= 0.5; False without a face.
-        id_distance          Euclidean distance in [0, 2] of the judge's unit embeddings of the condition's face and of
+        head_is_condition    an MTCNN face overlaps the condition's target with IoU >= 0.5; False without a
+                             face.
+        id_distance          Euclidean distance in [0, 2] of the judge's unit embeddings of the condition's
+                             face and of
                              the face at the target; None where neither MTCNN nor the judge sees a face.
-        same_person          that distance is at most the judge's equal-error threshold; None like the distance.
+        same_person          that distance is at most the judge's equal-error threshold; None like the
+                             distance.
         failure              truncated outline: the judge sees no torso joined to the head at the target.
         whole                the judge's probability of a whole outline, in [0, 1].
-        text_agreement       share of the attribute values named by the prompt that the judge reads in the image,
+        text_agreement       share of the attribute values named by the prompt that the judge reads in the
+                             image,
                              None where the prompt names none; colours are not asked of a pencil sketch.
         text_missed          names of the attributes that disagree, joined by commas.
-        psnr_condition       see `condition_psnr`, dB.        boundary, boundary_mask  see `boundary_jump`, `outline_jump`.
+        psnr_condition       see `condition_psnr`, dB.        boundary, boundary_mask  see `boundary_jump`,
+                             `outline_jump`.
 
         Detections and readings are kept by the image (`sow.store.store.shared`).
         """
@@ -123,7 +130,8 @@ def distance(a: Reading, b: Reading) -> float:
 
 
 def text_agreement(prompt: str, reading: Reading) -> tuple[float | None, list[str]]:
-    """Share of the prompt's attribute values that the reading agrees with (None without any), and those it misses."""
+    """Share of the prompt's attribute values that the reading agrees with (None without any),
+    and those it misses."""
     from sow.people.captions.captions import parse
 
     asked = parse(prompt)

@@ -1,4 +1,5 @@
-"""Numbers about pixels alone: fidelity to the condition inside its mask, and seams along the condition's border."""
+"""Numbers about pixels alone: fidelity to the condition inside its mask,
+and seams along the condition's border."""
 
 from __future__ import annotations
 
@@ -48,9 +49,11 @@ def pixel_row(sample: Sample) -> dict[str, Value]:
 
 
 def condition_psnr(image: Image.Image, condition: VisualCondition, box: Box) -> float:
-    """Peak signal-to-noise ratio, 10 log10(255^2 / MSE) in dB, of the image against the condition inside its mask.
+    """Peak signal-to-noise ratio, 10 log10(255^2 / MSE) in dB, of the image against the condition inside its
+    mask.
 
-    The condition is resized to its box as the canvas was made; identical pixels give 100 dB, no pixel left gives nan.
+    The condition is resized to its box as the canvas was made; identical pixels give 100 dB, no pixel left
+    gives nan.
     """
     wanted = np.asarray(condition.image.convert("RGB").resize((box.w, box.h)), np.float64)
     inside = _inside(condition, box)
@@ -62,11 +65,11 @@ def condition_psnr(image: Image.Image, condition: VisualCondition, box: Box) -> 
 
 
 def boundary_jump(image: Image.Image, box: Box) -> float | None:
-    """Seam across the border of `box`: mean |difference| of the luminance of pixels on either side of the border, over
-    that of neighbouring pixels, in the same direction, within 4 px of it.
+    """Seam across the border of `box`: mean |difference| of the luminance of pixels on either side of the
+    border, over that of neighbouring pixels, in the same direction, within 4 px of it.
 
-    1 means no seam, above 1 a visible one; the denominator is at least half a gray level, so a flat image gives 0.
-    Borders on the edge of the image do not count; None where all are.
+    1 means no seam, above 1 a visible one; the denominator is at least half a gray level, so a flat image
+    gives 0. Borders on the edge of the image do not count; None where all are.
     """
     gray = np.asarray(image.convert("L"), np.float64)
     across: list[NDArray[np.float64]] = []
@@ -89,8 +92,9 @@ def boundary_jump(image: Image.Image, box: Box) -> float | None:
 def outline_jump(image: Image.Image, condition: VisualCondition, box: Box) -> float | None:
     """`boundary_jump` along the outline of the condition's mask in its box instead of the box's border.
 
-    A seam that the sampler leaves lies here: latents are replaced inside the mask. A face has edges of its own along its
-    outline, so compare images of the same group, not with 1. None where the mask has no outline on the image.
+    A seam that the sampler leaves lies here: latents are replaced inside the mask. A face has edges of its
+    own along its outline, so compare images of the same group, not with 1. None where the mask has no outline
+    on the image.
     """
     gray = np.asarray(image.convert("L"), np.float64)
     mask = np.zeros(gray.shape, bool)

@@ -14,8 +14,8 @@ from sow.types import Sample, component
 class Several:
     """The columns of every part, in order.
 
-    A column that an earlier part already has is another instrument's number: it is called `<part>_<column>`, for
-    example `faces_id_distance` beside the judge's `id_distance`.
+    A column that an earlier part already has is another instrument's number: it is called `<part>_<column>`,
+    for example `faces_id_distance` beside the judge's `id_distance`.
     """
 
     parts: dict[str, Metrics]

@@ -10,7 +10,8 @@ from typing import Annotated, Protocol, runtime_checkable
 from sow.errors import UserError
 from sow.types import Bound, Box, Canvas, Plan, Request, VisualCondition
 
-# A box relative to another one: [x, y, width, height] in units of the other's width and height, from its upper left.
+# A box relative to another one: [x, y, width, height] in units of the other's width and height, from its
+# upper left.
 Relative = Sequence[float]
 Fraction = Annotated[float, Bound(ge=0, le=1)]
 Place = Annotated[tuple[float, float], Bound(ge=0, le=1)]  # x, y as fractions of the canvas
@@ -42,7 +43,8 @@ def snap_limits(canvas: Canvas) -> tuple[int, int]:
 
 
 def fit_size(width: float, height: float, aspect: float, canvas: Canvas) -> tuple[int, int]:
-    """Size on the grid with the area of width x height, the condition's aspect (w/h) and sides within the limits.
+    """Size on the grid with the area of width x height, the condition's aspect (w/h) and sides within the
+    limits.
 
     An aspect too long for both limits keeps the longer side at the upper one.
     """
@@ -74,7 +76,8 @@ def user_box(condition: VisualCondition, canvas: Canvas) -> Box | None:
 def on_canvas(box: Box, canvas: Canvas, key: str) -> Box:
     """The box with its sides on the grid, inside the canvas; raises UserError when it was not.
 
-    Its corner stays where it was put: whether a corner snaps is seed initialisation's choice (COW pastes at any pixel).
+    Its corner stays where it was put: whether a corner snaps is seed initialisation's choice (COW pastes at
+    any pixel).
     """
     if not box.inside(canvas.width, canvas.height):
         raise UserError(
@@ -92,10 +95,11 @@ def on_canvas(box: Box, canvas: Canvas, key: str) -> Box:
 
 
 def legal(boxes: Sequence[Box], conditions: Sequence[VisualCondition], canvas: Canvas) -> tuple[Box, ...]:
-    """Legal boxes nearest to the proposed ones: the user's boxes kept, aspect kept, sides within the limits of
-    Sec. V, clamped into the canvas, snapped to the VAE's grid, and disjoint.
+    """Legal boxes nearest to the proposed ones: the user's boxes kept, aspect kept, sides within the limits
+    of Sec. V, clamped into the canvas, snapped to the VAE's grid, and disjoint.
 
-    Raises UserError for a count that does not match, a user's box off the canvas, or conditions that cannot all fit.
+    Raises UserError for a count that does not match, a user's box off the canvas, or conditions that cannot
+    all fit.
     """
     if len(boxes) != len(conditions):
         raise UserError(
@@ -118,8 +122,9 @@ def legal(boxes: Sequence[Box], conditions: Sequence[VisualCondition], canvas: C
             return packed
     low, _ = snap_limits(canvas)
     raise UserError(
-        f"{len(conditions)} conditions of at least {low} px do not fit on the {canvas.width} x {canvas.height} canvas "
-        "without overlap: give fewer conditions, smaller user boxes or a larger canvas (condition, width, height)"
+        f"{len(conditions)} conditions of at least {low} px do not fit on the {canvas.width} x "
+        f"{canvas.height} canvas without overlap: give fewer conditions, smaller user boxes or a larger "
+        "canvas (condition, width, height)"
     )
 
 
@@ -142,7 +147,8 @@ def legal_related(related: Sequence[Box], boxes: Sequence[Box], canvas: Canvas) 
 
 
 def or_surround(related: Sequence[Box], boxes: Sequence[Box], canvas: Canvas) -> tuple[Box, ...]:
-    """The related regions, or what lies around each box where a planner found none (a box that hides its own body)."""
+    """The related regions, or what lies around each box where a planner found none (a box that
+    hides its own body)."""
     if related:
         return tuple(related)
     return legal_related([relative(b, _SURROUND) for b in boxes], boxes, canvas)
@@ -184,7 +190,8 @@ def check_relative(values: Sequence[float], key: str) -> None:
 
 
 def parse_boxes(value: object, key: str) -> tuple[Box, ...]:
-    """Boxes of a config value: one flat [x, y, w, h] or a list of them; raises UserError for anything else."""
+    """Boxes of a config value: one flat [x, y, w, h] or a list of them;
+    raises UserError for anything else."""
     try:
         items = list(value)  # type: ignore[call-overload]
         if items and all(isinstance(v, int | float) for v in items):
@@ -195,7 +202,8 @@ def parse_boxes(value: object, key: str) -> tuple[Box, ...]:
 
 
 def scale_boxes(boxes: Sequence[Box], reference: int | None, canvas: Canvas) -> tuple[Box, ...]:
-    """Boxes given on a `reference` x `reference` canvas in the pixels of this one; None: they are in its pixels."""
+    """Boxes given on a `reference` x `reference` canvas in the pixels of this one;
+    None: they are in its pixels."""
     if reference is None:
         return tuple(boxes)
     ratio = min(canvas.width, canvas.height) / reference
@@ -224,7 +232,8 @@ def _disjoint(
     fixed: Sequence[Box | None],
     canvas: Canvas,
 ) -> tuple[Box, ...] | None:
-    """Each box at the free place nearest to its centre, the user's boxes first; None when one finds no place."""
+    """Each box at the free place nearest to its centre, the user's boxes first;
+    None when one finds no place."""
     placed: dict[int, Box] = {i: box for i, box in enumerate(fixed) if box is not None}
     for i, (center, size) in enumerate(zip(centers, sizes, strict=True)):
         if i in placed:
@@ -253,7 +262,8 @@ def _nearest_free(
 
 
 def _packed(conditions: Sequence[VisualCondition], canvas: Canvas) -> tuple[Box, ...] | None:
-    """All conditions at the smallest size on a grid of cells, in reading order; None when that is too large."""
+    """All conditions at the smallest size on a grid of cells, in reading order;
+    None when that is too large."""
     n = len(conditions)
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

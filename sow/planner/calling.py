@@ -1,4 +1,5 @@
-"""Calls of a remote model: time-outs, retries with backoff, a budget of time, a rate limit, and no key in any word."""
+"""Calls of a remote model: time-outs, retries with backoff, a budget of time,
+a rate limit, and no key in any word."""
 
 from __future__ import annotations
 
@@ -30,8 +31,10 @@ class Reply:
 
 
 class CallFailed(Exception):
-    """A call without a reply. `retry` says whether the same call may succeed later, `after` how many seconds the
-    server asks to wait."""
+    """A call without a reply.
+
+    `retry` says whether the same call may succeed later, `after` how many seconds the server asks to wait.
+    """
 
     def __init__(self, message: str, *, retry: bool, after: float | None = None) -> None:
         super().__init__(message)
@@ -99,7 +102,8 @@ class Caller:
     def _too_long(self, problem: str) -> UserError:
         why = f": {problem}" if problem else ""
         return UserError(
-            f"no plan within {self.budget:g} s after {self.calls} calls{why} (planner.budget, or planner.on_error=fallback)"
+            f"no plan within {self.budget:g} s after {self.calls} calls{why} (planner.budget, or "
+            "planner.on_error=fallback)"
         )
 
 
@@ -111,7 +115,8 @@ def api_key(names: Sequence[str], needed: bool, option: str) -> str | None:
             return value
     if needed:
         raise UserError(
-            f"no API key: set {' or '.join(names)} in the environment (planner={option}), or choose planner=offline"
+            f"no API key: set {' or '.join(names)} in the environment (planner={option}), or choose "
+            "planner=offline"
         )
     return None
 

@@ -21,11 +21,12 @@ from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 @component("planner")
 class Fixed:
-    """Given boxes, as they are: aspect and size limits are not enforced (COW resizes the condition to its box). A user's own VisualCondition.box goes first.
+    """Given boxes, as they are: aspect and size limits are not enforced (COW resizes the condition to its
+    box). A user's own VisualCondition.box goes first.
 
-    `boxes` and `related` are given on a `reference` x `reference` canvas and scaled by the ratio of the canvas's
-    shorter side, or in canvas pixels when `reference` is None. `related` None takes `around` ([x, y, w, h] in units of
-    the box) for each box. c' = c.
+    `boxes` and `related` are given on a `reference` x `reference` canvas and scaled by the ratio of the
+    canvas's shorter side, or in canvas pixels when `reference` is None. `related` None takes `around` ([x, y,
+    w, h] in units of the box) for each box. c' = c.
     """
 
     boxes: Any

@@ -147,10 +147,12 @@ def _generativeai(
             import google.generativeai as sdk
     except ImportError as error:
         raise UserError(
-            "google-generativeai is not installed: pip install google-generativeai, or planner.sdk=google-genai (planner.sdk)"
+            "google-generativeai is not installed: pip install google-generativeai, or "
+            "planner.sdk=google-genai (planner.sdk)"
         ) from error
     options = {"api_endpoint": base_url.rstrip("/")} if base_url else None
-    sdk.configure(api_key=key, transport="rest", client_options=options)  # pyright: ignore[reportPrivateImportUsage]
+    # pyright: ignore[reportPrivateImportUsage]
+    sdk.configure(api_key=key, transport="rest", client_options=options)
     return GenerativeaiClient(sdk, model, temperature, max_output_tokens)
 
 
@@ -172,7 +174,8 @@ def _cure(status: int, message: str) -> str:
 
 
 def _unreachable(error: Exception) -> CallFailed:
-    """Time-outs and broken connections of whatever HTTP library the SDK uses; anything else is no server's fault."""
+    """Time-outs and broken connections of whatever HTTP library the SDK uses;
+    anything else is no server's fault."""
     name = f"{type(error).__module__}.{type(error).__name__}"
     if not isinstance(error, OSError) and not re.search(
         r"timeout|connect|protocol|read|transport", name, re.IGNORECASE

@@ -21,11 +21,11 @@ from sow.types import Box, Canvas, Plan, Request, component
 
 @component("planner")
 class Heuristic:
-    """With a face the related region is `body` ([x, y, w, h] in units of the face's box); without one (cats, cars) it
-    is `around` in units of the mask's box, and the condition goes to the middle of the height.
+    """With a face the related region is `body` ([x, y, w, h] in units of the face's box); without one (cats,
+    cars) it is `around` in units of the mask's box, and the condition goes to the middle of the height.
 
-    `center` (fractions of the canvas), `scale` (0 smallest, 1 largest condition) and `margin` place what the prompt's
-    own words do not. c' = c.
+    `center` (fractions of the canvas), `scale` (0 smallest, 1 largest condition) and `margin` place what the
+    prompt's own words do not. c' = c.
     """
 
     center: Place

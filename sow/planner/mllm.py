@@ -31,13 +31,14 @@ _STORE_FORMAT = 2  # raise it when a stored plan is no longer what the code woul
 class MLLM:
     """What every model-backed planner has.
 
-    `model`, `base_url` (None: the provider's own); `prompt_version` names shipped prompts or a folder; `calls` three
-    stages or one; `temperature` None leaves the model's default; `image_side` longest side of a sent picture in pixels;
-    `max_tokens` limits c' in tokens of the model in the folder `tokenizer` (None: CLIP's); `asks` replies that a stage may waste; `retries`, `backoff` and `max_backoff`
-    (seconds) for 408, 429, 5xx and time-outs; `timeout` seconds a call; `budget` seconds a plan; `requests_per_minute`
-    among all processes of the store, None for no limit; `store` the folder of plans; `refresh` asks again; `on_error`
-    fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown;
-    `boxes_as` the order and scale in which the model writes boxes, None: as asked, or found out where only one fits.
+    `model`, `base_url` (None: the provider's own); `prompt_version` names shipped prompts or a folder;
+    `calls` three stages or one; `temperature` None leaves the model's default; `image_side` longest side of a
+    sent picture in pixels; `max_tokens` limits c' in tokens of the model in the folder `tokenizer` (None:
+    CLIP's); `asks` replies that a stage may waste; `retries`, `backoff` and `max_backoff` (seconds) for 408,
+    429, 5xx and time-outs; `timeout` seconds a call; `budget` seconds a plan; `requests_per_minute` among all
+    processes of the store, None for no limit; `store` the folder of plans; `refresh` asks again; `on_error`
+    fail, or fallback to `fallback`; prices in USD a million tokens, None where unknown; `boxes_as` the order
+    and scale in which the model writes boxes, None: as asked, or found out where only one fits.
     """
 
     model: str

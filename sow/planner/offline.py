@@ -1,4 +1,5 @@
-"""The default planner: no network and no language model; the embedded world's judge recognises, words place."""
+"""The default planner: no network and no language model;
+the embedded world's judge recognises, words place."""
 
 from __future__ import annotations
 
@@ -34,12 +35,13 @@ _CLOTHES_BELOW = 0.45  # a face lower than this share of its picture leaves room
 
 @component("planner")
 class Offline:
-    """Recognition by the judge, places by the prompt's own words, the body from the embedded world's proportions.
+    """Recognition by the judge, places by the prompt's own words, the body from the embedded world's
+    proportions.
 
     Attributes below `min_confidence` stay out of c', which has at most `max_tokens` tokens of the model in
-    the folder `tokenizer` (None: CLIP's). `center` (fractions of
-    the canvas), `scale` (0 smallest, 1 largest condition) and `margin` place what the words do not; `body` is the
-    related region [x, y, w, h] in units of the condition's mask.
+    the folder `tokenizer` (None: CLIP's). `center` (fractions of the canvas), `scale` (0 smallest, 1 largest
+    condition) and `margin` place what the words do not; `body` is the related region [x, y, w, h] in units of
+    the condition's mask.
     """
 
     min_confidence: Fraction

@@ -21,8 +21,8 @@ from sow.types import component
 class OpenAI(MLLM):
     """`api_key_env` names the environment variable with the key; a server at `base_url` may do without one.
 
-    `response_format` json_schema, json_object or text, as far as the server supports them; `token_limit` the name of
-    its parameter for `max_output_tokens`.
+    `response_format` json_schema, json_object or text, as far as the server supports them; `token_limit` the
+    name of its parameter for `max_output_tokens`.
     """
 
     api_key_env: str

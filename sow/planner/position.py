@@ -77,7 +77,8 @@ class Random:
 class Pinned:
     """The same boxes for every request, whatever the planner and the user's own boxes say.
 
-    They are given on a `reference` x `reference` canvas and scaled, or in canvas pixels when `reference` is None.
+    They are given on a `reference` x `reference` canvas and scaled, or in canvas pixels when `reference` is
+    None.
     """
 
     boxes: Any
@@ -87,7 +88,8 @@ class Pinned:
         parse_boxes(self.boxes, "position.boxes")
 
     def apply(self, request: Request, plan: Plan, planner: Planner, canvas: Canvas) -> Plan:
-        """The plan with the pinned boxes and the region that the planner relates to them; UserError off the canvas."""
+        """The plan with the pinned boxes and the region that the planner relates to them;
+        UserError off the canvas."""
         boxes = pin(self.boxes, self.reference, request, canvas, "position.boxes")
         details = {**plan.details, "position": "pinned", "planned_boxes": [b.as_list() for b in plan.boxes]}
         return replace(plan, boxes=boxes, related=planner.relate(request, boxes, canvas), details=details)

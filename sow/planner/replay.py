@@ -15,8 +15,8 @@ from sow.types import Box, Canvas, Plan, Request, component
 
 @component("planner")
 class Replay:
-    """Plans read from disk: `path` is a plan.json, a folder that holds one, or a folder of `<request id>.json` or
-    `<request id>/plan.json`.
+    """Plans read from disk: `path` is a plan.json, a folder that holds one, or a folder of `<request
+    id>.json` or `<request id>/plan.json`.
 
     A file holds one plan, or a list of plans with an "id" each.
     """
@@ -29,7 +29,8 @@ class Replay:
         return [place] if place.is_file() else [*place.glob("*.json"), *place.glob("*/plan.json")]
 
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
-        """The stored plan of each request; raises UserError where there is none or it does not fit the request."""
+        """The stored plan of each request; raises UserError where there is none or it does
+        not fit the request."""
         return [self._one(request, canvas) for request in requests]
 
     def relate(self, request: Request, boxes: Sequence[Box], canvas: Canvas) -> tuple[Box, ...]:
@@ -43,7 +44,8 @@ class Replay:
         plan = _read(str(file), file.stat().st_mtime_ns, request.id)
         if len(plan.boxes) != len(request.conditions):
             raise UserError(
-                f"{file} plans {len(plan.boxes)} conditions but the request has {len(request.conditions)} (planner.path)"
+                f"{file} plans {len(plan.boxes)} conditions but the request has {len(request.conditions)} "
+                "(planner.path)"
             )
         boxes = tuple(on_canvas(b, canvas, "planner.path") for b in plan.boxes)
         details = {**plan.details, "replayed_from": str(file), "planned_by": plan.source}

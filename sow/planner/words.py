@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from sow.planner.base import fit_size, place
 from sow.types import Box, Canvas, Request
 
-# A side word counts in a phrase of place, and not where it names a hand, a verb ("left the house") or a part of a thing.
+# A side word counts in a phrase of place, and not where it names a hand, a verb ("left the house") or a part
+# of a thing.
 _PREPOSITION = r"(?:on|at|in|to|from|toward|towards|along|near)(?: the| its| his| her| their)?(?: \w+)?? "
 _FRAME = r"(?:image|picture|frame|photo|photograph|canvas|scene|view|shot|composition)"
 _BODY = r"(?! (?:hand|arm|leg|foot|eye|ear|shoulder|cheek|knee|wrist|hands|arms))"
@@ -28,11 +29,13 @@ _SIDE = re.compile(
     re.IGNORECASE,
 )
 _MIDDLE = re.compile(
-    rf"\b(?:in|at|to) the (?:very )?(?:center|centre|middle)(?! of (?!the {_FRAME}))|\bcentered\b|\bcentred\b",
+    rf"\b(?:in|at|to) the (?:very )?(?:center|centre|middle)(?! of (?!the {_FRAME}))"
+    r"|\bcentered\b|\bcentred\b",
     re.I,
 )
 _FAR = re.compile(
-    r"\b(?:far away|far off|from afar|in the (?:far )?distance|distant|full[- ]body|full[- ]length|wide[- ]shot|wide[- ]angle"
+    r"\b(?:far away|far off|from afar|in the (?:far )?distance|distant|full[- ]body|full[- ]length|wide[- "
+    r"]shot|wide[- ]angle"
     r"|long[- ]shot|tiny figure|small figure)\b",
     re.I,
 )
@@ -48,8 +51,8 @@ _PEOPLE = re.compile(
 
 @dataclass(frozen=True)
 class Words:
-    """What the prompt says of the place: `x`, `y` in [0, 1] from the left and top edge, `scale` in [0, 1] from the
-    smallest to the largest condition; None where it is silent."""
+    """What the prompt says of the place: `x`, `y` in [0, 1] from the left and top edge, `scale` in [0, 1]
+    from the smallest to the largest condition; None where it is silent."""
 
     x: float | None = None
     y: float | None = None
@@ -105,10 +108,11 @@ def _side(prompt: str, match: re.Match[str]) -> Words | None:
 def propose(
     request: Request, canvas: Canvas, center: Sequence[float], scale: float, margin: float
 ) -> tuple[list[Box], list[Words]]:
-    """A box for each condition: by the prompt's words, else with its subject's centre at `center` (fractions of the
-    canvas; several conditions share the width) and a size `scale` of the way between the limits.
+    """A box for each condition: by the prompt's words, else with its subject's centre at `center` (fractions
+    of the canvas; several conditions share the width) and a size `scale` of the way between the limits.
 
-    `margin` is the fraction of the canvas left free beside a named side. Boxes are on the canvas and may overlap.
+    `margin` is the fraction of the canvas left free beside a named side. Boxes are on the canvas and may
+    overlap.
     """
     count = len(request.conditions)
     words = read(request.prompt, count)

@@ -1,7 +1,8 @@
 """One redactor: whatever is printed, logged, stored or sent loses the secrets that this process knows.
 
-Known are the values of the environment's variables that are named like keys, those that a configuration names, credentials
-in URLs and in headers. A server may echo a key cut short, so that a long piece of one counts as the key.
+Known are the values of the environment's variables that are named like keys, those that a configuration
+names, credentials in URLs and in headers. A server may echo a key cut short, so that a long piece of one
+counts as the key.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def fields(text: str) -> Iterator[Field]:
     lines = text.splitlines()
 
     def comment(key: yaml.Node, node: yaml.Node) -> str:
-        """What stands above the key, below the file's head, and behind the node's last line, or a block's key."""
+        """What stands above the key, below the file's head,
+        and behind the node's last line, or a block's key."""
         first = key.start_mark.line
         while first > 0 and lines[first - 1].lstrip().startswith("#"):
             first -= 1
