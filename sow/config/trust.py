@@ -1,8 +1,8 @@
 """What a configuration may run: a file from someone else runs nothing but this project's components.
 
-Everything that Hydra, its plugins and Python's logging would import or execute is compared with an exact list before any of
-it is instantiated. What the command line itself says is the user's own where no list is possible: commands of a launcher,
-variables of the environment, places of configuration files.
+Everything that Hydra, its plugins and Python's logging would import or execute is compared with an exact list
+before any of it is instantiated. What the command line itself says is the user's own where no list is
+possible: commands of a launcher, variables of the environment, places of configuration files.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 RESOLVERS = ("now", "unique", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values", "python_version")
-# No interpolation hides a value below the first, or stands for one of the second as a whole.
-LITERAL = ("hydra.job_logging.", "hydra.hydra_logging.", "hydra.callbacks.")
+LITERAL = (
+    "hydra.job_logging.",
+    "hydra.hydra_logging.",
+    "hydra.callbacks.",
+)  # no interpolation hides a value there
 WHOLE = (
     "hydra",
     "hydra.job",
@@ -73,7 +76,8 @@ def components(group: str = "*") -> frozenset[str]:
 
 
 def refuse_foreign(config: DictConfig, words: Sequence[str]) -> None:
-    """Raise UserError for the first thing in a composed configuration that is on no list; nothing is resolved or run.
+    """Raise UserError for the first thing in a composed configuration that is on no list; nothing is resolved
+    or run.
 
     `words` are the user's own, of the command line.
     """
@@ -95,12 +99,13 @@ def refuse_foreign(config: DictConfig, words: Sequence[str]) -> None:
 
 
 def refuse_search_path(primary: Any, words: Sequence[str]) -> None:
-    """Raise UserError for a primary configuration that names places of other configurations, which are imported."""
+    """Raise UserError for a primary configuration that names places of other
+    configurations, which are imported."""
     found = OmegaConf.select(primary, "hydra.searchpath") if OmegaConf.is_dict(primary) else None
     if found and not _given("hydra.searchpath", words):
         raise UserError(
-            f"hydra.searchpath={list(found)} in a file: give it on the command line, as hydra.searchpath=[...] or "
-            "--config-dir DIR (hydra.searchpath)"
+            f"hydra.searchpath={list(found)} in a file: give it on the command line, as "
+            "hydra.searchpath=[...] or --config-dir DIR (hydra.searchpath)"
         )
 
 
@@ -129,7 +134,8 @@ def _check_target(key: str, target: Any) -> None:
 
 
 def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
-    """Interpolations of keys and of harmless resolvers pass; the environment is read for the command line alone."""
+    """Interpolations of keys and of harmless resolvers pass;
+    the environment is read for the command line alone."""
     own = any(text in word for word in words)
     for found in re.finditer(r"(\\*)\$\{\s*([^:{}$]*)([:$]?)", text):
         if len(found[1]) % 2 or not found[3]:  # escaped, or the place of a key
@@ -141,7 +147,8 @@ def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
         elif found[3] == "$" or name not in RESOLVERS:
             what = "the environment" if name == "oc.env" else f"the resolver {name}" if name else "a resolver"
             raise UserError(
-                f"{key}={text!r} reads {what} in a file: write the value, or give {key}=... on the command line ({key})"
+                f"{key}={text!r} reads {what} in a file: write the value, or give {key}=... on the command "
+                f"line ({key})"
             )
 
 
