@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,16 @@ def test_shards_are_rendered_once_and_streamed_the_same_for_the_same_step(tmp_pa
     assert {tuple(stream.make(k).latents.shape[1:]) for k in range(12)} == {(4, 4, 4), (4, 2, 2)}
 
 
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def files_of(folder: Path) -> set[str]:
+    """Every file below a folder of weights that its list of checksums must name."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name not in ("CHECKSUMS", "README.md"))
+    return {p.relative_to(folder).as_posix() for p in files}
+
+
 def test_an_export_loads_as_a_pipeline_and_matches_its_checksums(tmp_path, autoencoder, words, denoiser):
     tokenizer, encoder = words
     folder = tmp_path / "weights"
@@ -287,7 +298,8 @@ def test_an_export_loads_as_a_pipeline_and_matches_its_checksums(tmp_path, autoe
     assert (folder / "README.md").read_text() == "card"
     assert [p.name for p in tmp_path.iterdir()] == ["weights"]
     listed = dict(reversed(line.split("  ")) for line in (folder / "CHECKSUMS").read_text().splitlines())
-    assert listed == export.checksums(folder)
+    assert listed == {name: sha256(folder / name) for name in listed}
+    assert set(listed) == files_of(folder)
     pipeline = export.load_pipeline(folder)
     for mine, theirs in zip(denoiser.parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(mine.half().float(), theirs)
@@ -340,7 +352,8 @@ def test_the_study_names_what_is_wrong(study):
 
 def test_shipped_weights_are_whole_small_and_in_small_shards():
     listed = dict(reversed(line.split("  ")) for line in (WEIGHTS / "CHECKSUMS").read_text().splitlines())
-    assert listed == export.checksums(WEIGHTS)
+    assert listed == {name: sha256(WEIGHTS / name) for name in listed}
+    assert set(listed) == files_of(WEIGHTS)
     sizes = [p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()]
     assert sum(sizes) < 40e6
     assert max(sizes) <= 16 * 2**20
