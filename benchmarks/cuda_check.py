@@ -39,7 +39,7 @@ from benchmarks import bare, ratios  # noqa: E402
 from benchmarks.attention import DIM, Calls, calls  # noqa: E402
 from benchmarks.timing import interleaved, peak_mib, quartiles  # noqa: E402
 from benchmarks.work import Modulated, Row, row  # noqa: E402
-from sow.attention import limits, split  # noqa: E402
+from sow.attention import split  # noqa: E402
 from sow.attention.processor import modulated  # noqa: E402
 from sow.method import noise  # noqa: E402
 from sow.method.seed_init import Batch  # noqa: E402
@@ -152,12 +152,12 @@ def row_ranges(machine: Machine) -> Iterator[Found]:
         for R, N, d in shapes:
             drawn = noise.randn((2, R + N, 2, d), noise.generator(R), machine.device, getattr(torch, dtype))
             q, k = drawn.transpose(1, 2).split((R, N), dim=2)
-            if not limits.kernel_is_right(q.device, q.dtype, d):
+            if not split.kernel_is_right(q.device, q.dtype, d):
                 raise RuntimeError(f"the kernel is not used on this card: {dtype}, {d} channels per head")
             from sow.attention import kernels
 
             for found, exact in zip(
-                kernels.row_statistics(q, k, d**-0.5, True), split.row_range(q, k, d**-0.5), strict=True
+                kernels.row_statistics(q, k, d**-0.5, True), split.exact_range(q, k, d**-0.5), strict=True
             ):
                 worst = max(worst, float((found.double() - exact.double()).abs().max()))
         yield bounded(part, f"{name}, {dtype}", worst, 1e-3)

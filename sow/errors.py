@@ -36,7 +36,8 @@ def explain_invalid(error: ValidationError, cls: type[Any], values: Mapping[str,
     """The first thing that pydantic found wrong with `values`,
     as one line with the value, its key and the cure."""
     problems = error.errors(include_url=False)
-    first = next((p for p in problems if p["type"] == "bound"), problems[0])
+    urgent = ("unexpected_keyword_argument", "extra_forbidden", "bound")  # a typo explains what is missing
+    first = min(problems, key=lambda p: urgent.index(p["type"]) if p["type"] in urgent else len(urgent))
     place, hints = list(first["loc"]), get_type_hints(cls, include_extras=True)
     name = str(place.pop(0))
     where = f"{key}.{name}" if key else name

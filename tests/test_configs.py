@@ -143,7 +143,7 @@ def test_the_model_chooses_the_calibration() -> None:
         config = composed(f"model={model}", "condition.image=a.png")
         assert config.choices["calibration"] == "paper"
         assert (config.gate.tau, config.p_plus.omega, config.p_minus.omega) == (0.273, 0.145, 0.04)
-        assert config.model.condition_size == [180, 256]
+        assert tuple(config.model.condition_size) == (180, 256)
     chosen = composed("model=sd21_base", "calibration=people", "planner=fixed", "condition=person")
     assert (chosen.choices["calibration"], chosen.choices["planner"]) == ("people", "fixed")
 

@@ -157,7 +157,7 @@ def test_an_empty_folder_of_all_outputs_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py", DEBUG, "paths.outputs="])
     assert run.command_line() == 1
-    assert "paths.outputs is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "paths.outputs has no value" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # What a job that fails at once leaves of a folder that was there before.

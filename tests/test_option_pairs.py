@@ -201,7 +201,7 @@ def test_they_are_refused_before_the_model_is_loaded():
         (["condition.box=[-8,0,64,64]"], "condition.box"),
         (["planner.boxes=[[400,0,256,256]]"], "planner.boxes"),
         (["preservation.t3=[4.9]", "num_inference_steps=11"], "preservation.t3"),
-        (["preservation.t3=[0]"], "raise t3"),
+        (["preservation.t3=[0]"], "need t3 > 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_model_is_loaded(words, key):

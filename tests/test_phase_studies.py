@@ -181,9 +181,9 @@ def test_cycle_progress(
 ) -> None:
     etas, step = set(), diffusion.ddim_step
 
-    def watched(x: Any, e: Any, a: Any, b: Any, eta: float = 0.0, noise: Any = None) -> Any:
+    def watched(x: Any, e: Any, a: Any, b: Any, eta: float = 0.0, *more: Any) -> Any:
         etas.add(eta)
-        return step(x, e, a, b, eta, noise)
+        return step(x, e, a, b, eta, *more)
 
     monkeypatch.setattr(diffusion, "ddim_step", watched)
     words = ("study.seeds=2", "study.resamples=100", "cycle.cycles=3", "metrics=people", "study.publish=true")
@@ -233,7 +233,7 @@ def test_seed_init(command_line: Call, run_folders: Folders, told: Told, publish
         ("semantic_formation", "study.similarity=clip", "take metrics=clip"),
         ("semantic_formation", "study.noise=pink", "study.noise"),
         ("cycle_progress", "study.eta=2", "0 <= eta <= 1"),
-        ("seed_init", "study.reference=white", "reference is one of gray, noise, black, none"),
+        ("seed_init", "study.reference=white", "choose one of gray, noise, black, none"),
         ("seed_init", "study.arms.gray.color=[1, 2]", "color is [r, g, b]"),
     ],
 )

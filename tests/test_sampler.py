@@ -286,7 +286,7 @@ def test_non_finite_latents_are_reported_with_their_step(full):
 
     full.backbone.unet.forward = broken
     try:
-        with pytest.raises(UserError, match="phase invert_condition, cycle None, step 6.*model.dtype"):
+        with pytest.raises(UserError, match="phase invert_condition, cycle None, step 6.*model.path"):
             latents(full)
     finally:
         full.backbone.unet.forward = original

@@ -294,7 +294,7 @@ def test_the_canvas_of_xl_scales_conditions_and_boxes():
         [*[w for w in WORDS if not w.startswith("model")], "model=sdxl", "condition.image=a.png"]
     )
     assert config.choices["calibration"] == "paper" and config.model.variant == "fp16"
-    like_xl = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(sample_size=128)), factor=8)
+    like_xl = SimpleNamespace(unet=SimpleNamespace(config={"sample_size": 128}), factor=8)
     canvas = config.model.canvas_of(like_xl, None, None)
     assert (canvas.width, canvas.height, canvas.condition_min, canvas.condition_max) == (1024, 1024, 360, 512)
     boxes = config.planner.plan([request()], canvas)[0].boxes

@@ -132,7 +132,7 @@ def test_training_goes_on_and_its_folder_steers_the_method(tmp_path):
     assert numbers["steps"] == steps and numbers["loss"] is None
     net = [f"method.path={tmp_path / 'net'}", "method=controlnet_canny", "method.num_inference_steps=1"]
     made = build(compose([*WORDS, *net]))
-    assert any(p.abs().sum() > 0 for p in made.controlnet.controlnet_down_blocks.parameters())
+    assert any(p.abs().sum() > 0 for p in made.method.controlnet.controlnet_down_blocks.parameters())
 
 
 def test_another_model_or_size_starts_anew(setting):

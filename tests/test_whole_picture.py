@@ -28,7 +28,7 @@ def test_every_edge_of_the_canvas_changes_the_text_similarity(monkeypatch, tmp_p
     model = SimpleNamespace(encode_image=lambda x: x, encode_text=lambda x: torch.ones(len(x), 32 * 32 * 3))
     words = lambda prompts: torch.zeros(len(prompts), 1)
     monkeypatch.setattr(ClipText, "_load", lambda self: (model, cropping, words))
-    monkeypatch.setattr(ClipText, "_version", lambda self: uuid4().hex)
+    monkeypatch.setattr(ClipText, "_instrument", lambda self: [uuid4().hex])
     plain = Image.new("RGB", size, (200, 30, 60))
     marked = plain.copy()
     w, h = size
