@@ -128,7 +128,8 @@ def replaced(before: str, now: str, apart: str) -> str:
     A note names the rows that were measured apart from the others, and on what.
     """
     lines = {name: line for line in now.splitlines() if (name := first_cell(line))}
-    out, notes = [], []
+    out: list[str] = []
+    notes: list[str] = []
     for line in before.splitlines():
         (out if line.startswith("|") else notes).append(lines.pop(first_cell(line), line))
     names = [name for line in now.splitlines() if (name := first_cell(line))]

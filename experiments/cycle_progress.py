@@ -41,7 +41,8 @@ class CycleProgress:
         context.metrics.check()
         requests = context.requests_by_seed(self.seeds)
         sampler = context.sampler()
-        sampler = sampler.variant(cycle=replace(sampler.method.cycle, eta=self.eta))
+        method: Any = sampler.method
+        sampler = sampler.variant(cycle=replace(method.cycle, eta=self.eta))
         samples = context.generate(sampler, requests, snapshots=True)
         rows = self.measured(context, samples)
         how = context.resampling(self.resamples)
@@ -113,7 +114,7 @@ class CycleProgress:
         sheet = [[shown(s), *(s.snapshots[c - 1] for c in picked), s.image] for s in chosen]
         heads = ["condition", *(f"cycle {c}" for c in picked), "image"]
 
-        def paint(figure: Figure) -> None:
+        def paint(figure: Any) -> None:
             above, below = figure.subfigures(2, 1, height_ratios=(0.9 * len(chosen) + 0.4, 2.3))
             montage(above.subplots(), sheet, heads, [f"seed {s.request.seed}" for s in chosen])
             axes = below.subplots(1, 1 + len(measures), squeeze=False)[0]

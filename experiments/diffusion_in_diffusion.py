@@ -139,7 +139,7 @@ class DiffusionInDiffusion:
     def figure(self, pictures: Pictures, rows: Rows) -> Figure:
         """Fig. 4 for the first layout, and below it the curves over k, means over all layouts."""
 
-        def paint(figure: Figure) -> None:
+        def paint(figure: Any) -> None:
             above, below = figure.subfigures(2, 1, height_ratios=(4.2, 2.2))
             self.sheet(above.subplots(), pictures, self.layouts[0])
             self.curves(below.subplots(1, 3), rows)

@@ -269,7 +269,8 @@ def paint(
         axis.axvspan(found.a, found.b, color=COLORS["sky"], alpha=0.15, lw=0)
         for ends in (found.a_interval, found.b_interval):
             axis.plot(ends, [1.02, 1.02], color=COLORS["black"], lw=1.5)
-        for i, (cycle, word) in enumerate(((config.cycle, "default cycle"), (suggestion, "suggested cycle"))):
+        cycles: Any = ((config.cycle, "default cycle"), (suggestion, "suggested cycle"))
+        for i, (cycle, word) in enumerate(cycles):
             y, color = -0.08 - 0.07 * i, COLORS["black"] if i else COLORS["gray"]
             axis.plot([cycle.t1 / 10, cycle.t2 / 10], [y, y], lw=4, color=color)
             axis.text(cycle.t2 / 10 + 0.01, y, word, va="center", fontsize=7)

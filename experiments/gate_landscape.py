@@ -246,7 +246,7 @@ def paint(table: pd.DataFrame, readings: Sequence[str], tau: float, paper_tau: f
             axis.set_ylabel("R_c")
         for axis in axes[-1]:
             axis.set_xlabel("self-attention layer, tokens")
-        looks = {
+        looks: dict[str, dict[str, Any]] = {
             f"tau = {tau:g}": {"color": COLORS["vermilion"], "ls": "--"},
             f"the paper's {paper_tau:g}": {"color": COLORS["black"], "ls": ":"},
             "uniform attention": {"color": COLORS["orange"]},

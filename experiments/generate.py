@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sow import report
 from sow.types import component
@@ -23,7 +23,9 @@ class Generate:
 
     def run(self, context: StudyContext) -> None:
         """Generate, measure, write, print."""
-        folder, tracked_rows, pictures = context.folder, [], {}
+        folder = context.folder
+        tracked_rows: list[Any] = []
+        pictures: dict[Any, Any] = {}
         requests = context.requests(self.images)
         context.metrics.check()
         samples = context.generate(context.sampler(), requests, snapshots=True)

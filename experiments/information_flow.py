@@ -170,7 +170,8 @@ def shadow(sampler: Pipeline, config: Config) -> dict[str, tuple[Any, Any, Any]]
     nothing if neither has a modulation."""
     from sow.attention.modulation import NoModulation
 
-    for name, own in (("own", sampler.method), ("run", config)):
+    owners: dict[str, Any] = {"own": sampler.method, "run": config}
+    for name, own in owners.items():
         if not isinstance(own.modulation, NoModulation):
             return {name: (own.modulation, own.gate, own.decay_distance)}
     return {}

@@ -102,7 +102,7 @@ class SeedInit:
         sheet = [[shown(s), *(samples[arm][i].image for arm in samples)] for i, s in enumerate(first)]
         seeds = [f"seed {s.request.seed}" for s in first]
 
-        def paint(figure: Figure) -> None:
+        def paint(figure: Any) -> None:
             above, below = figure.subfigures(2, 1, height_ratios=(1.25 * len(first) + 0.3, 2.0))
             montage(above.subplots(), sheet, ["condition", *samples], seeds, cell=128)
             axes = below.subplots(1, max(1, len(measures)), squeeze=False)[0]

@@ -186,7 +186,7 @@ class SemanticFormation:
             "cosine": f"cosine similarity ({self.similarity})",
         }
 
-        def paint(figure: Figure) -> None:
+        def paint(figure: Any) -> None:
             above, below = figure.subfigures(2, 1, height_ratios=(2.6, 0.9 * len(shown) + 0.3))
             for axis, (column, label) in zip(above.subplots(1, 2), panels.items(), strict=True):
                 for number, side in enumerate(shown):

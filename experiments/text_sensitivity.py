@@ -178,7 +178,7 @@ class TextSensitivity:
         sheet = [[images[i] for images in pictures.values()] for i in chosen]
         left = ["\n".join(textwrap.wrap(prompts[i], 16)) for i in chosen]
 
-        def paint(figure: Figure) -> None:
+        def paint(figure: Any) -> None:
             above, below = figure.subfigures(2, 1, height_ratios=(2.3, 0.9 * len(chosen) + 0.4))
             axes = above.subplots(1, 2)
             for number, (axis, values, label) in enumerate(zip(axes, (texts, effects), labels, strict=True)):
