@@ -53,7 +53,7 @@ class Pool:
 class TrainControlNet:
     """A training of `minutes` in all; it goes on where `folder` left off with the same model.
 
-    `pictures` rendered figures in the pool, a share `portraits` of them with heads as large as a condition's; `held_out`
+    `pictures` rendered figures in the pool; `held_out`
     others, on which the losses are compared; `batch` of a step; `learning_rate` after `warmup` steps, falling to zero over the last `decay` of the time; `average` of the weights'
     moving average; `gamma`, `balance` as in `denoising_loss`; `empty` share of captions left out; `face_only` share of
     pictures that show the edges of the face alone; `precision` of the products; `low`, `high` Canny's thresholds;
@@ -63,7 +63,6 @@ class TrainControlNet:
 
     minutes: Annotated[float, Bound(gt=0)]
     pictures: Count
-    portraits: Share
     held_out: Count
     batch: Count
     learning_rate: Annotated[float, Bound(gt=0)]
@@ -136,10 +135,8 @@ class TrainControlNet:
         from sow.people.drawing.render import GRAY, render
 
         latents, maps, attributes = [], [], []
-        shares = np.random.default_rng(first).random(count)
         for i in tqdm(range(count), desc="figures", disable=None):
-            framing = "portrait" if shares[i] < self.portraits else "scene"
-            made = render(first + i, side, framing=framing)
+            made = render(first + i, side)
             face = np.where(made.face_mask[..., None], made.image, np.uint8(GRAY))
             whole, alone = (
                 torch.from_numpy(a.copy()).permute(2, 0, 1).float() / 127.5 - 1 for a in (made.image, face)

@@ -100,12 +100,8 @@ class CropPool:
     def refresh(self, rng: np.random.Generator) -> None:
         """Take in one unseen shard of each kind and drop a random old one where the pool is full."""
         while True:
-            wanted = (
-                (("-scene-", "-portrait-"), self.scenes),
-                ((f"-{self.recipe.crop}.",), self.closeups),
-            )
-            for marks, pool in wanted:
-                shards = [p for p in sorted(self.folder.glob("*.npz")) if any(m in p.name for m in marks)]
+            for mark, pool in (("-scene-", self.scenes), (f"-{self.recipe.crop}.", self.closeups)):
+                shards = [p for p in sorted(self.folder.glob("*.npz")) if mark in p.name]
                 fresh = [p for p in shards if p not in pool]
                 if fresh:
                     if len(pool) >= self.recipe.pool:

@@ -134,8 +134,7 @@ def train_denoiser(
     step, seen = unpack(path, model, average, optimizer, pace)
     stream = LatentStream(
         latents, encoder.requires_grad_(False).eval(), tokenizer, scale=scale, batch=recipe.batch,
-        closeup_share=recipe.closeup_share, portrait_share=recipe.portrait_share,
-        head_share=recipe.head_share, dropout=recipe.dropout, seed=recipe.seed,
+        closeup_share=recipe.closeup_share, head_share=recipe.head_share, dropout=recipe.dropout, seed=recipe.seed,
     )  # fmt: skip
     alphas = noise_schedule().alphas_cumprod
     losses = LossFile(work / "losses.csv", track)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sow.people.drawing.render import head_square
+from sow.people.drawing.render import head_square, scene_placement
 from sow.people.training.autoencoder import to_tensor
 from sow.people.training.figures import attributes_of, read_shard, write_arrays
 from sow.people.training.text import prompt_of, tokenize
@@ -93,16 +93,14 @@ class LatentStream:
         scale: float,
         batch: int,
         closeup_share: float,
-        portrait_share: float,
         head_share: float,
         dropout: float,
         seed: int,
     ) -> None:
         self.folder, self.encoder, self.tokenizer = folder, encoder, tokenizer
         self.scale, self.size, self.closeup_share, self.dropout = scale, batch, closeup_share, dropout
-        self.portrait_share, self.head_share, self.seed = portrait_share, head_share, seed
+        self.head_share, self.seed = head_share, seed
         self.scenes: list[tuple[NDArray, NDArray, NDArray]] = []
-        self.portraits: list[tuple[NDArray, NDArray, NDArray]] = []
         self.closeups: list[tuple[NDArray, NDArray, NDArray]] = []
         self.names: set[str] = set()
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
@@ -111,15 +109,14 @@ class LatentStream:
     @property
     def figures(self) -> int:
         """Figures at hand."""
-        return sum(len(a) for _, a, _ in [*self.scenes, *self.portraits, *self.closeups])
+        return sum(len(a) for _, a, _ in [*self.scenes, *self.closeups])
 
     def refresh(self) -> None:
         """Take in the shards that have appeared."""
         for path in sorted(self.folder.glob("*.npz")):
             if path.name not in self.names:
                 shard = read_shard(path)
-                kinds = {"scene": self.scenes, "portrait": self.portraits}
-                kind = kinds.get(path.name.split("-")[1], self.closeups)
+                kind = self.scenes if path.name.split("-")[1] == "scene" else self.closeups
                 kind.append((shard["latents"], shard["attributes"], shard["seeds"]))
                 self.names.add(path.name)
 
@@ -132,20 +129,19 @@ class LatentStream:
         else:
             pool = self.scenes
         latents, texts, weights = [], [], []
-        portraits = 0 if close or not self.portraits else round(self.size * self.portrait_share)
-        for i in range(self.size):
-            if i >= self.size - portraits:
-                pool = self.portraits
+        for _ in range(self.size):
             values, rows, seeds = pool[int(rng.integers(len(pool)))]
             k = int(rng.integers(len(values)))
             latents.append(values[k])
             drop = rng.random() < self.dropout
-            framing = "closeup" if close else "scene"
-            attributes = attributes_of(rows[k])
-            texts.append("" if drop else prompt_of(attributes, rng, framing))
-            square = None
-            if not close and (pool is self.portraits or attributes.presence != "nobody"):
-                square = head_square(int(seeds[k]), "portrait" if pool is self.portraits else "scene")
+            attributes, seed = attributes_of(rows[k]), int(seeds[k])
+            if drop:
+                texts.append("")
+            elif close:
+                texts.append(prompt_of(attributes, rng, "closeup"))
+            else:
+                texts.append(prompt_of(attributes, rng, placement=scene_placement(seed)))
+            square = None if close or attributes.presence == "nobody" else head_square(seed)
             weights.append(head_weights(square, values.shape[-1], self.head_share))
         x = torch.from_numpy(np.stack(latents).astype(np.float32)) / self.scale
         noise = torch.from_numpy(rng.standard_normal(tuple(x.shape), dtype=np.float32))

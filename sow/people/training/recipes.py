@@ -17,14 +17,13 @@ def _need(valid: bool, message: str) -> None:
 class FigureRecipe:
     """How figures are rendered into shards, and how many.
 
-    One shard in `closeup_every` holds close-ups (in colour or on mid-gray, alternating) with a side from `closeups`;
-    of the others one in `portrait_every` portraits, the rest whole scenes, at `canvas`. Sizes are in pixels.
+    One shard in `closeup_every` holds close-ups (in colour or on mid-gray, alternating) with a side from
+    `closeups`, the others whole scenes at `canvas`. Sizes are in pixels.
     """
 
     canvas: int
     closeups: tuple[int, ...]
     closeup_every: int
-    portrait_every: int
     shard: int
     total: Annotated[int, Bound(ge=1)]
 
@@ -37,7 +36,7 @@ class FigureRecipe:
     def layout(self, index: int) -> tuple[str, int]:
         """Framing and side in pixels of shard `index`."""
         if index % self.closeup_every != 1:
-            return "portrait" if index % self.portrait_every == 2 else "scene", self.canvas
+            return "scene", self.canvas
         turn = index // self.closeup_every
         return ("closeup", "gray")[turn % 2], self.closeups[turn // 2 % len(self.closeups)]
 
@@ -76,7 +75,12 @@ class AutoencoderRecipe:
 
 @component("study.text")
 class TextRecipe:
-    """The tokenizer, learnt from `captions` captions, the text encoder, and its training on captions alone."""
+    """The tokenizer, learnt from `captions` captions, the text encoder, and its training on captions alone.
+
+    `start` is a folder with tokenizer/ and text_encoder/ to go on from; None learns both anew.
+    """
+
+    start: str | None
 
     vocabulary: Annotated[int, Bound(ge=600)]  # all bytes, and merges
     captions: int
@@ -119,7 +123,6 @@ class DenoiserRecipe:
     balance: float
     dropout: float
     closeup_share: float
-    portrait_share: float
     head_share: float
     minutes: float
     until: str | None
