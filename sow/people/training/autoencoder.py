@@ -126,6 +126,33 @@ class CropPool:
         return np.stack(crops)
 
 
+class FeatureLoss:
+    """How far the judge's trunks tell a picture from its reconstruction.
+
+    The mean over the stages of the scene and the close trunk of |f(x) - f(y)| / |f(x)|, so that what the judge reads
+    (eyes, mouths, outlines) counts beside the pixels.
+    """
+
+    def __init__(self) -> None:
+        from sow.people.judge import load_judge
+
+        network = load_judge().network
+        self.trunks = (network.scene_trunk, network.close_trunk)
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Scalar for pictures (B, 3, H, W) in [-1, 1]; the gradient reaches `y` alone."""
+        terms = []
+        for trunk in self.trunks:
+            inside = trunk.layers[0][0].in_channels == 4
+            a, b = (torch.cat((z, torch.ones_like(z[:, :1])), 1) if inside else z for z in (x, y))
+            for layer in trunk.layers:
+                with torch.no_grad():
+                    a = layer(a)
+                b = layer(b)
+                terms.append((a - b).abs().mean() / a.abs().mean())
+        return torch.stack(terms).mean()
+
+
 def train_autoencoder(
     recipe: AutoencoderRecipe,
     figures: Path,
@@ -133,7 +160,8 @@ def train_autoencoder(
     held_out: NDArray[np.uint8],
     track: Tracker = no_tracker,
 ) -> Path:
-    """Train until the budget is spent and return the checkpoint; minimises ||x - y||^2 + l1 |x - y| + kl KL(q(z|x) || N(0, 1))."""
+    """Train until the budget is spent and return the checkpoint; minimises ||x - y||^2 + l1 |x - y| + kl KL(q(z|x) || N(0, 1))
+    + features `FeatureLoss`."""
     torch.set_num_threads(recipe.threads)
     model = AutoencoderKL.from_pretrained(recipe.start) if recipe.start else build_autoencoder(recipe)
     model = model.train().to(memory_format=torch.channels_last)
@@ -148,6 +176,7 @@ def train_autoencoder(
     step, seen = unpack(path, model, average, optimizer, pace)
     losses = LossFile(work / "losses.csv", track)
     pool = CropPool(figures, recipe)
+    features = FeatureLoss() if recipe.features else None
     saved = time.monotonic()
     bar = tqdm(desc="autoencoder", initial=step, unit="step", mininterval=5)
     while (share := pace.tick()) < 1:
@@ -156,7 +185,7 @@ def train_autoencoder(
             pool.refresh(rng)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * pace.factor(step, share)
-        values = _step(model, to_tensor(pool.batch(rng)), recipe, rng)
+        values = _step(model, to_tensor(pool.batch(rng)), recipe, rng, features)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(step)
@@ -181,6 +210,7 @@ def _step(
     x: torch.Tensor,
     recipe: AutoencoderRecipe,
     rng: np.random.Generator,
+    features: FeatureLoss | None,
 ) -> dict[str, float]:
     with torch.set_grad_enabled(not recipe.decoder_only):
         posterior = model.encode(x).latent_dist
@@ -189,6 +219,8 @@ def _step(
     mse = (x - y).square().mean()
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
     loss = mse + recipe.l1 * (x - y).abs().mean() + recipe.kl * divergence
+    if features is not None:
+        loss = loss + recipe.features * features(x, y)
     loss.backward()
     return {
         "mse": mse.item(),

@@ -12,8 +12,10 @@ from diffusers.models.attention_processor import Attention
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sow.errors import UserError
 from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
 from sow.people.training.latents import Batch, LatentStream
+from sow.people.training.muon import Muon
 from sow.people.training.pace import Average, Pace
 from sow.people.training.recipes import DenoiserRecipe
 
@@ -54,6 +56,22 @@ def build_denoiser(
             use_linear_projection=True,
             norm_num_groups=recipe.groups,
         )
+
+
+def begin_from(model: UNet2DConditionModel, weights: dict[str, torch.Tensor], name: str) -> None:
+    """Take the weights of a model of the same shape; raises UserError, naming a tensor, for another shape."""
+    mine = model.state_dict()
+    wrong = sorted(
+        k
+        for k in mine.keys() | weights.keys()
+        if k not in mine or k not in weights or mine[k].shape != weights[k].shape
+    )
+    if wrong:
+        raise UserError(
+            f"{name} holds another noise predictor than the recipe builds: {len(wrong)} tensors differ, "
+            f"among them {wrong[0]} (study.denoiser.start, study.denoiser.channels)"
+        )
+    model.load_state_dict(weights)
 
 
 class PlainAttention:
@@ -117,18 +135,17 @@ def train_denoiser(
 ) -> Path:
     """Train until the budget is spent and return the checkpoint; `on_save` gets the averaged model after each save."""
     torch.set_num_threads(recipe.threads)
-    model = build_denoiser(recipe, latent_channels, encoder.config.hidden_size).to(
-        memory_format=torch.channels_last
-    )
+    model = build_denoiser(recipe, latent_channels, encoder.config.hidden_size)
+    if recipe.start is not None:
+        begun = UNet2DConditionModel.from_pretrained(recipe.start, torch_dtype=torch.float32)
+        begin_from(model, begun.state_dict(), recipe.start)
+    if not recipe.compile:
+        model = model.to(memory_format=torch.channels_last)
     average = Average(model.parameters(), recipe.average)
     model.set_attn_processor(PlainAttention())
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+    optimizer = Muon(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    # Close-ups have sides of their own, for each of which the compiler would start again: they go uncompiled.
+    whole = torch.compile(model, dynamic=False) if recipe.compile else model
     pace = Pace(recipe.minutes, recipe.until, recipe.warmup, recipe.decay)
     path = work / "state.pt"
     step, seen = unpack(path, model, average, optimizer, pace)
@@ -144,7 +161,8 @@ def train_denoiser(
     while (share := pace.tick()) < 1:
         batch = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            loss, plain = denoising_loss(model, batch, alphas, gamma=recipe.gamma, balance=recipe.balance)
+            predict = whole if batch.latents.shape[-1] == model.config.sample_size else model
+            loss, plain = denoising_loss(predict, batch, alphas, gamma=recipe.gamma, balance=recipe.balance)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * pace.factor(step, share)
         loss.backward()

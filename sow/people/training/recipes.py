@@ -56,6 +56,7 @@ class AutoencoderRecipe:
     warmup: int
     l1: float
     kl: float
+    features: float
     average: float
     minutes: float
     until: str | None
@@ -107,7 +108,10 @@ class TextRecipe:
 
 @component("study.denoiser")
 class DenoiserRecipe:
-    """The noise predictor and its training on latents."""
+    """The noise predictor and its training on latents by Muon; `start` is a folder of a UNet of the same shape to go on from."""
+
+    start: str | None
+    compile: bool
 
     channels: tuple[int, ...]
     layers: int
