@@ -57,8 +57,9 @@ class TrainControlNet:
     others, on which the losses are compared; `batch` of a step; `learning_rate` after `warmup` steps, falling to zero over the last `decay` of the time; `average` of the weights'
     moving average; `gamma`, `balance` as in `denoising_loss`; `empty` share of captions left out; `face_only` share of
     pictures that show the edges of the face alone; `precision` of the products; `low`, `high` Canny's thresholds;
-    `channels` of the layers that read the edges, the last at latent size; `save_every` seconds between saves; `output`
-    folder of the finished ControlNet, None = controlnet in the run's folder.
+    `channels` of the layers that read the edges, the last at latent size; `save_every` seconds between saves; `start`
+    folder of a ControlNet of the same shape to go on from, None = the model's own encoder; `output` folder of the
+    finished ControlNet, None = controlnet in the run's folder.
     """
 
     minutes: Annotated[float, Bound(gt=0)]
@@ -79,12 +80,13 @@ class TrainControlNet:
     channels: list[int]
     save_every: float
     seed: int
+    start: str | None
     folder: str
     output: str | None
 
     def files(self) -> list[str]:
-        """None: the folder holds this study's own state."""
-        return []
+        """The ControlNet to go on from; `folder` holds this study's own state."""
+        return [self.start] if self.start else []
 
     def run(self, context: StudyContext) -> None:
         """Train, save, report the losses on held-out figures beside the model's own."""
@@ -199,9 +201,11 @@ class TrainControlNet:
         return Path(self.folder).expanduser() / f"{of[:12]}.pt"
 
     def fresh(self, backbone: Backbone, pool: Pool) -> Any:
-        """The ControlNet before its first step: float32, its residuals zero."""
+        """The ControlNet before its first step: float32, its residuals zero unless it goes on from `start`."""
         import torch
         from diffusers import ControlNetModel
+
+        from sow.people.training.denoiser import begin_from
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -209,6 +213,9 @@ class TrainControlNet:
                 backbone.unet, conditioning_embedding_out_channels=tuple(self.channels)
             )
             spread_out(net.controlnet_cond_embedding, pool.edges[:64, :1].float() / 255)
+        if self.start:
+            begun = ControlNetModel.from_pretrained(self.start, torch_dtype=torch.float32)
+            begin_from(net, begun.state_dict(), self.start, "study.start")
         net = torch.nn.Module.to(net, device=backbone.device, dtype=torch.float32)
         return net.to(memory_format=torch.channels_last).train().requires_grad_(True)
 

@@ -143,7 +143,7 @@ class FeatureLoss:
         """Scalar for pictures (B, 3, H, W) in [-1, 1]; the gradient reaches `y` alone."""
         terms = []
         for trunk in self.trunks:
-            inside = trunk.layers[0][0].in_channels == 4
+            inside = next(trunk.parameters()).shape[1] == 4  # crops carry where the picture is
             a, b = (torch.cat((z, torch.ones_like(z[:, :1])), 1) if inside else z for z in (x, y))
             for layer in trunk.layers:
                 with torch.no_grad():

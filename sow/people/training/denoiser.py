@@ -58,7 +58,7 @@ def build_denoiser(
         )
 
 
-def begin_from(model: UNet2DConditionModel, weights: dict[str, torch.Tensor], name: str) -> None:
+def begin_from(model: torch.nn.Module, weights: dict[str, torch.Tensor], name: str, key: str) -> None:
     """Take the weights of a model of the same shape; raises UserError, naming a tensor, for another shape."""
     mine = model.state_dict()
     wrong = sorted(
@@ -68,8 +68,8 @@ def begin_from(model: UNet2DConditionModel, weights: dict[str, torch.Tensor], na
     )
     if wrong:
         raise UserError(
-            f"{name} holds another noise predictor than the recipe builds: {len(wrong)} tensors differ, "
-            f"among them {wrong[0]} (study.denoiser.start, study.denoiser.channels)"
+            f"{name} holds another network than is trained here: {len(wrong)} tensors differ, "
+            f"among them {wrong[0]} ({key})"
         )
     model.load_state_dict(weights)
 
@@ -138,7 +138,7 @@ def train_denoiser(
     model = build_denoiser(recipe, latent_channels, encoder.config.hidden_size)
     if recipe.start is not None:
         begun = UNet2DConditionModel.from_pretrained(recipe.start, torch_dtype=torch.float32)
-        begin_from(model, begun.state_dict(), recipe.start)
+        begin_from(model, begun.state_dict(), recipe.start, "study.denoiser.start")
     if not recipe.compile:
         model = model.to(memory_format=torch.channels_last)
     average = Average(model.parameters(), recipe.average)
