@@ -35,6 +35,8 @@ NUMBERS = {
     "identity_different_rejected": "other person rejected at it",
     "whole_called_whole": "whole outline called whole",
     "truncated_called_truncated": "truncated outline called truncated",
+    "one_face_called_one": "one face called one",
+    "second_face_found": "second face, whole or in part, found",
 }
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TrainJudge:
     """A training of `minutes` of processor time in all, or up to the clock time `until` ("HH:MM").
 
-    It goes on where `folder` left off. The weights (float16) and report.json are written to `output`; sizes
+    It goes on where `folder` left off, and begins with the judge in the folder `start` where one is named. The weights (float16) and report.json are written to `output`; sizes
     and rates are explained in sow.people.judge.training.Recipe. Raises UserError where neither or both of
     `minutes` and `until` are given.
     """
@@ -29,6 +29,7 @@ class TrainJudge:
     until: str | None
     seed: int
     threads: int
+    start: str | None
     folder: str
     output: str
     held_out: int
@@ -68,13 +69,16 @@ class TrainJudge:
         import torch
 
         from sow.people.judge.evaluation import calibrate, evaluate
-        from sow.people.judge.reader import Judge, save_judge
+        from sow.people.judge.reader import WEIGHTS, Judge, load_judge, save_judge
         from sow.people.judge.training import Trainer
         from sow.people.training.pace import seconds_until
 
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-        trainer = Trainer(self.recipe(), self.seed, Path(self.folder))
+        begun = load_judge(Path(self.start) / WEIGHTS.name).network if self.start else None
+        if begun is not None:
+            begun.requires_grad_(True)
+        trainer = Trainer(self.recipe(), self.seed, Path(self.folder), begun)
         if self.minutes is not None:
             steps = trainer.run(self.minutes * 60)
         else:

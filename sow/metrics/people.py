@@ -36,8 +36,9 @@ class PeopleMetrics:
         "id_distance": "distance of the judge's embeddings of the condition and the face at its place, in "
         "[0, 2]",
         "same_person": "that distance is within the judge's equal-error threshold",
-        "failure": "truncated outline as the judge sees it: no torso joined to the head at the condition's "
-        "place",
+        "failure": "truncated outline, or a second face on the image of one condition, as the judge sees them",
+        "truncated": "truncated outline: no torso joined to the head at the condition's place; the paper's failure",
+        "faces": "faces that the judge sees: 0, 1, or 2 for more than one",
         "whole": "the judge's probability of a whole outline",
         "text_agreement": "share of the attributes named by the prompt that the judge reads in the image",
         "text_missed": "the attributes that disagree",
@@ -68,7 +69,10 @@ class PeopleMetrics:
                              the face at the target; None where neither MTCNN nor the judge sees a face.
         same_person          that distance is at most the judge's equal-error threshold; None like the
                              distance.
-        failure              truncated outline: the judge sees no torso joined to the head at the target.
+        failure              truncated, or `faces` is 2 on the image of a single condition.
+        truncated            truncated outline: the judge sees no torso joined to the head at the target; what the
+                             paper counts as failure.
+        faces                0, 1, or 2 where the judge sees more than one face, whole or in part.
         whole                the judge's probability of a whole outline, in [0, 1].
         text_agreement       share of the attribute values named by the prompt that the judge reads in the
                              image,
@@ -102,6 +106,8 @@ class PeopleMetrics:
             seen = bool(detected[i]) or free[i].face_box is not None
             distances = [distance(placed[k], references[k]) for k in mine] if seen else []
             whole = [placed[k].whole for k in mine]
+            truncated = any(w < judge.calibration.whole for w in whole) if whole else None
+            second = len(mine) == 1 and free[i].faces > 1
             agreement, missed = text_agreement(sample.request.prompt, placed[mine[0]] if mine else free[i])
             rows.append(
                 {
@@ -114,7 +120,9 @@ class PeopleMetrics:
                     "same_person": all(d <= judge.calibration.same_person for d in distances)
                     if distances
                     else None,
-                    "failure": any(w < judge.calibration.whole for w in whole) if whole else None,
+                    "failure": truncated or second if whole else None,
+                    "truncated": truncated,
+                    "faces": free[i].faces,
                     "whole": mean(whole),
                     "text_agreement": agreement,
                     "text_missed": ",".join(missed),

@@ -143,7 +143,7 @@ class Trainer:
         some = torch.from_numpy(
             self.pool.rng.permutation(count)[: max(2, round(self.recipe.scene_share * count))]
         )
-        scene, grid = self.network.forward_scene(
+        scene, second, grid = self.network.forward_scene(
             batch.pictures[some].contiguous(memory_format=torch.channels_last)
         )
         features = self.network.describe_close(batch.close)
@@ -156,9 +156,10 @@ class Trainer:
         )
         terms = {
             "scene": 2.0 * cross_entropy(scene, {n: v[some] for n, v in batch.scene_labels.items()}),
+            "second": F.binary_cross_entropy_with_logits(second, batch.second[some] * 0.96 + 0.02),
             "face": 0.5 * grid_loss(grid, batch.grid[some], batch.grid_mask[some]),
             "close": 3.0 * cross_entropy(close, batch.close_labels),
-            "shape": 10 * F.mse_loss(self.shape(features), batch.shape),
+            "shape": 10 * F.mse_loss(self.shape(features)[people], batch.shape[people]),
             "figure": cross_entropy(figure, batch.figure_labels),
             "whole": F.binary_cross_entropy_with_logits(
                 whole[known], batch.whole[known].float() * 0.96 + 0.02
