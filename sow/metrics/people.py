@@ -36,8 +36,9 @@ class PeopleMetrics:
         "id_distance": "distance of the judge's embeddings of the condition and the face at its place, in "
         "[0, 2]",
         "same_person": "that distance is within the judge's equal-error threshold",
-        "failure": "truncated outline, or a second face on the image of one condition, as the judge sees them",
-        "truncated": "truncated outline: no torso joined to the head at the condition's place; the paper's failure",
+        "failure": "truncated, or a second face on the image of one condition, as the judge sees them",
+        "truncated": "no torso joined to the head at the condition's place, as the judge sees it: the paper's "
+        "failure",
         "faces": "faces that the judge sees: 0, 1, or 2 for more than one",
         "whole": "the judge's probability of a whole outline",
         "text_agreement": "share of the attributes named by the prompt that the judge reads in the image",
@@ -70,8 +71,8 @@ class PeopleMetrics:
         same_person          that distance is at most the judge's equal-error threshold; None like the
                              distance.
         failure              truncated, or `faces` is 2 on the image of a single condition.
-        truncated            truncated outline: the judge sees no torso joined to the head at the target; what the
-                             paper counts as failure.
+        truncated            truncated outline: the judge sees no torso joined to the head at the target;
+                             what the paper counts as failure.
         faces                0, 1, or 2 where the judge sees more than one face, whole or in part.
         whole                the judge's probability of a whole outline, in [0, 1].
         text_agreement       share of the attribute values named by the prompt that the judge reads in the

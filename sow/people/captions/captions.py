@@ -82,7 +82,7 @@ def _mentioned(shown: Sequence[str], rng: np.random.Generator) -> set[str]:
 
 
 def placement_words(placement: tuple[float, float, float]) -> dict[str, str]:
-    """What can be said of a placement (x, y, head height; shares of the canvas): "side" and "size" where they stand out."""
+    """ "side" and "size" of a placement (x, y, head height; shares of the canvas), where they stand out."""
     x, _, height = placement
     words = {}
     if abs(x - 0.5) > 0.07:

@@ -132,7 +132,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def parse_placement(text: str) -> dict[str, str]:
-    """What a prompt says of where the person is: "side" (left, right) and "size" (large, small), where it does."""
+    """What a prompt says of where the person is: "side" (left, right) and "size" (large, small)."""
     return {f: v for (f, v), pattern in _PLACES.items() if re.search(pattern, text, re.IGNORECASE)}
 
 

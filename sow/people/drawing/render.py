@@ -104,7 +104,7 @@ def face_condition(
 
 
 def scene_placement(seed: int) -> tuple[float, float, float]:
-    """The face's centre (x, y) and the head height of the scene that `render` draws from this seed, in shares of the canvas.
+    """The face's centre (x, y) and head height of the scene of this seed, in shares of the canvas.
 
     Known without drawing; of use only where the picture shows a person.
     """
@@ -114,7 +114,7 @@ def scene_placement(seed: int) -> tuple[float, float, float]:
 
 
 def head_square(seed: int) -> tuple[float, float, float, float]:
-    """Square around the head of the scene that `render` draws from this seed: (x0, y0, x1, y1), shares of the canvas."""
+    """Square around the head of the scene of this seed: (x0, y0, x1, y1) in shares of the canvas."""
     cx, cy, height = scene_placement(seed)
     half = 0.6 * height
     return max(cx - half, 0.0), max(cy - half, 0.0), min(cx + half, 1.0), min(cy + half, 1.0)
