@@ -37,8 +37,7 @@ class PeopleMetrics:
         "[0, 2]",
         "same_person": "that distance is within the judge's equal-error threshold",
         "failure": "truncated, or a second face on the image of one condition, as the judge sees them",
-        "truncated": "no torso joined to the head at the condition's place, as the judge sees it: the paper's "
-        "failure",
+        "truncated": "no torso joined to the head at the condition's place (judge): the paper's failure",
         "faces": "faces that the judge sees: 0, 1, or 2 for more than one",
         "whole": "the judge's probability of a whole outline",
         "text_agreement": "share of the attributes named by the prompt that the judge reads in the image",

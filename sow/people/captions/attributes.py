@@ -136,7 +136,7 @@ def with_identity(attributes: Attributes, identity: int) -> Attributes:
 
 
 def sample_attributes(rng: np.random.Generator) -> Attributes:
-    """Draw the attributes of one picture; about 5 % show nobody (walls more often than places), few have rain."""
+    """Draw the attributes of one picture; about 5 % show nobody (most often walls), few have rain."""
     values = {name: _pick(rng, options, _WEIGHTS.get(name)) for name, options in VOCABULARY.items()}
     values["hair_color"] = _pick(rng, VOCABULARY["hair_color"], _HAIR_COLOR_BY_AGE[values["age"]])
     if values["presence"] == "nobody" and rng.random() < 0.35:
