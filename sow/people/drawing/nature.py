@@ -1,4 +1,4 @@
-"""Outdoor backgrounds: forest, beach, mountains, river, desert and savanna, in unit coordinates."""
+"""Outdoor backgrounds: forest, beach, mountains, river and savanna, in unit coordinates."""
 
 from __future__ import annotations
 
