@@ -72,6 +72,11 @@ class Baseline:
         from sow.method.denoiser import Model
 
         engine = named(self.engine)
+        if backbone.flow:
+            raise UserError(
+                f"method={config.choices['method']} was written for models that predict noise, and this one "
+                "is a rectified flow: take method=sow (method, model)"
+            )
         own, more = engine.loaded(self, backbone)
         try:
             model = Model.of(own, self.num_inference_steps or config.num_inference_steps)

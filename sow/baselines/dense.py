@@ -181,7 +181,7 @@ class DenseAttention:
 
     def strengths(self, context: StepContext) -> tuple[float, ...]:
         assert context.timestep is not None  # a denoising step calls the network
-        return self.modulator.at(context.timestep).strength
+        return self.modulator.at(int(context.timestep)).strength
 
     @contextmanager
     def applied(
@@ -214,5 +214,5 @@ class DenseModulation:
     def clock_length(self, method: Components) -> int:
         """The timestep where lambda_t = w."""
         if self.options.clock == "absolute":
-            return len(method.schedule.alphas_cumprod)
-        return method.schedule.timesteps[method.t2 - 1]
+            return len(method.noise_schedule.alphas_cumprod)
+        return int(method.noise_schedule.timesteps[method.t2 - 1])

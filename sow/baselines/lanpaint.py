@@ -58,7 +58,7 @@ class LanPaintSampler(BaselineSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.schedule.need_signal("method=lanpaint")
+        self.noise_schedule.need_signal("method=lanpaint")
 
     def denoising_steps(self, sizes: int = 1) -> int:
         return self.schedule.steps * (self.options.inner_steps + 1)
@@ -80,12 +80,12 @@ class LanPaintSampler(BaselineSampler):
 
     def with_known(self, batch: Prepared, x: Tensor, e: Tensor, k: int) -> Tensor:
         """The noise prediction of step k, in the known part that whose x_0 is y_0."""
-        alpha = self.schedule.level(k + 1)
+        alpha = self.noise_schedule.level(k + 1)
         return replace(e, (x - alpha**0.5 * batch.encoded) / (1 - alpha) ** 0.5, batch.known)
 
     def think(self, batch: Prepared, x: Tensor, p: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """One Langevin step at the level of x_{k+1}: (x, p) -> (x, p)."""
-        alpha, weight = self.schedule.level(k + 1), self.options.weight
+        alpha, weight = self.noise_schedule.level(k + 1), self.options.weight
         scale = (1 - alpha) ** 0.5
         e = self.epsilon(batch, x, k)
         clean = (x - scale * e) / alpha**0.5
