@@ -72,7 +72,9 @@ class Preservation:
                     raise UserError(
                         f"need t3 > t1 as log SNR, got t3={t:g}, t1={cycle.t1:g} (preservation.t3, cycle.t1)"
                     )
-            elif not 0 < t < cycle.t1:
+            elif t <= 0:
+                raise UserError(f"need t3 > 0, got {t:g} (preservation.t3)")
+            elif t >= cycle.t1:
                 raise UserError(
                     f"need 0 < t3 < t1, got t3={t:g}, t1={cycle.t1:g}: lower t3 or raise t1 "
                     "(preservation.t3, cycle.t1)"

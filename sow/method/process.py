@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from sow.errors import UserError
-from sow.method.diffusion import Schedule
 from sow.method.flow import RectifiedFlow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sow.method.diffusion import Schedule
     from sow.models.backbone import Backbone
 
 
@@ -81,6 +81,8 @@ def process_of(
 ) -> Process:
     """The process of a model at K = `num_inference_steps`, on latents of `latent_size` (h, w), None = its
     own; raises UserError for a K that it does not have."""
+    from sow.method.diffusion import Schedule
+
     if backbone.flow:
         return RectifiedFlow(*backbone.levels(num_inference_steps, latent_size))
     return Schedule.from_config(backbone.scheduler_config, num_inference_steps)
@@ -88,6 +90,8 @@ def process_of(
 
 def need_noise(process: Process) -> Schedule:
     """The process of a model that predicts noise; raises UserError for a rectified flow."""
+    from sow.method.diffusion import Schedule
+
     if not isinstance(process, Schedule):
         raise UserError(
             "this reads the noise levels of a model that predicts noise, and this model is a rectified flow: "
