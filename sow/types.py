@@ -239,7 +239,7 @@ class StepContext:
     phase: Phase
     cycle: int | None = None
     index: int | None = None
-    timestep: int | None = None
+    timestep: float | None = None
     condition: int | None = None
 
 

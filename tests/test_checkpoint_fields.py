@@ -128,7 +128,7 @@ def test_what_a_file_leaves_out_is_its_own_class_default(name):
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"_class_name": "EDMEulerScheduler"}, "_class_name.*EDMEulerScheduler"),
     ({"_class_name": "EDMDPMSolverMultistepScheduler"}, "EDMDPMSolverMultistepScheduler"),
-    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "FlowMatchEulerDiscreteScheduler"),
+    ({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 3.0}, "FlowMatchHeunDiscreteScheduler"),
     ({"_class_name": "LCMScheduler", "original_inference_steps": 50}, "LCMScheduler"),
     ({"_class_name": "TCDScheduler"}, "TCDScheduler"),
     ({"_class_name": "CMStochasticIterativeScheduler"}, "CMStochasticIterativeScheduler"),

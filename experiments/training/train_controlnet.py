@@ -100,9 +100,8 @@ class TrainControlNet:
         with context.timed("figures"):
             pool = self.figures(backbone, side, TRAINING_SEEDS, self.pictures)
             held_out = self.figures(backbone, side, HELD_OUT_SEEDS, self.held_out)
-        lesson = Lesson(
-            backbone, sampler.model.schedule.alphas_cumprod, sampler.model.schedule.prediction_type
-        )
+        schedule = sampler.method.noise_schedule
+        lesson = Lesson(backbone, schedule.alphas_cumprod, schedule.prediction_type)
         with context.timed("train"):
             net, step, loss = self.train(lesson, pool)
         with context.timed("measure"):

@@ -94,7 +94,7 @@ class DreamBoothSampler(PersonalSampler):
             model.unet.requires_grad_(True)
         weights = [p for p in model.unet.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=self.options.rate, weight_decay=1e-2)
-        schedule, loss = self.schedule, torch.zeros(())
+        schedule, loss = self.noise_schedule, torch.zeros(())
         for _ in self.steps_of_training():
             parts = [(1.0, z, texts)]
             if prior is not None:

@@ -121,7 +121,7 @@ class TextualInversionSampler(PersonalSampler):
         words = [torch.nn.Parameter(w.to(model.device)) for w in words]
         optimizer = torch.optim.AdamW(words, lr=self.options.rate, weight_decay=0.0)
         texts, loss = captions(self.options, MARK), torch.zeros(())
-        schedule = self.schedule
+        schedule = self.noise_schedule
         for _ in self.steps_of_training():
             own, t, e = self.draw_training_batch(z, generator)
             with torch.enable_grad():

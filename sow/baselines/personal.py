@@ -244,7 +244,7 @@ class PersonalSampler(BaselineSampler):
 
     def draw_training_batch(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(z, t, e) of one training step, drawn image by image."""
-        count, total = self.options.train_batch, len(self.schedule.alphas_cumprod)
+        count, total = self.options.train_batch, len(self.noise_schedule.alphas_cumprod)
         rows = [noise.integers(0, len(z) - 1, generator) for _ in range(count)]
         t = torch.tensor([noise.integers(0, total - 1, generator) for _ in range(count)])
         shape = (1, *z.shape[1:])

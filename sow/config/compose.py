@@ -49,6 +49,7 @@ class Calibration:
     omega_plus: float
     omega_minus: float
     tau: float
+    unit: str
     t1: float
     t2: float
     cycles: int
@@ -136,8 +137,9 @@ class Config:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise UserError("prompt is empty: give prompt=... (prompt)")
-        self.cycle.resolve(self.num_inference_steps)
-        self.preservation.resolve(self.cycle, self.num_inference_steps)
+        if self.cycle.unit == "steps":  # other positions need the model's levels
+            self.cycle.resolve(self.num_inference_steps)
+            self.preservation.resolve(self.cycle, self.num_inference_steps)
         if hasattr(self.method, "check"):  # what the other groups must be for it
             self.method.check(self)
 

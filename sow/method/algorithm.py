@@ -31,7 +31,7 @@ def selective_one_way_diffusion(
     N: int,
     inject_first: bool,
     literal: bool,
-    timesteps: tuple[int, ...],
+    timesteps: tuple[float, ...],
     p_a: Denoise,
     p_s: Denoise,
     inject: Callable[[Tensor], Tensor],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sow.method.denoiser import Model
 from sow.method.diffusion import Schedule
+from sow.method.process import Process, need_noise
 from sow.method.seed_init import Batch, SeedInit
 from sow.types import Canvas, Request, Sample, Step
 
@@ -29,8 +30,13 @@ class Method:
         return self.model.backbone
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Process:
         return self.model.schedule
+
+    @property
+    def noise_schedule(self) -> Schedule:
+        """The schedule of a model that predicts noise; raises UserError for a rectified flow."""
+        return need_noise(self.schedule)
 
     @property
     def cycles(self) -> int:

@@ -43,11 +43,14 @@ class Components(Method):
     def __post_init__(self) -> None:
         _ = self.t1, self.t3  # both are resolved, or fail, before anything runs
         self.inversion.check_start(self.seed_init.start)
+        self.inversion.check_process(self.schedule)
+        if self.inversion.official or self.cycle.official:
+            self.schedule.need_official()
 
     @cached_property
     def ends(self) -> tuple[int, int]:
         """(t1, t2) as steps of K."""
-        return self.cycle.resolve(self.schedule.steps)
+        return self.cycle.resolve(self.schedule.steps, self.schedule.sigmas)
 
     @property
     def cycles(self) -> int:
@@ -64,7 +67,7 @@ class Components(Method):
     @cached_property
     def t3(self) -> tuple[int, ...]:
         """The states that are replaced in preservation, as steps of K."""
-        return self.preservation.resolve(self.cycle, self.schedule.steps)
+        return self.preservation.resolve(self.cycle, self.schedule.steps, self.schedule.sigmas)
 
     @property
     def last_state(self) -> int:
@@ -79,7 +82,7 @@ class Components(Method):
 
     def denoising_steps(self, sizes: int = 1) -> int:
         per_cycle = self.t2 - self.last_state
-        conditions = 0 if self.inversion.condition == "canvas" else sizes * self.t2
+        conditions = 0 if self.inversion.condition == "canvas" else sizes * self.inversion.calls(self.t2)
         from_noise = self.seed_init.start == "noise"
-        first = self.schedule.steps - self.t2 if from_noise else self.inverted_steps
+        first = self.schedule.steps - self.t2 if from_noise else self.inversion.calls(self.inverted_steps)
         return conditions + first + self.cycle.cycles * per_cycle + self.last_state

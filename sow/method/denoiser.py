@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from sow.method import noise
-from sow.method.diffusion import Schedule
+from sow.method.flow import RectifiedFlow
 from sow.method.guidance import Rule
+from sow.method.process import Process, process_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -77,7 +78,7 @@ class Denoiser:
     """
 
     backbone: Backbone = field(compare=False)
-    schedule: Schedule
+    schedule: Process
     rule: Rule
     prompts: tuple[str, ...]
     attention: Attention = field(default_factory=StockAttention)
@@ -95,12 +96,17 @@ class Denoiser:
 
     def predict(self, x: Tensor, k: int, M: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """e of step k, and x_0 of a model that does not predict e."""
+        return self.schedule.predicted(self.output(x, k, M), x, k)
+
+    def output(self, x: Tensor, k: int, M: Tensor | None = None, timestep: float | None = None) -> Tensor:
+        """What the network predicts of x, guided, told t_k or another `timestep`."""
         branches = len(self.embeds) // len(x)
         rows = torch.cat([x] * branches)
         seen, more = self.inputs(self, rows, k) if self.inputs else (rows, {})
-        output = self.backbone.predict(seen, self.schedule.timesteps[k], self.embeds, **more)
+        told = self.schedule.timesteps[k] if timestep is None else timestep
+        output = self.backbone.predict(seen, told, self.embeds, **more)
         # Guidance weighs the branches to a sum of 1, so that it may come before x, which is theirs all.
-        return self.schedule.predicted(self.rule.combine(output.chunk(branches), M), x, k)
+        return self.rule.combine(output.chunk(branches), M)
 
     def step(
         self,
@@ -124,7 +130,21 @@ class Denoiser:
 
     def invert(self, x: Tensor, k: int, official: bool = False) -> Tensor:
         """x_k -> x_{k+1}; `official` between the levels of COW's published code."""
-        return self.schedule.invert(x, self.epsilon(x, k), k, official)
+        return self.schedule.inverted(x, self.output(x, k), k, official)
+
+    def invert_midpoint(self, x: Tensor, k: int, v: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x_k -> x_{k+1} of a flow by the midpoint rule, and the velocity there.
+
+        `v` is the midpoint's velocity of the step before, which stands for the one at x_k (Deng et al.,
+        2412.07517), so that a step costs one call; None = it is computed.
+        """
+        flow = self.schedule
+        assert isinstance(flow, RectifiedFlow)  # the inversion was checked against the process
+        s, t = flow.sigmas[k : k + 2]
+        if v is None:
+            v = self.output(x, k, timestep=flow.timestep(s))
+        middle = self.output(x + (t - s) / 2 * v, k, timestep=flow.timestep((s + t) / 2))
+        return x + (t - s) * middle, middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +152,15 @@ class Model:
     """A frozen model at the K steps of its schedule: encodes pictures, draws latents, makes denoisers."""
 
     backbone: Backbone = field(compare=False)
-    schedule: Schedule
+    schedule: Process
 
     @classmethod
-    def of(cls, backbone: Backbone, num_inference_steps: int) -> Model:
-        """The model at K = `num_inference_steps`; raises UserError for a K that its schedule does not
-        have."""
-        return cls(backbone, Schedule.from_config(backbone.scheduler_config, num_inference_steps))
+    def of(
+        cls, backbone: Backbone, num_inference_steps: int, latent_size: Sequence[int] | None = None
+    ) -> Model:
+        """The model at K = `num_inference_steps`, on latents of `latent_size` (h, w), None = its own; raises
+        UserError for a K that its process does not have."""
+        return cls(backbone, process_of(backbone, num_inference_steps, latent_size))
 
     def encode(self, images: Tensor, noises: Tensor | None = None) -> Tensor:
         """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mode, or mean + std *

@@ -15,6 +15,7 @@ Scalars stay 0-dimensional float32 tensors as in diffusers' schedulers, so that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -124,6 +125,23 @@ class Schedule:
                 "model holds "
                 "noise alone: take model.timestep_spacing=leading (model.timestep_spacing, method)"
             )
+
+    @cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """sigma_0 .. sigma_K, the share of noise in signal + noise of each state."""
+        levels = [self.level(k).double() for k in range(self.steps + 1)]
+        return tuple(float((1 - a) ** 0.5 / (a**0.5 + (1 - a) ** 0.5)) for a in levels)
+
+    def end(self, noise: Tensor) -> Tensor:
+        """x_K ~ N(0, 1)."""
+        return noise
+
+    def need_official(self) -> None:
+        """Both readings of A4 exist here."""
+
+    def inverted(self, x: Tensor, output: Tensor, k: int, official: bool = False) -> Tensor:
+        """x_k -> x_{k+1} from the UNet's output for x_k at step k."""
+        return self.invert(x, self.epsilon(output, x, k), k, official)
 
     def invert(self, x: Tensor, e: Tensor, k: int, official: bool = False) -> Tensor:
         """x_k -> x_{k+1}, the exact reverse of the deterministic step (Eq. 3)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from sow.errors import UserError
+from sow.method.flow import RectifiedFlow
+from sow.method.process import Process
 from sow.types import Bound, component
 
 
@@ -17,6 +19,10 @@ class Inversion:
                  (COW's code)
     `condition`  "alone": the crop is inverted by itself; "canvas": cut from the canvas's inversion (A2)
     `vae`        "mode" or "sample" of the VAE's posterior (A17)
+    `solver`     "reverse": the sampler's own steps undone; "midpoint": a flow's, by the midpoint rule with
+                 the velocity of the step before (2412.07517); "free": without a network, x_k = q(x_k | x_0)
+                 with one noise a picture
+    `nudge`      factor of the clean latents before they are inverted (latent nudging, 2411.14430)
     """
 
     guidance_scale: Annotated[float, Bound(ge=0)]
@@ -25,6 +31,8 @@ class Inversion:
     levels: Literal["aligned", "official"]
     condition: Literal["alone", "canvas"]
     vae: Literal["mode", "sample"]
+    solver: Literal["reverse", "midpoint", "free"] = "reverse"
+    nudge: Annotated[float, Bound(gt=0)] = 1.0
 
     @property
     def official(self) -> bool:
@@ -40,6 +48,18 @@ class Inversion:
                 "inversion.condition=alone "
                 "(seed_init, inversion.condition)"
             )
+
+    def check_process(self, process: Process) -> None:
+        """Raise UserError for the midpoint rule on a model that predicts noise."""
+        if self.solver == "midpoint" and not isinstance(process, RectifiedFlow):
+            raise UserError(
+                "the midpoint rule follows the velocity of a rectified flow, and this model's process is "
+                "variance-preserving: take inversion.solver=reverse (inversion.solver)"
+            )
+
+    def calls(self, states: int) -> int:
+        """How many steps with a network call an inversion x_0 -> x_states takes."""
+        return 0 if self.solver == "free" else states
 
     def choose_prompt(self, user: str, intensified: str) -> str:
         """The prompt that guides the inversion (A1)."""

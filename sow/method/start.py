@@ -12,23 +12,27 @@ from torch import Tensor
 from sow.method.components import Components
 from sow.method.guidance import ClassifierFree
 from sow.method.seed_init import Batch, PlacedCondition, paste_latents
-from sow.types import Phase, Step, StepContext
+from sow.types import Event, Phase, Step, StepContext
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A picture to be inverted: `image` (3, H, W) in [-1, 1] on the CPU, the prompt that guides it, and the
-    standard normal draw (1, C, h, w) that samples the autoencoder's posterior, None for its mode (A17)."""
+    standard normal draws (1, C, h, w): `draw` samples the autoencoder's posterior, None for its mode (A17);
+    `noise` is that of an inversion without a network, else None."""
 
     image: Tensor
     prompt: str
     draw: Tensor | None
+    noise: Tensor | None
 
     @property
-    def content(self) -> tuple[bytes, str, bytes]:
+    def content(self) -> tuple[bytes | str, ...]:
         """What decides its latents, besides its size."""
-        draw = b"" if self.draw is None else self.draw.cpu().view(torch.uint8).numpy().tobytes()
-        return self.image.numpy().tobytes(), self.prompt, draw
+        draws = (
+            b"" if d is None else d.cpu().view(torch.uint8).numpy().tobytes() for d in (self.draw, self.noise)
+        )
+        return self.image.numpy().tobytes(), self.prompt, *draws
 
 
 def pictures_of(
@@ -37,12 +41,13 @@ def pictures_of(
     """Pictures of one size that belong to `samples` of the batch, drawn for in order where the posterior is
     sampled."""
     size = [n // method.canvas.factor for n in images[0].shape[-2:]]
-    sampled = method.inversion.vae == "sample"
+    sampled, free = method.inversion.vae == "sample", method.inversion.solver == "free"
     return [
         Picture(
             image,
             method.inversion.choose_prompt(batch.requests[i].prompt, batch.plans[i].prompt),
             method.model.draw(size, [batch.generators[i]]) if sampled else None,
+            method.model.draw(size, [batch.generators[i]]) if free else None,
         )
         for image, i in zip(images, samples, strict=True)
     ]
@@ -56,7 +61,7 @@ def invert(
     condition: int | None = None,
     samples: tuple[int, ...] | None = None,
 ) -> Iterator[Step]:
-    """DDIM inversion x_0 -> x_stop of pictures of one size: a start, then one step per state.
+    """Inversion x_0 -> x_stop of pictures of one size: a start, then one step per state.
 
     Steps hold a row per picture, of `samples`; pictures that are the same with the same prompt and draw are
     inverted once.
@@ -70,22 +75,32 @@ def invert(
 
     draws = [p.draw for p in own if p.draw is not None]
     x = method.model.encode(torch.stack([p.image for p in own]), torch.cat(draws) if draws else None)
+    inversion = method.inversion
+    x = x * inversion.nudge if inversion.nudge != 1 else x
     context = StepContext(phase, None, 0, None, condition)
     yield Step(x if rows is None else x[rows], "start", context, samples=samples)
-    inversion = method.inversion
+    noises = [p.noise for p in own if p.noise is not None]
+    clean, noise, v = x, torch.cat(noises) if noises else None, None
     rule = ClassifierFree(inversion.guidance_scale, inversion.negative_prompt)
     denoiser = method.model.denoiser(rule, [p.prompt for p in own])
     for k in range(stop):
-        x = denoiser.invert(x, k, inversion.official)
-        context = StepContext(phase, None, k, method.schedule.timesteps[k], condition)
-        yield Step(x if rows is None else x[rows], "denoise", context, samples=samples)
+        if noise is not None:
+            x = method.schedule.noised(clean, k + 1, noise)
+        elif inversion.solver == "midpoint":
+            x, v = denoiser.invert_midpoint(x, k, v)
+        else:
+            x = denoiser.invert(x, k, inversion.official)
+        event: Event = "denoise" if noise is None else "inject"
+        told = method.schedule.timesteps[k] if noise is None else None
+        context = StepContext(phase, None, k if noise is None else k + 1, told, condition)
+        yield Step(x if rows is None else x[rows], event, context, samples=samples)
 
 
 def reached(step: Step) -> int:
-    """The state that a step of `invert` ends in: 0 for the start, k + 1 for x_k -> x_{k+1}."""
+    """The state that a step of `invert` ends in: its own, and k + 1 for a network's x_k -> x_{k+1}."""
     k = step.context.index
     assert k is not None
-    return 0 if step.event == "start" else k + 1
+    return k + 1 if step.event == "denoise" else k
 
 
 def by_size(placed: Sequence[PlacedCondition]) -> list[list[int]]:
@@ -142,7 +157,7 @@ def start(method: Components, batch: Batch, v: dict[int, Tensor]) -> Generator[S
 def from_noise(method: Components, batch: Batch) -> Generator[Step, None, Tensor]:
     """x_K ~ N(0, 1) denoised to x_{t2} with c' (Fig. 6)."""
     steps = method.schedule.steps
-    x = method.model.draw(batch.canvas.latent_size, batch.generators)
+    x = method.schedule.end(method.model.draw(batch.canvas.latent_size, batch.generators))
     yield Step(x, "start", StepContext("sample", None, steps))
     denoiser = method.model.denoiser(method.guidance.in_cycle(), batch.prompts(user=False))
     for k in range(steps - 1, method.t2 - 1, -1):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.errors import UserError
+from sow.models import checkpoint
 from sow.types import Bound, Canvas
 
 if TYPE_CHECKING:
@@ -64,7 +65,35 @@ class Backbone:
         self.encodings = 0
         self.prompt_embeds: dict[str, Tensor] = {}
         self._warned: set[str] = set()
-        self._timesteps: dict[int, Tensor] = {}
+        self._timesteps: dict[float, Tensor] = {}
+
+    @property
+    def flow(self) -> bool:
+        """Whether the network predicts a rectified flow's velocity."""
+        return self.scheduler_config.get("_class_name") in checkpoint.FLOWS
+
+    def levels(
+        self, num_inference_steps: int, latent_size: Sequence[int] | None = None
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """A flow's sigma_0 .. sigma_K and timesteps t_0 .. t_{K-1} for latents of `latent_size` (h, w), as
+        diffusers' scheduler makes them; raises UserError for a K without as many levels."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        scheduler = FlowMatchEulerDiscreteScheduler(**checkpoint.flow_schedule(self.scheduler_config))
+        self.set_timesteps(scheduler, num_inference_steps, latent_size)
+        sigmas, timesteps = scheduler.sigmas.tolist()[::-1], scheduler.timesteps.tolist()[::-1]
+        if not all(s < t for s, t in zip(sigmas, sigmas[1:], strict=False)):
+            raise UserError(
+                f"num_inference_steps={num_inference_steps} is more than this flow has levels: take fewer "
+                "steps (num_inference_steps)"
+            )
+        return tuple(sigmas), tuple(timesteps)
+
+    def set_timesteps(
+        self, scheduler: Any, num_inference_steps: int, latent_size: Sequence[int] | None
+    ) -> None:
+        """The scheduler's grid, as the model's own pipeline asks for it."""
+        scheduler.set_timesteps(num_inference_steps)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompt embeddings (n, length, channels); each distinct prompt is encoded once in the life of the
@@ -201,7 +230,7 @@ class Backbone:
             "(model.path, guidance.scale, p_plus.omega, p_minus.omega)"
         )
 
-    def predict(self, latents: Tensor, timestep: int, prompt_embeds: Tensor, **more: Any) -> Tensor:
+    def predict(self, latents: Tensor, timestep: float, prompt_embeds: Tensor, **more: Any) -> Tensor:
         """The UNet's output for `latents` (B, C, h, w) at `timestep`, one row of `prompt_embeds` a row of
         latents.
 
@@ -233,7 +262,7 @@ class Backbone:
         self.unet.compile(dynamic=False, recompile_limit=GRAPHS, **how)
         self.compiled = True
 
-    def on_device(self, timestep: int) -> Tensor:
+    def on_device(self, timestep: float) -> Tensor:
         """The timestep as a tensor, sent to the device once: a number would be copied there in each call,
         and a compiled UNet would be compiled for each."""
         import torch

@@ -57,6 +57,27 @@ CLASSES: dict[str, dict[str, Any]] = {
     "UniPCMultistepScheduler": _LINSPACE,
 }
 
+# Rectified flows, with the defaults of diffusers' class.
+FLOWS = ("FlowMatchEulerDiscreteScheduler",)
+_FLOW: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "time_shift_type": "exponential",
+}
+_FLOW_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "invert_sigmas": (False,),
+    "shift_terminal": (None,),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "stochastic_sampling": (False,),
+}
+
 # Read by other solvers only, or only together with an option that is refused.
 _NOT_READ = frozenset(
     "solver_order solver_type solver_p algorithm_type lower_order_final euler_at_final "
@@ -130,6 +151,39 @@ def training_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> 
             "(model.prediction_type)"
         )
     return {key: values[key] for key in _DDIM}
+
+
+def check_scheduler(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> None:
+    """Raise UserError for a process that is not understood, a chain of betas or a flow."""
+    (flow_schedule if config.get("_class_name") in FLOWS else training_schedule)(config, file)
+
+
+def flow_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> dict[str, Any]:
+    """The arguments of diffusers' FlowMatchEulerDiscreteScheduler that a scheduler_config.json means; raises
+    UserError for a field or value that is not understood."""
+    for key, value in config.items():
+        if key.startswith("_"):
+            continue
+        if key in _FLOW_NEUTRAL:
+            if value not in _FLOW_NEUTRAL[key]:
+                raise _refused(file, key, value, f"only {_json(_FLOW_NEUTRAL[key][0])} is understood")
+        elif key not in _FLOW:
+            raise _refused(file, key, value, "no such field of a flow is understood")
+    values = {**_FLOW, **{k: v for k, v in config.items() if k in _FLOW}}
+    if not _whole(values["num_train_timesteps"]) or values["num_train_timesteps"] < 1:
+        value = values["num_train_timesteps"]
+        raise _refused(file, "num_train_timesteps", value, "a whole number from 1 on is understood")
+    if not isinstance(values["use_dynamic_shifting"], bool):
+        value = values["use_dynamic_shifting"]
+        raise _refused(file, "use_dynamic_shifting", value, "true or false is understood")
+    if values["time_shift_type"] not in ("exponential", "linear"):
+        raise _refused(
+            file, "time_shift_type", values["time_shift_type"], "exponential or linear is understood"
+        )
+    for key in ("shift", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"):
+        if not _number(values[key]) or values[key] <= 0:
+            raise _refused(file, key, values[key], "a number above 0 is understood")
+    return values
 
 
 def _check_numbers(values: Mapping[str, Any], file: str) -> None:

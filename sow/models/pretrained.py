@@ -170,8 +170,14 @@ class Pretrained:
         """The checkpoint's scheduler configuration, with what `prediction_type` and `timestep_spacing` put
         right."""
         own = {"prediction_type": self.prediction_type, "timestep_spacing": self.timestep_spacing}
-        config = {**config, **{k: v for k, v in own.items() if v is not None}}
-        checkpoint.training_schedule(config, f"{source}/{checkpoint.SCHEDULER_FILE}")
+        own = {k: v for k, v in own.items() if v is not None}
+        if own and config.get("_class_name") in checkpoint.FLOWS:
+            raise UserError(
+                f"{source} is a rectified flow, which predicts a velocity: leave out "
+                f"{', '.join(f'model.{key}' for key in own)} ({', '.join(f'model.{key}' for key in own)})"
+            )
+        config = {**config, **own}
+        checkpoint.check_scheduler(config, f"{source}/{checkpoint.SCHEDULER_FILE}")
         return config
 
     def _load_xl(

@@ -73,8 +73,8 @@ def one_way(config: Config, backbone: Backbone, **more: Any) -> Pipeline:
 
     need_plain(backbone)
     components = {name: getattr(config, name) for name in ("seed_init", *COMPONENTS)}
-    model = Model.of(backbone, config.num_inference_steps)
     canvas = config.model.canvas_of(backbone, config.width, config.height)
+    model = Model.of(backbone, config.num_inference_steps, canvas.latent_size)
     return pipeline(config, OneWayDiffusion(model, canvas, **components, **more))
 
 
