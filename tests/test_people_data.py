@@ -15,7 +15,7 @@ from sow.errors import UserError
 from sow.people.captions.attributes import VOCABULARY, Attributes, sample_attributes, sample_identity
 from sow.people.captions.parse import parse
 
-MANIFEST = "3cdc4244b9e3212ba567bfb27c9e1a6472ed53117ac247f793ba0b12519351d6"
+MANIFEST = "b8577490eaa674ca66438bedc67dd872e96d9c19a9b642affffeb63fdc9639fa"
 
 
 @cache

@@ -37,7 +37,7 @@ CHILD = {
     **OLD,
     "age": "child",
     "expression": "neutral",
-    "hair": "spiky",
+    "hair": "curly",
     "hair_color": "black",
     "glasses": "none",
 }
@@ -230,7 +230,7 @@ def test_tokens_are_counted_as_the_models_count_them() -> None:
 def test_two_people_are_told_apart() -> None:
     text, _ = fuse("A man on the left and a woman on the right", [OLD, CHILD], 77)
     left, right = text.split(" and a ")[-2:] if text.count(" and a ") > 1 else text.split(" on the left and ")
-    assert "red hair" in left and "spiky" in right
+    assert "red hair" in left and "curly" in right
     crowd, _ = fuse("two people in a forest", [OLD, CHILD], 77)
     assert "one is " in crowd and "another is " in crowd
 

@@ -193,7 +193,7 @@ UNREADABLE = [
     ("seed=1,2", ["seed=1,2 has a comma", "sweep with -m"]),
     ("seed=range(0,3)", ["seed=range(0,3) is a sweep: add -m"]),
     ("prompt=choice(a,b)", ["is a sweep: add -m", "(prompt)"]),
-    ("condition.attributes.hat=x", ["condition.attributes.hat=x", "none, cap, beanie, straw hat, top hat"]),
+    ("condition.attributes.hat=x", ["condition.attributes.hat=x", "none, cap, straw hat, top hat"]),
     ("condition.attributes.hut=cap", ["condition.attributes has no hut", "hat"]),
     ("condition.attributs.hat=cap", ["condition.attributs", "condition.attributes"]),
 ]
