@@ -18,8 +18,11 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     """The line; `compose` gives the configuration of words, None where there is none,
     to name the keys it has."""
     text = str(error) or str(error.__cause__ or type(error).__name__)
+    full_key = getattr(error, "full_key", None)
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
+    if isinstance(error, (RecursionError, AttributeError)) and full_key is None:
+        return f"the configuration cannot be composed: a file includes itself, or makes a part null ({text})"
     option = re.search(r"Could not find '(.+)/([^/']+)'", text)
     if option:
         group, value = option.groups()
@@ -28,7 +31,8 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
         return f"{group}={value} is no option: choose one of {names} ({group})"
     key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
     if key:
-        name = key[1].partition("=")[0]
+        inner = re.search(r"Key '.+' is not in struct\s+full_key: (\S+)", text)
+        name = inner[1] if inner else key[1].partition("=")[0]
         return str(unknown(name, _siblings(name, words, compose)))
     several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
     if several:
@@ -40,7 +44,8 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     swept = re.search(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text)
     if swept:
         return f"{swept[1]}={swept[2]} is a sweep: add -m, or give one value ({swept[1]})"
-    return " ".join(re.sub(r"(See https|full_key:|object_type=|Set the env).*", "", text).split())
+    line = " ".join(re.sub(r"(See https|full_key:|object_type=|Set the env).*", "", text).split())
+    return f"{line} ({full_key})" if full_key and full_key not in line else line
 
 
 def _unreadable(error: OverrideParseException) -> str:
