@@ -32,7 +32,7 @@ from sow.errors import UserError
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
 # What Hydra raises for files that it cannot read or lay over each other: besides its own, of the parser of
-# YAML, of a text that is not UTF-8, of a defaults list that is none or names itself, and of a part that is null.
+# YAML, of a text that is not UTF-8, of a defaults list that is none or names itself, of a part that is null.
 UNREADABLE = (
     HydraException,
     OmegaConfBaseException,
