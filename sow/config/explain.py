@@ -31,8 +31,7 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
         return f"{group}={value} is no option: choose one of {names} ({group})"
     key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
     if key:
-        inner = re.search(r"Key '.+' is not in struct\s+full_key: (\S+)", text)
-        name = inner[1] if inner else key[1].partition("=")[0]
+        name = str(getattr(error.__cause__, "full_key", None) or key[1].partition("=")[0])
         return str(unknown(name, _siblings(name, words, compose)))
     several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
     if several:

@@ -17,6 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -83,6 +84,7 @@ class Loader(ConfigLoaderImpl):
             raise UserError(explain(error, words, self._beside)) from error
         refuse_foreign(config, self.own, words)
         if run_mode == RunMode.MULTIRUN:
+            self._check_sweeps(words)
             _check_objective(config)
         return config
 
@@ -91,6 +93,13 @@ class Loader(ConfigLoaderImpl):
         escaped = master_config.hydra.sweeper._target_ == SWEEPERS[0]
         words = [from_sweeper(word, escaped) for word in sweep_overrides]
         return super().load_sweep_config(master_config, words)
+
+    def _check_sweeps(self, words: Sequence[str]) -> None:
+        """A sweep over nothing would run nothing, and say that all is well."""
+        for override in OverridesParser.create(config_loader=self).parse_overrides(list(words)):
+            if override.is_discrete_sweep() and next(override.sweep_string_iterator(), None) is None:
+                key = override.get_key_element()
+                raise UserError(f"{override.input_line} holds no value: name those to sweep over ({key})")
 
     def _not_text(self) -> str:
         """The first configuration file that is no UTF-8."""

@@ -236,8 +236,11 @@ def _check_files(config: DictConfig) -> None:
     if not isinstance(config.hydra.verbose, (bool, str, ListConfig)):
         raise UserError(f"hydra.verbose={config.hydra.verbose} is neither true, false nor names of loggers")
     for key in ("hydra.launcher", "hydra.sweeper"):
-        if OmegaConf.select(config, key) is None:
-            raise UserError(f"{key} is null: leave it out, or choose an option of the group ({key})")
+        if not OmegaConf.is_dict(found := OmegaConf.select(config, key)):
+            value = "null" if found is None else found
+            raise UserError(
+                f"{key} is {value}: leave it out, or choose an option of {key.replace('.', '/')}=.. ({key})"
+            )
 
 
 def _check_commands(config: DictConfig, words: Sequence[str]) -> None:
