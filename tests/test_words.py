@@ -166,7 +166,7 @@ REFUSED = [
     (r"prompt=choice('a\','b')", r"prompt=choice(..) holds 'a\','b', whose quotes do not match"),
     ("prompt=a\udcffb", r"'prompt=a\udcffb' is no text in UTF-8"),
     ("prompt@x=a", "prompt@x is no key: leave @x out (prompt)"),
-    ("ablation=[[no_dam]]", "ablation=[no_dam] is no option"),
+    ("ablation=[[no_dam]]", "ablation=[[no_dam]] is no option"),
     ("gate=0.2", "gate=0.2 is no option: choose one of always, region (gate)"),
     ("gate=[0.2]", "gate=[0.2] is no option: choose one of always, region (gate)"),
     ("gate=region,ajar", "gate=region,ajar is no option: choose one of always, region (gate)"),

@@ -31,8 +31,12 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
         return f"{group}={value} is no option: choose one of {names} ({group})"
     key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
     if key:
-        name = str(getattr(error.__cause__, "full_key", None) or key[1].partition("=")[0])
-        return str(unknown(name, _siblings(name, words, compose)))
+        given = key[1].partition("=")[0]
+        inner = str(getattr(error.__cause__, "full_key", None) or "")
+        name = (
+            inner if inner.startswith(f"{given}.") else given
+        )  # a mapping was given, one of its keys is wrong
+        return str(unknown(name, _siblings(name, given, words, compose)))
     several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
     if several:
         name, value = several.groups()
@@ -60,9 +64,9 @@ def _unreadable(error: OverrideParseException) -> str:
     )
 
 
-def _siblings(name: str, words: Sequence[str], compose: Compose) -> list[str]:
-    """Keys beside `name` in the configuration of the other words."""
-    node = compose([w for w in words if w.lstrip("+~").partition("=")[0].partition("@")[0] != name])
+def _siblings(name: str, given: str, words: Sequence[str], compose: Compose) -> list[str]:
+    """Keys beside `name` in the configuration of the words other than that of `given`."""
+    node = compose([w for w in words if w.lstrip("+~").partition("=")[0].partition("@")[0] != given])
     parent = ""
     for part in name.split(".")[:-1]:
         if not OmegaConf.is_dict(node) or part not in node:
