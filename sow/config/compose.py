@@ -16,6 +16,7 @@ from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF as CONF
 from sow.config.schema import construct, instantiate
+from sow.config.trust import need_of_group
 from sow.errors import MISSING, UserError, unknown
 from sow.store.secrets import hide_credentials, hide_variable, redact
 from sow.types import Bound, SeedNumber, component
@@ -206,6 +207,8 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
         given["condition"] = Ungiven(key)
     for name in GROUPS:
         if given[name] is resolved[name]:
+            if isinstance(resolved[name], Mapping) and "_target_" in resolved[name]:
+                need_of_group(name, resolved[name]["_target_"])
             given[name] = instantiate(resolved[name], name)
     _hide_secrets(resolved)
     given |= {

@@ -17,10 +17,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sow.config.explain import explain
 from sow.config.places import CONF
@@ -29,6 +31,18 @@ from sow.config.words import from_sweeper, read
 from sow.errors import UserError
 
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+
+# What Hydra raises for files that it cannot read or lay over each other: besides its own, of the parser of
+# YAML, of a text that is not UTF-8, of a defaults list that is none or names itself, of a part that is null.
+UNREADABLE = (
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    OSError,
+    ValueError,
+    RecursionError,
+    AttributeError,
+)
 
 
 class Loader(ConfigLoaderImpl):
@@ -62,10 +76,15 @@ class Loader(ConfigLoaderImpl):
             config = super().load_configuration(
                 config_name, words, run_mode, from_shell, validate_sweep_overrides
             )
-        except (HydraException, OmegaConfBaseException) as error:
+        except UserError:
+            raise
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self._not_text()} is no text in UTF-8 (--config-dir)") from error
+        except UNREADABLE as error:
             raise UserError(explain(error, words, self._beside)) from error
-        refuse_foreign(config, self.own)
+        refuse_foreign(config, self.own, words)
         if run_mode == RunMode.MULTIRUN:
+            self._check_sweeps(words)
             _check_objective(config)
         return config
 
@@ -75,11 +94,30 @@ class Loader(ConfigLoaderImpl):
         words = [from_sweeper(word, escaped) for word in sweep_overrides]
         return super().load_sweep_config(master_config, words)
 
+    def _check_sweeps(self, words: Sequence[str]) -> None:
+        """A sweep over nothing would run nothing, and say that all is well."""
+        for override in OverridesParser.create(config_loader=self).parse_overrides(list(words)):
+            if override.is_discrete_sweep() and next(override.sweep_string_iterator(), None) is None:
+                key = override.get_key_element()
+                raise UserError(f"{override.input_line} holds no value: name those to sweep over ({key})")
+
+    def _not_text(self) -> str:
+        """The first configuration file that is no UTF-8."""
+        for folder in self.folders:
+            for file in sorted(folder.rglob("*.yaml")):
+                try:
+                    file.read_text(encoding="utf-8")
+                except UnicodeDecodeError:
+                    return str(file)
+                except OSError:
+                    continue
+        return "a file of configurations"
+
     def _beside(self, words: Sequence[str]) -> DictConfig | None:
         """What the words compose to, to name the keys there are; None where they compose nothing."""
         try:
             return super().load_configuration("config", list(words), RunMode.RUN)
-        except (HydraException, OmegaConfBaseException):
+        except UNREADABLE:
             return None
 
 

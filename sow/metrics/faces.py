@@ -14,6 +14,7 @@ import numpy as np
 
 from sow.errors import UserError
 from sow.metrics import Value, mean
+from sow.models.loading import fill
 from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256, fingerprint_files
 from sow.store.files import atomic_write
@@ -233,13 +234,19 @@ def _facenet(file: str, device: str) -> torch.nn.Module:
 
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        model = InceptionResnetV1(classify=False)
         # The file carries the training head (`logits`), which embeddings do not use.
-        model.load_state_dict({k: v for k, v in state.items() if not k.startswith("logits.")})
+        state = {k: v for k, v in state.items() if not k.startswith("logits.")}
     except Exception as error:
         raise UserError(
             f"{file} does not hold FaceNet weights: replace it by {WEIGHTS_NAME} (metrics.weights)"
         ) from error
+    model = InceptionResnetV1(classify=False)
+    fill(
+        model,
+        {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+        file,
+        "metrics.weights",
+    )
     return model.eval().to(device)
 
 
