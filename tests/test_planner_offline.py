@@ -75,7 +75,9 @@ class TruthfulJudge:
             attributes = dict(found.truth["attributes"]) if self.face else {}
             box = found.bounds() if self.face else None
             confidence = dict.fromkeys(attributes, self.sure)
-            out.append(Reading(float(self.face), box, attributes, confidence, np.zeros(64, np.float32), 1.0))
+            out.append(
+                Reading(float(self.face), box, attributes, confidence, np.zeros(64, np.float32), 1.0, 0.0, 1)
+            )
         return out
 
 
