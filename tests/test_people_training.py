@@ -12,12 +12,12 @@ import torch
 from diffusers import AutoencoderKL
 from omegaconf import OmegaConf
 
-from experiments.training import train_people
+from experiments.training import people_evaluation, train_people
 from sow.config.schema import instantiate
 from sow.errors import UserError
 from sow.people.captions.attributes import sample_attributes
 from sow.people.captions.captions import caption
-from sow.people.training import evaluate, export, figures, grids, pace, text
+from sow.people.training import export, figures, grids, pace, text
 from sow.people.training.autoencoder import (
     build_autoencoder,
     psnr,
@@ -342,7 +342,7 @@ def test_every_phase_runs_on_what_the_phase_before_left(tmp_path, study, monkeyp
     assert picture.shape == (1, 128, 128, 3)
     assert np.array_equal(picture, grids.sample(pipeline, ["a person"], [0], steps=2))
     images = figures.held_out_images(2, 48, "gray")
-    assert evaluate.round_trip(pipeline, images, ["a face"] * 2, steps=2).shape == images.shape
+    assert people_evaluation.round_trip(pipeline, images, ["a face"] * 2, steps=2).shape == images.shape
 
 
 def test_the_study_names_what_is_wrong(study):
@@ -359,3 +359,21 @@ def test_shipped_weights_are_whole_small_and_in_small_shards():
     sizes = [p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()]
     assert sum(sizes) < 40e6
     assert max(sizes) <= 16 * 2**20
+
+
+def test_the_evaluation_becomes_tables() -> None:
+    some = {"mean": 0.5, "standard_error": 0.05, "n": 100}
+    inverted = some | {"against_decoded": 30.0}
+    sample = {"text": dict.fromkeys(people_evaluation.JUDGED, some), "faces": some, "one_face": some}
+    empty = sample | {"faces": people_evaluation.share([])}
+    lines = people_evaluation.markdown(
+        {
+            "autoencoder_psnr": dict.fromkeys(("scene", "closeup", "gray"), some),
+            "mtcnn": {"renders": some, "decoded": some},
+            "inversion_psnr": {"scene": inverted},
+            "samples": {"renders": sample, "10 steps": empty},
+        }
+    ).splitlines()
+    assert "| hair color | 50.0 % ± 5.0 (n = 100) | 50.0 % ± 5.0 (n = 100) |" in lines
+    assert "| MTCNN finds a face | 50.0 % ± 5.0 (n = 100) |  |" in lines
+    assert people_evaluation.one_face([], []) == people_evaluation.share([])

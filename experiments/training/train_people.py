@@ -20,6 +20,7 @@ from sow.people.training.recipes import (
     FigureRecipe,
     TextRecipe,
 )
+from sow.report.blocks import write_block
 from sow.types import component
 
 if TYPE_CHECKING:
@@ -143,9 +144,10 @@ class TrainPeople:
     def _evaluate(self, track: Tracker) -> None:
         import torch
 
-        from sow.people.training.evaluate import evaluate
         from sow.people.training.export import load_pipeline
         from sow.people.training.grids import people_grid
+
+        from .people_evaluation import evaluate, markdown
 
         torch.set_num_threads(self.denoiser.threads)
         pipeline = load_pipeline(Path(self.output))
@@ -154,7 +156,11 @@ class TrainPeople:
         numbers = evaluate(pipeline, self.evaluation)
         self._work.mkdir(parents=True, exist_ok=True)
         (self._work / "evaluation.json").write_text(json.dumps(numbers, indent=2) + "\n")
-        print(json.dumps(numbers, indent=2))
+        text = markdown(numbers)
+        (self._work / "evaluation.md").write_text(text)
+        print(text)
+        if look.publish:
+            write_block(Path(self.output) / "README.md", "measured", text)
 
     def _vae(self) -> AutoencoderKL:
         from diffusers import AutoencoderKL

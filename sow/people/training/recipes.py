@@ -153,3 +153,4 @@ class EvaluationRecipe:
     guidance: float
     steps: tuple[int, ...]
     grid: str
+    publish: bool
