@@ -70,6 +70,7 @@ def describe(study: Settings, work: Work, context: StudyContext) -> dict[str, An
         "title": study.title,
         "marks": study.marks,
         "columns": study.columns,
+        "units": "prompt",  # whose groups are drawn together; older folders: each alone
         "reference": study.reference if study.reference in {r.name for r in study.shown} else None,
         "resampling": {
             "level": study.level,
