@@ -114,8 +114,20 @@ def parse_columns(columns: Iterable[Any], key: str = "study.columns") -> tuple[C
     return tuple(construct(Column, value, f"{key}.{i}") for i, value in enumerate(found))
 
 
+Folder = tuple[
+    Mapping[str, Any], Sequence[Mapping[str, Any]], list[dict[str, Any]], Mapping[Hashable, Hashable] | None
+]
+
+
 def from_folder(folder: Path) -> Table:
     """The table of a benchmark's run folder; raises UserError when it is none."""
+    return make(*read_folder(folder))
+
+
+def read_folder(folder: Path) -> Folder:
+    """What a benchmark's run folder holds: table.json, rows.json, one record per row, group and seed with its
+    seconds, and the prompt of each group where groups of one prompt are drawn together; raises UserError when
+    it is none."""
     import pandas
 
     try:
@@ -136,7 +148,7 @@ def from_folder(folder: Path) -> Table:
         }
         for record in plain:
             record[metric] = times.get((record["row"], f"{record['group']}-{record['seed']}"))
-    return make(spec, rows, plain, _units(folder) if spec.get("units") == "prompt" else None)
+    return spec, rows, plain, _units(folder) if spec.get("units") == "prompt" else None
 
 
 def _units(folder: Path) -> dict[Hashable, Hashable]:
