@@ -68,8 +68,13 @@ class BaselineSampler(Method):
         """Whether the chain needs the latents of the pasted picture."""
         return True
 
-    def denoising_steps(self, sizes: int = 1) -> int:
+    @property
+    def first(self) -> int:
+        """The state that the chain starts from: x_K."""
         return self.schedule.steps
+
+    def denoising_steps(self, sizes: int = 1) -> int:
+        return self.first
 
     def finished(self, sample: Sample) -> Sample:
         return self.pasted(sample) if self.options.paste else sample
@@ -118,8 +123,8 @@ class BaselineSampler(Method):
     def denoise(self, batch: Prepared) -> Iterator[Step]:
         """The chain of DDIM steps; `after` may put something back after each."""
         x = self.start(batch)
-        yield Step(x, "start", StepContext("sample", None, self.schedule.steps))
-        for k in range(self.schedule.steps - 1, -1, -1):
+        yield Step(x, "start", StepContext("sample", None, self.first))
+        for k in range(self.first - 1, -1, -1):
             e, x0 = self.predict(batch, x, k)
             x, x0 = self.ddim(batch, x, e, k, x0)
             x = self.after(batch, x, k)
