@@ -60,7 +60,7 @@ class Showcase:
         context.console.print(report.table(mean(rows), context.seconds))
         context.console.print(f"figure: {figure}")
         if self.publish:
-            blocks.publish("showcase", markdown(rows), figure)
+            blocks.publish("showcase", markdown(rows), figure, made=context.made())
 
 
 def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Figure:

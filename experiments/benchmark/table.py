@@ -59,7 +59,8 @@ def collate(study: Settings, work: Work, context: StudyContext) -> tables.Table:
     context.console.print(writers.terminal(table))
     context.console.print(f"table: {folder.path / 'table.md'}")
     if study.publish:
-        writers.publish(table)
+        spent = [v for r in seconds for k, v in r.items() if k.startswith("batch/") and v is not None]
+        writers.publish(table, made=context.made(len(records), sum(spent)))
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from sow import report
+from sow.report import blocks
 from sow.runs import folders, records
 from sow.runs.records import RunFolder
 from sow.runs.tracking import Job, Tracked
@@ -53,6 +55,7 @@ class StudyContext:
     repeats: Path | None = None
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     seconds: dict[str, float] = field(default_factory=dict)
+    images: int = 0  # that `generate` has made
 
     def sampler(self) -> Pipeline:
         """The sampler of the configuration; the model is loaded once per process."""
@@ -96,6 +99,7 @@ class StudyContext:
         _ = self.tracked  # the input is known to be good
         with report.progress_bar(sampler, plans, self.config.batch_size) as on_step:
             samples = sampler.generate(requests, plans=plans, snapshots=snapshots, on_step=on_step)
+        self.images += len(samples)
         for shared in {id(s.seconds): s.seconds for s in samples}.values():  # a batch's samples share them
             for phase, seconds in shared.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
@@ -111,6 +115,18 @@ class StudyContext:
         from sow.report.statistics import Resampling
 
         return Resampling(level, resamples, self.config.seed)
+
+    def made(self, images: int | None = None, seconds: float | None = None) -> blocks.Made:
+        """How what is published was measured: by this command at this commit, from `images`, by default as
+        many as `generate` made, in `seconds`, by default this process's."""
+        git = self.git
+        return blocks.Made(
+            command=shlex.join(["run.py", *self.config.overrides]),
+            day=datetime.now(UTC).date().isoformat(),
+            commit=None if git is None else git["commit"][:10] + "+" * git["dirty"],
+            images=images or self.images or None,
+            seconds=seconds or sum(self.seconds.values()) or None,
+        )
 
     @property
     def metrics(self) -> Any:

@@ -69,12 +69,12 @@ class BaselineSampler(Method):
         return True
 
     @property
-    def first(self) -> int:
+    def first_state(self) -> int:
         """The state that the chain starts from: x_K."""
         return self.schedule.steps
 
     def denoising_steps(self, sizes: int = 1) -> int:
-        return self.first
+        return self.first_state
 
     def finished(self, sample: Sample) -> Sample:
         return self.pasted(sample) if self.options.paste else sample
@@ -123,8 +123,8 @@ class BaselineSampler(Method):
     def denoise(self, batch: Prepared) -> Iterator[Step]:
         """The chain of DDIM steps; `after` may put something back after each."""
         x = self.start(batch)
-        yield Step(x, "start", StepContext("sample", None, self.first))
-        for k in range(self.first - 1, -1, -1):
+        yield Step(x, "start", StepContext("sample", None, self.first_state))
+        for k in range(self.first_state - 1, -1, -1):
             e, x0 = self.predict(batch, x, k)
             x, x0 = self.ddim(batch, x, e, k, x0)
             x = self.after(batch, x, k)

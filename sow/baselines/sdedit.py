@@ -29,9 +29,9 @@ class SDEditSampler(BaselineSampler):
     """The chain starts at x_{t_0} of the pasted picture."""
 
     @property
-    def first(self) -> int:
+    def first_state(self) -> int:
         return max(1, int(self.options.strength * self.schedule.steps))  # as diffusers counts
 
     def start(self, batch: Prepared) -> Tensor:
         x = batch.encoded
-        return self.schedule.noised(x, self.first, self.draw(batch, x))
+        return self.schedule.noised(x, self.first_state, self.draw(batch, x))

@@ -128,12 +128,12 @@ def save(folder: RunFolder, table: Table, name: str) -> None:
         folder.save_bytes(f"{name}.{kind}", write(table).encode())
 
 
-def publish(table: Table, root: Path = blocks.REPOSITORY) -> None:
+def publish(table: Table, root: Path = blocks.REPOSITORY, made: blocks.Made | None = None) -> None:
     """The Markdown table between the marks of its name, and its means if a page has marks of NAME-short.
 
     Raises UserError when no page has the marks of the name.
     """
-    blocks.publish(table.name, markdown(table), root=root)
+    blocks.publish(table.name, markdown(table), root=root, made=made)
     if blocks.page_of(f"{table.name}-short", root):
         blocks.publish(f"{table.name}-short", short(table), root=root)
 
