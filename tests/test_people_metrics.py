@@ -90,7 +90,8 @@ def test_a_whole_figure_with_its_own_face_scores_best() -> None:
     assert row["same_person"] and row["id_distance"] < 0.5
     assert row["failure"] is False and row["truncated"] is False and row["whole"] > 0.5 and row["faces"] == 1
     assert row["psnr_condition"] == 100 and row["boundary"] < rows()[4]["boundary"]
-    assert row["text_agreement"] >= 0.75
+    assert row["text_agreement"] >= 0.75 and row["expression_follows"] is True
+    assert row["copy_paste"] is None  # nobody knows who that is
 
 
 def test_a_head_without_a_body_is_a_failure() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from sow.errors import UserError
 from sow.metrics import Value, mean
+from sow.metrics.copying import another_picture, copy_paste
 from sow.models.loading import fill
 from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256, fingerprint_files
@@ -93,6 +94,9 @@ class Faces:
         "face_iou": "overlap of the condition's face on the image with its place",
         "id_distance": "FaceNet distance of the condition and the face on the image, in [0, 2]; undetected "
         "faces left out",
+        "id_distance_other": "the same distance to another picture of the condition's person",
+        "copy_paste": "how much nearer the face is to the given picture than to the other one: 1 a copy, 0 "
+        "as near to both, -1 the other",
     }
 
     weights: str | None
@@ -108,7 +112,8 @@ class Faces:
         weights_file(self.weights)
 
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
-        """`face_detected`; `face_iou` of the face with the condition's subject; `id_distance` in [0, 2].
+        """`face_detected`; `face_iou` of the face with the condition's subject; `id_distance` in [0, 2];
+        `id_distance_other` and `copy_paste` where another picture of the person is known.
 
         Each condition is compared with the face that overlaps it most (the largest face for a single
         condition); several conditions give their mean. None where the face, or the condition's own face, is
@@ -120,11 +125,13 @@ class Faces:
         references = [c.image for s in samples for c in s.request.conditions]
         found = kept_faces(images, device, self.batch_size)
         expected = iter(_largest(f) for f in kept_faces(references, device, self.batch_size))
+        others = self._others(samples, device)
         crops: list[tuple[Image.Image, Box]] = []
         rows: list[dict[str, Value]] = []
         pairs: list[list[int]] = []
+        threes: list[list[int]] = []
         for sample, faces in zip(samples, found, strict=True):
-            mine, ious = [], []
+            mine, ious, three = [], [], []
             for condition, box in zip(sample.request.conditions, sample.plan.boxes, strict=True):
                 reference, target = next(expected), condition.subject_in(box)
                 face = _matching(faces, target, alone=len(sample.plan.boxes) == 1)
@@ -134,12 +141,27 @@ class Faces:
                 if reference is not None:
                     mine.append(len(crops))
                     crops += [(sample.image, face), (condition.image, reference)]
+                    if (other := others.get(id(condition))) is not None:
+                        three.append(mine[-1])
+                        crops.append(other)
             pairs.append(mine)
+            threes.append(three)
             rows.append({"face_detected": bool(faces), "face_iou": mean(ious)})
         vectors = kept_embeddings(crops, self.weights, device, self.batch_size)
-        for row, mine in zip(rows, pairs, strict=True):
+        for row, mine, three in zip(rows, pairs, threes, strict=True):
             row["id_distance"] = mean([face_distance(vectors[i], vectors[i + 1]) for i in mine])
+            row["id_distance_other"] = mean([face_distance(vectors[i], vectors[i + 2]) for i in three])
+            row["copy_paste"] = mean([copy_paste(*vectors[i : i + 3]) for i in three])
         return rows
+
+    def _others(self, samples: Sequence[Sample], device: str) -> dict[int, tuple[Image.Image, Box]]:
+        """Another picture of each condition's person and the face on it, by the condition's id(), where there
+        is one and MTCNN finds a face."""
+        conditions = [c for s in samples for c in s.request.conditions]
+        found = [(c, o) for c in conditions if (o := another_picture(c)) is not None]
+        faces = kept_faces([o.image for _, o in found], device, self.batch_size)
+        sides = [(id(c), o.image, _largest(f)) for (c, o), f in zip(found, faces, strict=True)]
+        return {key: (image, face) for key, image, face in sides if face is not None}
 
 
 def face_distance(a: Sequence[float], b: Sequence[float]) -> float:
