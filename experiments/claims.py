@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.config.schema import construct
 from sow.errors import UserError
-from sow.report import tables
+from sow.report import figures, tables
 from sow.report.statistics import Comparison, Resampling, compare, detectable, holm
 from sow.runs.records import MANIFEST, manifests_below
 from sow.types import Bound, component
@@ -20,16 +20,17 @@ from .core.fields import Inside, Resamples
 from .core.finding import Finding
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from .core.study import StudyContext
 
 Verdict = Literal["supported", "contradicted", "not supported", "undecided", "not measured"]
 COLORS = {
-    "supported": "tab:green",
-    "contradicted": "tab:red",
-    "not supported": "tab:orange",
-    "undecided": "tab:gray",
+    "supported": figures.COLORS["green"],
+    "contradicted": figures.COLORS["vermilion"],
+    "not supported": figures.COLORS["orange"],
+    "undecided": figures.COLORS["gray"],
 }
 
 
@@ -230,10 +231,16 @@ def markdown(outcomes: Sequence[Outcome], level: float, split: str) -> str:
 
 def draw(outcomes: Sequence[Outcome]) -> Figure:
     """A line per claim: difference and interval in units of what matters, right of 0 as the paper says."""
-    from matplotlib import pyplot as plt
+
+    def paint(figure: Figure) -> None:
+        _paint(figure.subplots(), outcomes)
+
+    return figures.draw(8, 0.34 * len(outcomes) + 1.2, paint)
+
+
+def _paint(axis: Axes, outcomes: Sequence[Outcome]) -> None:
     from matplotlib.patches import Patch
 
-    figure, axis = plt.subplots(figsize=(8, 0.34 * len(outcomes) + 1.2))
     for place, o in enumerate(reversed(outcomes)):
         if o.difference is None:
             continue
@@ -248,8 +255,6 @@ def draw(outcomes: Sequence[Outcome]) -> Figure:
     axis.set_yticks(range(len(outcomes)), [o.claim.says for o in reversed(outcomes)])
     axis.set_xlabel("difference over the smallest that matters; right of 0 as the paper says")
     axis.legend(handles=[Patch(color=c, label=w) for w, c in COLORS.items()], fontsize=7, loc="best")
-    figure.tight_layout()
-    return figure
 
 
 def _unit(claim: Claim) -> str:

@@ -33,14 +33,14 @@ BETTER = {"lower": "↓", "higher": "↑", "none": ""}
 class Column:
     """A metric of the records as a table shows it.
 
-    `better` is lower, higher or none, `format` number, percent or seconds; `worth` is the difference that a
-    table should be able to see, in the metric's own unit (shares in [0, 1]), None where nobody asks.
+    `better` is lower, higher or none, `format` number, percent, seconds or count; `worth` is the difference
+    that a table should be able to see, in the metric's own unit (shares in [0, 1]), None where nobody asks.
     """
 
     metric: str
     label: str
     better: Literal["lower", "higher", "none"]
-    format: Literal["number", "percent", "seconds"]
+    format: Literal["number", "percent", "seconds", "count"]
     worth: Annotated[float | None, Bound(gt=0)] = None
 
     @property
@@ -57,7 +57,8 @@ class Column:
         """A value for a reader, "-" for None and nan."""
         if value is None or math.isnan(value):
             return "-"
-        factor, digits = (100, 1) if self.format == "percent" else (1, 2 if self.format == "seconds" else 3)
+        factor = 100 if self.format == "percent" else 1
+        digits = {"number": 3, "percent": 1, "seconds": 2, "count": 0}[self.format]
         return f"{value * factor:{'+' if signed else ''}.{digits}f}"
 
 
@@ -138,11 +139,12 @@ def read_folder(folder: Path) -> Folder:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a run folder of study=benchmark: {error}") from error
     plain = records.where(records.notna(), None).to_dict("records")
-    for metric in ("seconds", "train_seconds"):
+    for metric in ("seconds", "train_seconds", "unet_evaluations"):
         if metric not in seconds:
             continue
+        shared = metric == "unet_evaluations"  # stored for the batch; the others are an image's already
         times = {
-            (row, name): value
+            (row, name): value / len(str(names).split(",")) if shared and value is not None else value
             for row, names, value in zip(seconds["row"], seconds["names"], seconds[metric], strict=True)
             for name in str(names).split(",")
         }
