@@ -81,7 +81,7 @@ def test_the_known_latents_end_as_they_were_encoded(method):
 def test_pasting_lays_the_condition_over_the_picture(method):
     import numpy as np
 
-    made = sampler(method, "method.paste=true", *FEW[method], "method.num_inference_steps=2")
+    made = sampler(method, "paste_back=hard", *FEW[method], "method.num_inference_steps=2")
     sample = made.generate([request()], plans=[plan()])[0]
     ours, truth, inside = (np.asarray(x) for x in (sample.image, pasted(made), unknown()))
     assert np.array_equal(ours[inside == 0], truth[inside == 0])

@@ -126,7 +126,7 @@ def sampler(folder: Path, *words: str):
 def chain(folder: Path, *words: str) -> Pipeline:
     """Plain sampling from noise with our loop."""
     config = compose([*WORDS, f"model.path={folder}", *words])
-    options = SimpleNamespace(eta=0.0, prompt="user", vae="mode", paste=False)
+    options = SimpleNamespace(eta=0.0, prompt="user", vae="mode")
     model = Model.of(build(config).backbone, 4)
     canvas = config.model.canvas_of(model.backbone, config.width, config.height)
     return pipeline(config, BaselineSampler(model, canvas, config.seed_init, config.guidance, options))

@@ -52,14 +52,12 @@ class Baseline:
     `eta`     0 deterministic DDIM .. 1 the noise of DDPM
     `prompt`  "user": the prompt c; "intensified": the planner's c'
     `vae`     "mode" or "sample" of the VAE's posterior
-    `paste`   lay the condition's own pixels over the finished picture, inside its mask
     """
 
     num_inference_steps: Annotated[int | None, Bound(ge=1, le=1000)]
     eta: Annotated[float, Bound(ge=0, le=1)]
     prompt: Literal["user", "intensified"]
     vae: Literal["mode", "sample"]
-    paste: bool
 
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = ""  # module and class of the method

@@ -7,16 +7,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sow.method.base import Method
 from sow.method.denoiser import Denoiser, Model
 from sow.method.guidance import ClassifierFree, Regional
-from sow.method.seed_init import Batch, SeedInit, pixel_mask
+from sow.method.seed_init import Batch, SeedInit
 from sow.models.backbone import Backbone
 from sow.pipeline.factory import need_plain
-from sow.types import Canvas, Plan, Request, Sample, Step, StepContext
+from sow.types import Canvas, Plan, Request, Step, StepContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +74,6 @@ class BaselineSampler(Method):
 
     def denoising_steps(self, sizes: int = 1) -> int:
         return self.first_state
-
-    def finished(self, sample: Sample) -> Sample:
-        return self.pasted(sample) if self.options.paste else sample
-
-    def pasted(self, sample: Sample) -> Sample:
-        """The sample with each condition's own pixels laid over it, inside the mask."""
-        image = sample.image.copy()
-        for condition, box in zip(sample.request.conditions, sample.plan.boxes, strict=True):
-            mask = pixel_mask(condition, box, self.seed_init.mask)
-            crop = condition.image.convert("RGB").resize((box.w, box.h))
-            image.paste(crop, (box.x, box.y), mask)
-        assert isinstance(image, Image.Image)
-        return replace(sample, image=image)
 
     def run(self, batch: Batch) -> Iterator[Step]:
         yield from self.denoise(self.prepare(batch))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sow.method.preservation import Preservation
     from sow.method.seed_init import SeedInit
     from sow.metrics import Metrics
+    from sow.pipeline.paste_back import PasteBack
     from sow.planner.base import Planner
     from sow.planner.intensify import Intensify
     from sow.planner.position import Position
@@ -40,7 +41,7 @@ else:  # running, a group holds whichever component its options name, which `sow
     ClassifierFree = Regional = Modulation = NoModulation = PPlus = PMinus = DecayInTime = DecayInDistance = (
         Any
     )
-    Gate = Any
+    Gate = PasteBack = Any
 
 
 @component("calibration")
@@ -125,6 +126,7 @@ class Config:
     decay_time: DecayInTime
     decay_distance: DecayInDistance
     gate: Gate
+    paste_back: PasteBack
     data: Any
     metrics: Metrics
     tracker: Any
