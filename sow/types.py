@@ -125,8 +125,8 @@ class VisualCondition:
     `image`  PIL RGB. `mask`  PIL "L" of the same size, 255 = belongs to the condition, 0 = does not; None =
              all of it.
     `box`    where the user wants it, in canvas pixels; None leaves the place to the planner.
-    `truth`  what is known about the picture (a rendered person's attributes and identity); only metrics read
-             it.
+    `truth`  what is known about the picture (a rendered person's attributes and identity; "another", which
+             makes another picture of the person); only metrics read it.
     """
 
     image: Image.Image

@@ -29,9 +29,9 @@ from sow.baselines.inversion import MARK, encode_with_word, place_word
 from sow.baselines.personal import denoising_loss, name_concept
 from sow.errors import UserError
 from sow.method import noise
+from sow.method.paste_back import NoPasteBack
 from sow.method.seed_init import to_tensor
 from sow.models.tiny import SCHEDULER
-from sow.pipeline.paste_back import NoPasteBack
 from sow.pipeline.pipeline import Pipeline
 from sow.store.inputs import files_read
 from sow.types import Request, Sample

@@ -9,7 +9,7 @@ from PIL import Image
 from experiments.benchmark.rows import Row
 from sow import compose
 from sow.errors import UserError
-from sow.pipeline.paste_back import Feathered, Hard, NoPasteBack, PasteBack
+from sow.method.paste_back import Feathered, Hard, NoPasteBack, PasteBack
 from sow.types import Box, Plan, Request, VisualCondition
 
 
@@ -73,7 +73,7 @@ def test_tables_do_not_mix_it(tmp_path) -> None:
     from experiments.core.study import StudyContext
     from sow.runs.records import RunFolder
 
-    rows = "+study.rows={plain: {overrides: []}, pasted: {overrides: [paste_back=hard]}}"
+    rows = "+study.rows={plain: {overrides: []}, pasted: {overrides: ['paste_back=hard']}}"
     words = ["study=benchmark", "study.limit=3", f"paths.outputs={tmp_path}", rows]
     mixed = compose(words)
     with pytest.raises(UserError, match=r"pasted has hard, plain has none.*\(study\.rows, paste_back\)"):

@@ -164,9 +164,10 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     Returns whether the study ran. Raises UserError; a folder left by that has no manifest and counts for
     nothing.
     """
-    context = StudyContext(config, RunFolder(folder), group)
-    config.tracker.check()
     key, outputs = records.run_key(config, StudyContext), config.paths.outputs
+    about = {"words": repeated(config.overrides), "key": key}
+    context = StudyContext(config, RunFolder(folder, about), group)
+    config.tracker.check()
     earlier = records.find(outputs, key)
     if earlier is not None and not config.force:
         records.link_earlier(folder, earlier)
@@ -183,6 +184,11 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
         if "tracked" in vars(context):
             context.tracked.finish(exit_code)
     return True
+
+
+def repeated(words: Sequence[str]) -> list[str]:
+    """The words that make the same picture again: not where it is written, kept or told."""
+    return [w for w in words if not w.lstrip("+~").startswith((*records.NOT_THE_RUN, "hydra"))]
 
 
 def show_repeated(context: StudyContext, earlier: Path) -> None:

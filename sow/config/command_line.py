@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF, module
+from sow.config.repeat import words_of
 from sow.errors import Refusal, UserError
 from sow.store.secrets import redact, redact_file, redact_logs
 
@@ -74,11 +76,17 @@ def job(composed: DictConfig) -> float | None:
 def _do(arguments: Sequence[str]) -> None:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
+    parser.add_argument(
+        "--from", dest="image", help="Repeat the run that made this image.png; more words change it"
+    )
     flags = parser.parse_intermixed_args(list(arguments))
     if flags.experimental_rerun is not None:
         raise UserError("--experimental-rerun runs a pickle: give the run's own words instead")
     folders = [Path(flags.config_dir).absolute()] if flags.config_dir is not None else []
     conf = str(CONF) if flags.config_path is None else str(Path(flags.config_path).absolute())
+    if flags.image is not None:
+        flags.overrides = [*words_of(flags.image), *flags.overrides]
+        print(f"from {flags.image}: {shlex.join(redact(flags.overrides))}", flush=True)
     words, name = flags.overrides, flags.config_name or "config"
     hydra: Any = application(folders, words, conf)
     show = {

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from sow.method.cycle import Cycle
     from sow.method.guidance import ClassifierFree, Regional
     from sow.method.inversion import Inversion
+    from sow.method.paste_back import PasteBack
     from sow.method.preservation import Preservation
     from sow.method.seed_init import SeedInit
     from sow.metrics import Metrics
-    from sow.pipeline.paste_back import PasteBack
     from sow.planner.base import Planner
     from sow.planner.intensify import Intensify
     from sow.planner.position import Position

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -67,10 +68,12 @@ class Person:
             identity=identity,
             framing="closeup",
         )
+        shown = {f.name: getattr(picture.attributes, f.name) for f in fields(picture.attributes)}
         truth = {
-            "attributes": {f.name: getattr(picture.attributes, f.name) for f in fields(picture.attributes)},
+            "attributes": shown,
             "identity": picture.identity,
             "seed": seed,
+            "another": partial(another_face, seed, picture.identity, shown, self.size),
         }
         return VisualCondition(
             image=Image.fromarray(picture.image),
@@ -209,6 +212,28 @@ def _boxes(value: Any, count: int) -> list[Box | None]:
     if len(boxes) != count:
         raise UserError(f"{len(boxes)} boxes for {count} conditions: give one each (condition.box)")
     return boxes
+
+
+_OTHER_SEED = 7919  # added to a picture's seed: another pose, gaze and hair
+
+
+def another_face(seed: int, identity: int, attributes: Mapping[str, str], size: int) -> VisualCondition:
+    """The same drawn person again, in another pose and expression; hair, glasses and age are the same."""
+    from sow.people.captions.attributes import VOCABULARY, Attributes
+    from sow.people.drawing.render import face_condition
+
+    known = Attributes(**attributes)
+    expressions = list(VOCABULARY["expression"])
+    other = expressions[(expressions.index(known.expression) + 1) % len(expressions)]
+    image, mask = face_condition(seed + _OTHER_SEED, identity, replace(known, expression=other), size)
+    return VisualCondition(
+        Image.fromarray(image), Image.fromarray(mask.astype(np.uint8) * 255), name=f"person {identity}, again"
+    )
+
+
+def another_photo(path: str) -> VisualCondition:
+    """A photograph as it is, for its face."""
+    return VisualCondition(read_image(path, "data.root")[0], name=path)
 
 
 def _check_attributes(attributes: Mapping[str, str]) -> None:

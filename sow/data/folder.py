@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sow.data import SETTINGS, Group, Split
-from sow.data.conditions import Photo
+from sow.data.conditions import Photo, another_photo
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
 from sow.store.fingerprint import fingerprint, sha256
@@ -169,7 +170,7 @@ class ImageFolder:
             words = str(error).replace("condition.image", "data.root").replace("condition.", "data.")
             raise UserError(words) from error
         other = self._other(name)
-        known = {} if other is None else {"another": str(other)}
+        known = {} if other is None else {"another": partial(another_photo, str(other))}
         return tuple(replace(photo, truth={**photo.truth, **known}) for photo in photos)
 
     def _other(self, name: str) -> Path | None:

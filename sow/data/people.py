@@ -15,12 +15,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from PIL import Image
 
 from sow.data import SETTINGS, Group, Split
+from sow.data.conditions import another_face
 from sow.errors import UserError
 from sow.store.fingerprint import sha256
 from sow.types import Bound, Request, VisualCondition, component
@@ -93,6 +95,7 @@ class PeopleBenchmark:
                 "identity": entry.identity,
                 "seed": entry.seed,
                 "wanted": entry.wanted,
+                "another": partial(another_face, entry.seed, entry.identity, entry.attributes, self.size),
             },
         )
         return Request((condition,), entry.prompt, task=entry.setting, seed=number, id=entry.id)

@@ -7,8 +7,6 @@ one, 0 as near to both; by the triangle inequality it lies between.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 ALIKE = 1e-6  # radians up to which the two pictures are one, as their authors have it
-_OTHER_SEED = 7919  # added to a picture's seed: another pose, gaze and hair
 
 
 def copy_paste(made: ArrayLike, given: ArrayLike, other: ArrayLike) -> float:
@@ -30,34 +27,10 @@ def copy_paste(made: ArrayLike, given: ArrayLike, other: ArrayLike) -> float:
 
 
 def another_picture(condition: VisualCondition) -> VisualCondition | None:
-    """Another picture of the condition's person; None where it is not known who that is.
-
-    A photograph's is the file that `truth["another"]` names. A drawn person is drawn again by the identity:
-    another pose, light and expression, the same hair, glasses and age.
-    """
-    from PIL import Image
-
-    truth = condition.truth
-    if (path := truth.get("another")) is not None:
-        from sow.data.images import read_image
-
-        return VisualCondition(read_image(str(path), "data.root")[0], name=str(path))
-    if truth.get("identity") is None or "seed" not in truth:
-        return None
-    from sow.people.captions.attributes import VOCABULARY, Attributes
-    from sow.people.drawing.render import face_condition
-
-    known = Attributes(**truth["attributes"])
-    expressions: Sequence[str] = VOCABULARY["expression"]
-    other = expressions[(expressions.index(known.expression) + 1) % len(expressions)]
-    seed = int(truth["seed"]) + _OTHER_SEED
-    attributes = replace(known, expression=other)
-    image, mask = face_condition(seed, int(truth["identity"]), attributes, condition.image.width)
-    return VisualCondition(
-        Image.fromarray(image),
-        Image.fromarray(mask.astype(np.uint8) * 255),
-        name=f"{condition.name}, another",
-    )
+    """Another picture of the condition's person, that `truth["another"]` draws or reads; None where it is not
+    known who it is."""
+    another = condition.truth.get("another")
+    return None if another is None else another()
 
 
 def _unit(v: ArrayLike) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

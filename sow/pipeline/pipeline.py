@@ -12,10 +12,10 @@ from torch import Tensor
 from sow.errors import UserError
 from sow.method.base import Method
 from sow.method.denoiser import Model
+from sow.method.paste_back import NoPasteBack, PasteBack
 from sow.method.seed_init import Batch
 from sow.pipeline.batches import halved, out_of_memory, release
 from sow.pipeline.cached import Cache
-from sow.pipeline.paste_back import PasteBack
 from sow.pipeline.trace import Recorder
 from sow.types import Canvas, Plan, Request, Sample, Step
 
@@ -30,15 +30,15 @@ class Pipeline:
     """Text-vision-to-image generation by one method on a frozen model (Sec. IV).
 
     `planner`, `position` and `intensify` make the plans; `paste_back` finishes the pictures; `task` is the
-    setting that the method was composed for; at most `batch_size` requests share a network call; `cache` keeps
-    what runs share.
+    setting that the method was composed for; at most `batch_size` requests share a network call; `cache`
+    keeps what runs share.
     """
 
     method: Method
     planner: Any
     position: Any
     intensify: Any
-    paste_back: PasteBack
+    paste_back: PasteBack = NoPasteBack()
     task: str = "normal"
     batch_size: int = 4
     cache: Cache = field(default_factory=Cache)

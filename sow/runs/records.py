@@ -11,12 +11,13 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.config.places import INSTALLED
+from sow.config.repeat import CHUNK
 from sow.errors import UserError
 from sow.store import inputs
 from sow.store.code import code_digests
@@ -48,9 +49,14 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder; every file appears whole or not at all."""
+    """One run's folder; every file appears whole or not at all.
+
+    `about` is what its images say of themselves: `words` of the command line and the run's `key`, in the text
+    chunk "sow" of a PNG, from which `sow --from image.png` repeats the run.
+    """
 
     path: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def save_bytes(self, name: str, data: bytes) -> Path:
         """Write `data` to a temporary name, then rename; raises UserError where the disk does not take it."""
@@ -66,8 +72,12 @@ class RunFolder:
 
     def save_image(self, name: str, image: Image.Image) -> Path:
         """A PIL image as PNG."""
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
+        from PIL.PngImagePlugin import PngInfo
+
+        buffer, told = io.BytesIO(), PngInfo()
+        if self.about:
+            told.add_text(CHUNK, json.dumps(jsonable(self.about), ensure_ascii=True))
+        image.save(buffer, "PNG", pnginfo=told)
         return self.save_bytes(name, buffer.getvalue())
 
     def save_json(self, name: str, value: Any) -> Path:
