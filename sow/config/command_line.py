@@ -36,6 +36,8 @@ def command_line() -> int:
     failed.clear()
     redact_logs()
     try:
+        if arguments == ["doctor"]:
+            return int(module("experiments.doctor").doctor())
         _do(arguments)
     except Refusal as refused:
         print(f"error: {redact(str(refused.error))}", file=sys.stderr)

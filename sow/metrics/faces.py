@@ -215,12 +215,16 @@ def weights_file(weights: str | None) -> Path:
         if not file.is_file():
             raise UserError(f"no file {weights}: give the FaceNet weights {WEIGHTS_NAME} (metrics.weights)")
         return file
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
-    hub = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
-    file = hub / "checkpoints" / WEIGHTS_NAME
+    file = weights_place()
     if not file.is_file():
         _fetch(file)
     return file
+
+
+def weights_place() -> Path:
+    """Where torch's hub keeps the FaceNet weights."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
+    return Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "checkpoints" / WEIGHTS_NAME
 
 
 def resolve_device(device: str) -> str:
