@@ -260,7 +260,7 @@ class Step:
     samples: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sample:
     """A finished image.
 
@@ -278,6 +278,22 @@ class Sample:
     trace: tuple[Mapping[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = f"{self.image.width} x {self.image.height}"
+        return f"Sample({self.request.prompt!r}, seed {self.request.seed}, {size}, {len(self.trace)} steps)"
+
+    def _repr_png_(self) -> bytes:
+        """The image, as a notebook shows it: four times as large where it is smaller than 256 pixels."""
+        import io
+
+        small = max(self.image.size) < 256
+        shown = (
+            self.image.resize([4 * n for n in self.image.size], 0) if small else self.image
+        )  # nearest pixel
+        buffer = io.BytesIO()
+        shown.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
