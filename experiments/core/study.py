@@ -121,7 +121,7 @@ class StudyContext:
         many as `generate` made, in `seconds`, by default this process's."""
         git = self.git
         return blocks.Made(
-            command=shlex.join(["run.py", *self.config.overrides]),
+            command=shlex.join(["run.py", *repeated(self.config.overrides)]),
             day=datetime.now(UTC).date().isoformat(),
             commit=None if git is None else git["commit"][:10] + "+" * git["dirty"],
             images=images or self.images or None,
