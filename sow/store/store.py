@@ -243,11 +243,11 @@ def _read(file: Path, undigested: bool) -> tuple[Any, float]:
         content = {"stored": found["stored"], "value": found["value"]}
         digest = found.get("sha256")
     else:
+        # Opened once: safetensors opens by name again, and a store is cleared meanwhile. torch comes after,
+        # so that a file that is not there imports nothing.
+        data = file.read_bytes()
         from safetensors.torch import load
 
-        data = (
-            file.read_bytes()
-        )  # opened once: safetensors opens by name again, and a store is cleared meanwhile
         flat = load(data)
         about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         content, digest = json.loads(about["content"]), about["sha256"]
