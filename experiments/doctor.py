@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sow.errors import UserError
-from sow.runs.records import LIBRARIES
+from sow.runs.records import LIBRARIES, surroundings
 from sow.store.checksums import check_files
 
 NEEDED_GIB = 4.0  # of memory for the embedded model and a batch of four, with PyTorch
@@ -77,13 +76,11 @@ def _versions() -> Iterator[Finding]:
     yield Finding(
         "python", "ok" if good else "bad", platform.python_version(), "" if good else "Python 3.11 or later"
     )
-    found = {}
+    found = surroundings()["versions"]
     for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        if name not in found:
             yield Finding(name, "bad", "not installed", "install sow again: uv sync, or pip install .")
-    yield Finding("libraries", "ok", ", ".join(f"{n} {v}" for n, v in found.items()))
+    yield Finding("libraries", "ok", ", ".join(f"{n} {found[n]}" for n in LIBRARIES if n in found))
 
 
 def _extras() -> Iterator[Finding]:

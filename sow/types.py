@@ -287,10 +287,9 @@ class Sample:
         """The image, as a notebook shows it: four times as large where it is smaller than 256 pixels."""
         import io
 
-        small = max(self.image.size) < 256
-        shown = (
-            self.image.resize([4 * n for n in self.image.size], 0) if small else self.image
-        )  # nearest pixel
+        shown = self.image
+        if max(shown.size) < 256:
+            shown = shown.resize([4 * n for n in shown.size], 0)  # 0: the nearest pixel
         buffer = io.BytesIO()
         shown.save(buffer, "PNG")
         return buffer.getvalue()

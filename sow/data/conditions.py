@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sow.data.images import SAMPLE, fit_mask, locate, read_image, read_mask, without_hidden_colours
 from sow.errors import UserError
 from sow.types import Bound, Box, SeedNumber, VisualCondition, component
 
-_SEED_STRIDE = 7919  # apart enough that runs over neighbouring seeds share no second person
+_SEED_STRIDE = 7919  # apart enough that runs over neighbouring seeds share no second person or picture
 
 
 class Condition(Protocol):
@@ -75,9 +76,9 @@ class Person:
             "seed": seed,
             "another": partial(another_face, seed, picture.identity, shown, self.size),
         }
-        return VisualCondition(
-            image=Image.fromarray(picture.image),
-            mask=Image.fromarray(picture.face_mask.astype(np.uint8) * 255),
+        return rendered(
+            picture.image,
+            picture.face_mask,
             box=box,
             name=f"person {picture.identity}"
             if index == 0 or self.count == 1
@@ -214,7 +215,9 @@ def _boxes(value: Any, count: int) -> list[Box | None]:
     return boxes
 
 
-_OTHER_SEED = 7919  # added to a picture's seed: another pose, gaze and hair
+def rendered(picture: NDArray[np.uint8], mask: NDArray[np.bool_], **known: Any) -> VisualCondition:
+    """A rendered face (h, w, 3) and its mask (h, w) as a visual condition."""
+    return VisualCondition(Image.fromarray(picture), Image.fromarray(mask.astype(np.uint8) * 255), **known)
 
 
 def another_face(seed: int, identity: int, attributes: Mapping[str, str], size: int) -> VisualCondition:
@@ -225,10 +228,8 @@ def another_face(seed: int, identity: int, attributes: Mapping[str, str], size: 
     known = Attributes(**attributes)
     expressions = list(VOCABULARY["expression"])
     other = expressions[(expressions.index(known.expression) + 1) % len(expressions)]
-    image, mask = face_condition(seed + _OTHER_SEED, identity, replace(known, expression=other), size)
-    return VisualCondition(
-        Image.fromarray(image), Image.fromarray(mask.astype(np.uint8) * 255), name=f"person {identity}, again"
-    )
+    image, mask = face_condition(seed + _SEED_STRIDE, identity, replace(known, expression=other), size)
+    return rendered(image, mask, name=f"person {identity}, again")
 
 
 def another_photo(path: str) -> VisualCondition:

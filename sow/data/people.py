@@ -19,13 +19,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from PIL import Image
 
 from sow.data import SETTINGS, Group, Split
-from sow.data.conditions import another_face
+from sow.data.conditions import another_face, rendered
 from sow.errors import UserError
 from sow.store.fingerprint import sha256
-from sow.types import Bound, Request, VisualCondition, component
+from sow.types import Bound, Request, component
 
 if TYPE_CHECKING:
     from sow.people.captions.attributes import Attributes
@@ -86,9 +85,9 @@ class PeopleBenchmark:
         from sow.people.drawing.render import face_condition
 
         image, mask = face_condition(entry.seed, entry.identity, Attributes(**entry.attributes), self.size)
-        condition = VisualCondition(
-            image=Image.fromarray(image),
-            mask=Image.fromarray(mask.astype(np.uint8) * 255),
+        condition = rendered(
+            image,
+            mask,
             name=f"person {entry.identity}",
             truth={
                 "attributes": entry.attributes,

@@ -66,12 +66,12 @@ def _laid(image: Image.Image, request: Request, plan: Plan, mask: str, weigh: An
     of its mask (h, w) in {0, 1} and its box."""
     from PIL import Image
 
-    from sow.method.seed_init import pixel_mask
+    from sow.method.seed_init import pixel_mask, pixels_in
 
     canvas = np.asarray(image.convert("RGB"), np.float64).copy()
     for condition, box in zip(request.conditions, plan.boxes, strict=True):
         inside = np.asarray(pixel_mask(condition, box, mask), np.float64) / 255
-        own = np.asarray(condition.image.convert("RGB").resize((box.w, box.h)), np.float64)
+        own = np.asarray(pixels_in(condition, box), np.float64)
         weight = weigh(inside, box)[..., None]
         here = canvas[box.y : box.y + box.h, box.x : box.x + box.w]
         here += weight * (own - here)

@@ -16,6 +16,11 @@ from sow.types import VisualCondition
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+COPYING = {  # columns of every metric that reads identities
+    "id_distance_other": "the same distance to another picture of the condition's person",
+    "copy_paste": "how much nearer the face is to the given picture than to the other one: 1 a copy, 0 "
+    "as near to both, -1 the other",
+}
 ALIKE = 1e-6  # radians up to which the two pictures are one, as their authors have it
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sow.errors import UserError
 from sow.metrics import Value, mean
-from sow.metrics.copying import another_picture, copy_paste
+from sow.metrics.copying import COPYING, another_picture, copy_paste
 from sow.models.loading import fill
 from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256, fingerprint_files
@@ -94,9 +94,7 @@ class Faces:
         "face_iou": "overlap of the condition's face on the image with its place",
         "id_distance": "FaceNet distance of the condition and the face on the image, in [0, 2]; undetected "
         "faces left out",
-        "id_distance_other": "the same distance to another picture of the condition's person",
-        "copy_paste": "how much nearer the face is to the given picture than to the other one: 1 a copy, 0 "
-        "as near to both, -1 the other",
+        **COPYING,
     }
 
     weights: str | None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from sow.metrics import Value, mean
-from sow.metrics.copying import another_picture, copy_paste
+from sow.metrics.copying import COPYING, another_picture, copy_paste
 from sow.metrics.pixels import Pixels, boundary_jump, condition_psnr, pixel_row
 from sow.types import Box, Sample, VisualCondition, component
 
@@ -36,9 +36,7 @@ class PeopleMetrics:
         "head_is_condition": "a face by MTCNN overlaps the condition with IoU >= 0.5",
         "id_distance": "distance of the judge's embeddings of the condition and the face at its place, in "
         "[0, 2]",
-        "id_distance_other": "the same distance to another picture of the condition's person",
-        "copy_paste": "how much nearer the face is to the given picture than to the other one: 1 a copy, 0 "
-        "as near to both, -1 the other",
+        **COPYING,
         "same_person": "that distance is within the judge's equal-error threshold",
         "failure": "truncated, or a second face on the image of one condition, as the judge sees them",
         "truncated": "no torso joined to the head at the condition's place (judge): the paper's failure",
