@@ -118,8 +118,9 @@ def test_the_pool_is_deterministic_and_its_batches_are_labelled() -> None:
 def test_two_steps_train_and_a_training_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     trainer = Trainer(TOY, 0, tmp_path)
     before = {n: p.detach().clone() for n, p in trainer.network.named_parameters()}
+    batches = trainer.batches()
     for _ in range(2):
-        terms = trainer.train_step(0.0)
+        terms = trainer.train_step(next(batches), 0.0)
         assert all(np.isfinite(v) for v in terms.values())
     moved = [n for n, p in trainer.network.named_parameters() if not torch.equal(p, before[n])]
     assert len(moved) > 0.9 * len(before)

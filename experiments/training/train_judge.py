@@ -47,6 +47,8 @@ class TrainJudge:
     scene_share: float
     queue: int
     contrast: float
+    device: str
+    workers: int
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.until is None):
@@ -78,17 +80,18 @@ class TrainJudge:
         begun = load_judge(Path(self.start) / WEIGHTS.name).network if self.start else None
         if begun is not None:
             begun.requires_grad_(True)
-        trainer = Trainer(self.recipe(), self.seed, Path(self.folder), begun)
+        trainer = Trainer(self.recipe(), self.seed, Path(self.folder), begun, self.device, self.workers)
         if self.minutes is not None:
             steps = trainer.run(self.minutes * 60)
         else:
             steps = trainer.run(trainer.spent + seconds_until(str(self.until)), time.monotonic)
         mean: dict[str, float] = {}
         for step, progress, terms in steps:
-            mean = {n: 0.97 * mean.get(n, v) + 0.03 * v for n, v in terms.items()}
+            mean = {n: 0.97 * mean.get(n, float(v)) + 0.03 * float(v) for n, v in terms.items()}
             if step % 50 == 0:
                 line = " ".join(f"{n} {v:.3f}" for n, v in mean.items())
                 print(f"step {step} {progress:6.1%} {line}", flush=True)
+        trainer.average.cpu()
         calibration = calibrate(trainer.average, self.held_out)
         report = evaluate(Judge(trainer.average, calibration), self.held_out)
         report["training"] = {"steps": trainer.step, "seconds": round(trainer.spent), "seed": self.seed}

@@ -18,7 +18,8 @@ class FigureRecipe:
     """How figures are rendered into shards, and how many.
 
     One shard in `closeup_every` holds close-ups (in colour or on mid-gray, alternating) with a side from
-    `closeups`, the others whole scenes at `canvas`. Sizes are in pixels.
+    `closeups`, the others whole scenes at `canvas`. Sizes are in pixels. `workers` processes render, and as many encode
+    and write `captions` captions of every figure.
     """
 
     canvas: int
@@ -26,6 +27,8 @@ class FigureRecipe:
     closeup_every: int
     shard: int
     total: Annotated[int, Bound(ge=1)]
+    captions: Annotated[int, Bound(ge=1)]
+    workers: Annotated[int, Bound(ge=1)]
 
     def __post_init__(self) -> None:
         sides = (self.canvas, *self.closeups)
@@ -62,6 +65,7 @@ class AutoencoderRecipe:
     until: str | None
     decoder_only: bool
     start: str | None
+    device: str
     pool: int
     seed: int
     threads: int
@@ -108,9 +112,15 @@ class TextRecipe:
 
 @component("study.denoiser")
 class DenoiserRecipe:
-    """The noise predictor and its training on latents by Muon; `start` is a folder of a UNet of the same shape to go on from."""
+    """The noise predictor and its training on latents by Muon; `start` is a folder of a UNet of the same shape to go on from.
+
+    It `predicts` epsilon on Stable Diffusion's schedule, or the velocity of a rectified flow. `state_part` is the largest
+    file of its state in MiB, None = one file; a state goes on on any device.
+    """
 
     start: str | None
+    device: str
+    predicts: Literal["epsilon", "velocity"]
     compile: bool
 
     channels: tuple[int, ...]
@@ -131,6 +141,7 @@ class DenoiserRecipe:
     minutes: float
     until: str | None
     save_every: float
+    state_part: float | None
     seed: int
     threads: int
     precision: Literal["float32", "bfloat16"]
