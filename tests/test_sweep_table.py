@@ -33,11 +33,11 @@ def test_complete_jobs_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = complete_jobs(sweep)
     assert list(found) == ["2_seed-0", "3_seed-1", "5_study-plan", "10_seed-2"]
     assert found["10_seed-2"] == {"distance": 0.5, "whole": True}
-    assert found["3_seed-1"] == {"": "done before", "distance": 0.25} and found["5_study-plan"] == {}
+    assert found["3_seed-1"] == {"": "repeated", "distance": 0.25} and found["5_study-plan"] == {}
     show(sweep)
     said = capsys.readouterr().out
     lines = [line.split() for line in said.splitlines()]
-    assert ["3_seed-1", "-", "0.25", "done", "before"] in lines and ["10_seed-2", "yes", "0.5"] in lines
+    assert ["3_seed-1", "-", "0.25", "repeated"] in lines and ["10_seed-2", "yes", "0.5"] in lines
     assert f"4 complete jobs: {sweep}" in said
 
 

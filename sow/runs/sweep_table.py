@@ -37,7 +37,7 @@ def complete_jobs(folder: Path) -> dict[str, dict[str, Any]]:
         except (OSError, ValueError):
             values = {}
         values = values if isinstance(values, dict) else {}
-        found[job.name] = {"": "done before"} if run != job else {}
+        found[job.name] = {"": "repeated"} if run != job else {}
         found[job.name] |= {
             k: v for k, v in values.items() if isinstance(v, (bool, int, float)) and k != "seed"
         }
