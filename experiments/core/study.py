@@ -161,7 +161,8 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     """One job: nothing if the same run is complete and `force` is off, else the study and, last, the
     manifest.
 
-    Returns whether the study ran. Raises UserError; a folder left by that has no manifest and counts for
+    A skipped job of a sweep leaves a link to the run that it repeats, another one no folder at all. Returns
+    whether the study ran. Raises UserError; a folder left by that has no manifest and counts for
     nothing.
     """
     key, outputs = records.run_key(config, StudyContext), config.paths.outputs
@@ -170,9 +171,13 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     config.tracker.check()
     earlier = records.find(outputs, key)
     if earlier is not None and not config.force:
-        records.link_earlier(folder, earlier)
         context.console.print(f"done before: {earlier} (force=true runs it again)")
-        show_repeated(context, earlier)
+        records.point_latest(outputs, earlier)
+        if of_sweep(context):
+            records.link_earlier(folder, earlier)
+            show_repeated(context, earlier)
+        else:
+            folders.discard_untouched(folder)
         return False
     folders.take(folder, key)
     started, exit_code = time.time(), 1
@@ -191,13 +196,17 @@ def repeated(words: Sequence[str]) -> list[str]:
     return [w for w in words if not w.lstrip("+~").startswith((*records.NOT_THE_RUN, "hydra"))]
 
 
+def of_sweep(context: StudyContext) -> bool:
+    """Whether a job is one of Hydra's sweep or of one that W&B steers."""
+    return context.group is not None or bool(os.environ.get("WANDB_RUN_ID"))
+
+
 def show_repeated(context: StudyContext, earlier: Path) -> None:
     """Track a skipped job of a sweep as a repetition with the numbers of the run `earlier`.
 
     Not if that run is of the same sweep, whose command was started again: it is there already.
     """
-    of_sweep = context.group is not None or os.environ.get("WANDB_RUN_ID")
-    if not of_sweep or RunFolder(earlier).manifest().get("group") == context.group is not None:
+    if RunFolder(earlier).manifest().get("group") == context.group is not None:
         return
     context.repeats = earlier
     for name in ("metrics.json", "headline.json"):

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sow.config.explain import explain
+from sow.config.help import help_text
 from sow.config.loader import application
 from sow.config.places import CONF, module
 from sow.config.repeat import words_of
@@ -91,8 +92,10 @@ def _do(arguments: Sequence[str]) -> None:
         print(f"from {flags.image}: {shlex.join(redact(flags.overrides))}", flush=True)
     words, name = flags.overrides, flags.config_name or "config"
     hydra: Any = application(folders, words, conf)
+    if flags.help:
+        print(redact(help_text(words, folders)))
+        return
     show = {
-        "help": lambda: hydra.app_help(name, parser, flags),
         "hydra_help": lambda: hydra.hydra_help(name, parser, flags),
         "cfg": lambda: hydra.show_cfg(name, words, flags.cfg, flags.package, flags.resolve),
         "info": lambda: hydra.show_info(flags.info, name, words),

@@ -7,6 +7,7 @@ place that every composition passes, of a run, of each job of a sweep in whateve
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -29,6 +30,8 @@ from sow.config.places import CONF
 from sow.config.trust import SWEEPERS, refuse_foreign, refuse_search_path
 from sow.config.words import from_sweeper, read
 from sow.errors import UserError
+from sow.store.fingerprint import sha256
+from sow.store.secrets import redact
 
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
@@ -43,6 +46,9 @@ UNREADABLE = (
     RecursionError,
     AttributeError,
 )
+
+
+EDGES = "[]{}'\" "  # of a value, no part of its folder's name
 
 
 class Loader(ConfigLoaderImpl):
@@ -92,7 +98,14 @@ class Loader(ConfigLoaderImpl):
         """The configuration of a job of a sweep."""
         escaped = master_config.hydra.sweeper._target_ == SWEEPERS[0]
         words = [from_sweeper(word, escaped) for word in sweep_overrides]
-        return super().load_sweep_config(master_config, words)
+        config = super().load_sweep_config(master_config, words)
+        parser = OverridesParser.create(config_loader=self)
+        given = parser.parse_overrides(list(master_config.hydra.overrides.task))
+        fixed = {o.get_key_element() for o in given if not o.is_sweep_override()}
+        varied = [word for word in words if word.partition("=")[0] not in fixed]
+        with flag_override(config, ["struct", "readonly"], False):
+            config.hydra.job.override_dirname = folder_name(varied or words)
+        return config
 
     def _check_sweeps(self, words: Sequence[str]) -> None:
         """A sweep over nothing would run nothing, and say that all is well."""
@@ -119,6 +132,16 @@ class Loader(ConfigLoaderImpl):
             return super().load_configuration("config", list(words), RunMode.RUN)
         except UNREADABLE:
             return None
+
+
+def folder_name(words: Sequence[str]) -> str:
+    """What a job of a sweep is called on the disk: its own words, without secrets, in letters that every
+    system and Hydra's grammar take; 90 at most, longer ones end in a part of their hash. Not unique: the
+    job's number is."""
+    pairs = [word.lstrip("+~").partition("=")[::2] for word in redact(words)]
+    told = "_".join(f"{key}-{value.strip(EDGES)}" for key, value in pairs) or "default"
+    name = re.sub(r"[^\w.-]+", "-", told, flags=re.ASCII)
+    return name if len(name) <= 90 else f"{name[:81]}-{sha256(told)[:8]}"
 
 
 def application(folders: Sequence[Path] = (), own: Sequence[str] = (), conf: str = str(CONF)) -> Hydra:

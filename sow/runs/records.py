@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+LATEST = "latest"  # the link to the run that was completed, or found complete, last
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
 NOT_THE_RUN = ("tracker", "force", "paths", "cache")  # where a run is written and told, not what it is
@@ -212,6 +213,21 @@ def complete(folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, 
         RunFolder(outputs / ".index").save_bytes(key, f"{where}\n".encode())
     except UserError as error:  # the run is there; it will only not be found again
         log.warning("%s", error)
+    point_latest(outputs, folder.path)
+
+
+def point_latest(outputs: Path, folder: Path) -> None:
+    """Make the link `latest` in `outputs` lead to a complete run; something else of that name stays."""
+    link, part = outputs / LATEST, outputs / f".{LATEST}.{os.getpid()}"
+    if link.exists() and not link.is_symlink():
+        log.info("%s is no link: it does not lead to the latest run", link)
+        return
+    try:
+        part.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()), target_is_directory=True)
+        part.replace(link)  # at once: jobs may end together
+    except OSError as error:  # where links are not to be had
+        log.info("cannot make the link %s: %s", link, error.strerror or error)
+        part.unlink(missing_ok=True)
 
 
 def link_earlier(folder: Path, earlier: Path) -> None:
