@@ -20,9 +20,9 @@ def sha256(data: bytes | str) -> str:
 def fingerprint(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of a value.
 
-    Takes plain containers, bytes, paths (their names), sets, dataclasses, partial calls of named functions, PIL images, arrays and tensors
-    (dtype, shape and bytes). A dataclass's fields that it does not compare are no part of its content. Raises
-    TypeError for what has no content to hash.
+    Takes plain containers, bytes, paths (their names), sets, dataclasses, partial calls of named functions,
+    PIL images, arrays and tensors (dtype, shape and bytes). A dataclass's fields that it does not compare are
+    no part of its content. Raises TypeError for what has no content to hash.
     """
     return sha256(json.dumps(value, sort_keys=True, default=_content))
 
