@@ -7,23 +7,25 @@ import dataclasses
 import pytest
 from test_report import ROWS, SPEC, records
 
-from experiments.benchmark.pareto import draw, front, points_of
+from experiments.benchmark.pareto import Point, draw, front, points_of
 from sow import compose
 from sow.errors import UserError
 from sow.report import tables
 
 POINTS = [
-    ("a", 10, 0.5, 0, 0),
-    ("b", 20, 0.4, 0, 0),
-    ("c", 20, 0.6, 0, 0),
-    ("d", 30, 0.45, 0, 0),
-    ("e", 40, 0.1, 0, 0),
+    Point("a", 10, 0.5, 0.48, 0.52, 60),
+    Point("b", 20, 0.4, 0.38, 0.42, 60),
+    Point("c", 20, 0.6, 0.58, 0.62, 60),
+    Point("d", 30, 0.41, 0.39, 0.43, 60),
+    Point("e", 40, 0.1, 0.08, 0.12, 60),
+    Point("f", 5, 0.05, 0.04, 0.06, 20),
 ]
 
 
-def test_the_front_is_what_nobody_beats_in_both() -> None:
-    assert [p[0] for p in front(POINTS, lower=True)] == ["a", "b", "e"]
-    assert [p[0] for p in front(POINTS, lower=False)] == ["a", "c"]
+def test_the_front_is_what_nobody_beats_beyond_the_intervals() -> None:
+    assert [p.label for p in front(POINTS, lower=True)] == ["a", "b", "d", "e"]
+    assert [p.label for p in front(POINTS, lower=False)] == ["a", "c"]
+    assert not front([], lower=True)
 
 
 def test_a_table_is_drawn_against_its_compute() -> None:
@@ -32,7 +34,7 @@ def test_a_table_is_drawn_against_its_compute() -> None:
     made = [{**r, "unet_evaluations": 114 if r["row"] == "full" else 50} for r in records()]
     table = tables.make(spec, ROWS, made)
     points = points_of(table, "failure")
-    assert sorted((p[1], round(p[2], 2)) for p in points) == [(50, 0.5), (114, 0.1)]
+    assert sorted((p.compute, round(p.value, 2)) for p in points) == [(50, 0.5), (114, 0.1)]
     axes = draw(table, ["id_distance", "failure"]).axes
     assert [a.get_ylabel() for a in axes] == ["ID-Distance ↓", "Failure Rate ↓"]
     assert all(a.get_xscale() == "log" for a in axes)
