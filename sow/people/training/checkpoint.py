@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from sow.errors import UserError
 from sow.people.training.pace import Average, Pace
 from sow.store.files import atomic_write
+from sow.store.fingerprint import sha256
 
 
 class Tracker(Protocol):
@@ -39,7 +39,7 @@ def save_state(path: Path, state: dict[str, Any], part_mib: float | None = None)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data, size = buffer.getbuffer(), int(part_mib * 2**20)
-    digest = hashlib.sha256(data).hexdigest()[:12]
+    digest = sha256(bytes(data))[:12]
     names = [f"{path.name}.{digest}.{k:02d}" for k in range(-(-len(data) // size))]
     for k, name in enumerate(names):
         with atomic_write(path.with_name(name)) as part:
