@@ -207,8 +207,8 @@ class Pretrained:
         if word := distilled(source):
             log.warning(
                 "%s is distilled to a few steps (%r): its velocities are no path that can be "
-                "walked back, and inversion on such models is reported to fail; take the model it was made from "
-                "(model.path, model.repo_id)",
+                "walked back, and inversion on such models is reported to fail; take the model it was "
+                "made from (model.path, model.repo_id)",
                 source,
                 word,
             )
