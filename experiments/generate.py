@@ -46,5 +46,6 @@ class Generate:
             tracked.images(pictures)
             tracked.table("samples", tracked_rows)
             tracked.summary(summary)
-        context.console.print(report.table(summary, context.seconds))
+        if context.group is None:  # a sweep shows its jobs in one table
+            context.console.print(report.table(summary, context.seconds))
         context.console.print(f"image: {pictures[next(iter(pictures))]}")

@@ -143,7 +143,8 @@ class Grid:
         context.console.print(caption)
         context.console.print(f"figure: {path}")
         if self.publish:
-            blocks.publish(self.name, f"![{self.title}]({path.name})\n\n{caption}", path)
+            block = f"![{self.title}]({path.name})\n\n{caption}"
+            blocks.publish(self.name, block, path, made=context.made())
 
     def words(self, rows: Mapping[str, Config]) -> str:
         """The caption: the figure's own words, which photographs, which models,

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 COUNTED = {  # what is counted: its column, its name, the value that counts
     "head_is_condition": ("head is the condition (MTCNN, IoU >= 0.5)", True),
     "same_person": ("same person (judge)", True),
-    "failure": ("truncated outline (judge)", True),
+    "truncated": ("truncated outline (judge)", True),
+    "failure": ("truncated, or a second face (judge)", True),
 }
 VERDICTS = {  # what is written above an image: when false, when true
     "head_is_condition": ("head lost", "head kept"),
     "same_person": ("another person", "same person"),
-    "failure": ("whole", "truncated"),
+    "truncated": ("whole", "truncated"),
 }
 
 
@@ -59,7 +60,7 @@ class Showcase:
         context.console.print(report.table(mean(rows), context.seconds))
         context.console.print(f"figure: {figure}")
         if self.publish:
-            blocks.publish("showcase", markdown(rows), figure)
+            blocks.publish("showcase", markdown(rows), figure, made=context.made())
 
 
 def figure_of(samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -29,7 +29,8 @@ def unknown(name: str, choices: Iterable[str]) -> UserError:
     names = sorted(choices)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return UserError(f"{name} is unknown: {hint}choose one of {', '.join(names)} ({name})")
+    cure = f"choose one of {', '.join(names)}" if names else "there is none, leave it out"
+    return UserError(f"{name} is unknown: {hint}{cure} ({name})")
 
 
 def explain_invalid(error: ValidationError, cls: type[Any], values: Mapping[str, Any], key: str) -> UserError:

@@ -125,8 +125,8 @@ class VisualCondition:
     `image`  PIL RGB. `mask`  PIL "L" of the same size, 255 = belongs to the condition, 0 = does not; None =
              all of it.
     `box`    where the user wants it, in canvas pixels; None leaves the place to the planner.
-    `truth`  what is known about the picture (a rendered person's attributes and identity); only metrics read
-             it.
+    `truth`  what is known about the picture (a rendered person's attributes and identity; "another", which
+             makes another picture of the person); only metrics read it.
     """
 
     image: Image.Image
@@ -260,7 +260,7 @@ class Step:
     samples: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sample:
     """A finished image.
 
@@ -278,6 +278,21 @@ class Sample:
     trace: tuple[Mapping[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = f"{self.image.width} x {self.image.height}"
+        return f"Sample({self.request.prompt!r}, seed {self.request.seed}, {size}, {len(self.trace)} steps)"
+
+    def _repr_png_(self) -> bytes:
+        """The image, as a notebook shows it: four times as large where it is smaller than 256 pixels."""
+        import io
+
+        shown = self.image
+        if max(shown.size) < 256:
+            shown = shown.resize([4 * n for n in shown.size], 0)  # 0: the nearest pixel
+        buffer = io.BytesIO()
+        shown.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)

@@ -76,4 +76,4 @@ def command_line(
 @pytest.fixture
 def run_folders(outputs: Path) -> Callable[[], list[Path]]:
     """Folders of the jobs that were run, oldest first."""
-    return lambda: sorted((p.parent for p in outputs.glob("*/**/.hydra")), key=lambda p: p.stat().st_mtime_ns)
+    return lambda: sorted((p.parent for p in outputs.rglob(".hydra")), key=lambda p: p.stat().st_mtime_ns)

@@ -34,12 +34,18 @@ WORDS = [
 CHAINS = ["sd_inpaint", "blended_latent", "repaint", "lanpaint"]
 
 
+MUTUAL = ["masactrl", "mca_ctrl", "sdedit"]  # which end in latents of their own
+
+
 FEW = {  # few steps of each
     "sd_inpaint": [],
     "blended_latent": [],
     "repaint": ["method.jump_length=2", "method.resamples=2"],
     "lanpaint": ["method.inner_steps=2"],
+    "sdedit": [],
     "densediffusion": ["calibration.cycles=2"],
+    "masactrl": [],
+    "mca_ctrl": ["method.inject_until=0.6"],
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from small_baselines import (
     CHAINS,
     FEW,
+    MUTUAL,
     NEGATIVE,
     WORDS,
     config,
@@ -55,7 +56,7 @@ def test_sd_inpaint_is_diffusers_inpainting(channels, eta):
     torch.testing.assert_close(latents(made), theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", [*CHAINS, "densediffusion"])
+@pytest.mark.parametrize("method", [*CHAINS, *MUTUAL, "densediffusion"])
 def test_a_batch_equals_its_singles(method):
     made = sampler(method, "model.dtype=float64", *FEW[method])
     both = made.generate([request(0), request(1)], plans=[plan(0), plan(1)])
@@ -80,7 +81,7 @@ def test_the_known_latents_end_as_they_were_encoded(method):
 def test_pasting_lays_the_condition_over_the_picture(method):
     import numpy as np
 
-    made = sampler(method, "method.paste=true", *FEW[method], "method.num_inference_steps=2")
+    made = sampler(method, "paste_back=hard", *FEW[method], "method.num_inference_steps=2")
     sample = made.generate([request()], plans=[plan()])[0]
     ours, truth, inside = (np.asarray(x) for x in (sample.image, pasted(made), unknown()))
     assert np.array_equal(ours[inside == 0], truth[inside == 0])
@@ -94,7 +95,7 @@ def test_the_prompt_is_the_users_or_the_intensified_one():
     assert intensified.prompts([request()], [plan()]) == [plan().prompt]
 
 
-@pytest.mark.parametrize("method", ["sow", "blended_latent", "repaint", "densediffusion"])
+@pytest.mark.parametrize("method", ["sow", "blended_latent", "repaint", "densediffusion", "masactrl"])
 def test_an_inpainting_checkpoint_is_for_inpainting(method):
     settings = config(method)
     backbone = with_nine_channels(build(settings).backbone)
@@ -112,7 +113,8 @@ def test_an_inpainting_checkpoint_is_for_inpainting(method):
         ("blended_latent", "method.decoder_steps=-1", ["decoder_steps"]),
         ("densediffusion", "method.w_self=-1", ["w_self"]),
         ("densediffusion", "method.clock=step", ["step", "cycle", "absolute", "method.clock"]),
-        ("lanpaint", "method.friction=0", ["friction", "method.friction"]),
+        ("lanpaint", "method.ramp=0", ["ramp", "method.ramp"]),
+        ("masactrl", "method.first_layer=10", ["first_layer", "method.first_layer"]),
         ("repaint", "method.jump=3", ["method.jump", "method.jump_length"]),
     ],
 )

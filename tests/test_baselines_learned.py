@@ -29,6 +29,7 @@ from sow.baselines.inversion import MARK, encode_with_word, place_word
 from sow.baselines.personal import denoising_loss, name_concept
 from sow.errors import UserError
 from sow.method import noise
+from sow.method.paste_back import NoPasteBack
 from sow.method.seed_init import to_tensor
 from sow.models.tiny import SCHEDULER
 from sow.pipeline.pipeline import Pipeline
@@ -336,7 +337,7 @@ def trained(method: str, folder: Path, *words: str):
 
 def generated(method, asked: Request | None = None) -> Sample:
     """What a pipeline of this method makes."""
-    own = Pipeline(method, None, None, None, batch_size=1)
+    own = Pipeline(method, None, None, None, NoPasteBack(), batch_size=1)
     return own.generate([asked or request()], plans=[plan()])[0]
 
 

@@ -128,7 +128,7 @@ def test_a_table_changes_the_study_alone(table: str) -> None:
     for row in study.parsed:
         assert len(row.marks) == len(study.marks)
         paper = row.to_dict()["paper"]
-        assert all(0 <= paper[m] <= 1 for m in ("failure", "face_detected") if m in paper)
+        assert all(0 <= paper[m] <= 1 for m in ("truncated", "face_detected") if m in paper)
     parent = {"table5": 2, "table6": 2, "table7": 2}.get(table, 1 if table.startswith("table1_") else None)
     if parent is not None:
         other = composed("model=tiny", f"experiment=table{parent}").study.parsed
@@ -155,7 +155,7 @@ def test_the_papers_extremes_stand_in_the_tables() -> None:
         {r.name: r.paper for r in composed("model=tiny", f"experiment=table{k}").study.parsed}
         for k in (2, 3, 4)
     )
-    assert two["full"] == three["full"] == {"id_distance": 0.8068, "failure": 0.05, "face_detected": 1.0}
+    assert two["full"] == three["full"] == {"id_distance": 0.8068, "truncated": 0.05, "face_detected": 1.0}
     assert max(three, key=lambda n: three[n]["id_distance"]) == "no_p_plus"
     assert min(four, key=lambda n: four[n]["id_distance"]) == "c10_500_300"
     assert max(four, key=lambda n: four[n]["seconds"]) == "c20_700_500"

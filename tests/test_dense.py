@@ -12,7 +12,8 @@ from small_baselines import (
 from test_sampler import moved
 
 from sow.baselines import dense
-from sow.baselines.dense import DenseModulator, densely_modulated, modulate, subject_words, word_tokens
+from sow.baselines.dense import DenseModulator, modulate, subject_words, word_tokens
+from sow.baselines.processor import attended
 from sow.method import noise
 
 
@@ -99,7 +100,7 @@ def test_dense_processors_are_restored_after_an_exception():
     made = sampler("densediffusion")
     unet = made.backbone.unet
     before = dict(unet.attn_processors)
-    with pytest.raises(RuntimeError), densely_modulated(unet, None):
+    with pytest.raises(RuntimeError), attended(unet, dict.fromkeys(unet.attn_processors)):
         assert unet.attn_processors != before
         raise RuntimeError
     assert unet.attn_processors == before

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from sow.config import comments
 from sow.config.compose import compose
 from tools.site import __main__ as site
-from tools.site import configuration
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / name for name in site.LOOSE)])
@@ -96,7 +96,7 @@ def test_every_field_and_its_comment_is_read() -> None:
         "A7: this; alternative t=1\nrows: # of text\n  - one # 1\n  - two\n# above\n# it\nwords: 'a # b' # "
         "c\n"
     )
-    found = {f.name: (f.value, f.comment) for f in configuration.fields(text)}
+    found = {f.name: (f.value, f.comment) for f in comments.fields(text)}
     assert found == {
         "_target_": ("a.B", ""),
         "t": ("5", "five"),
@@ -105,7 +105,7 @@ def test_every_field_and_its_comment_is_read() -> None:
         "rows": ("[one, two]", "of text"),
         "words": ("'a # b'", "above it c"),
     }
-    assert configuration.about(text) == "Head."
+    assert comments.about(text) == "Head."
 
 
 def test_every_assumption_is_listed() -> None:

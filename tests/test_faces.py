@@ -116,6 +116,22 @@ def test_missing_and_wrong_weights_are_named(tmp_path: Path, monkeypatch: pytest
         embed_faces([(Image.new("RGB", (64, 64)), Box(0, 0, 64, 64))], str(tmp_path / "wrong.pt"))
 
 
+def test_weights_that_are_not_whole_name_the_tensors(tmp_path: Path) -> None:
+    import torch
+    from facenet_pytorch import InceptionResnetV1
+
+    state = InceptionResnetV1(classify=False).state_dict()
+    state["renamed.weight"] = state.pop("last_linear.weight")
+    torch.save(state, tmp_path / "renamed.pt")
+    with pytest.raises(UserError, match=r"1 missing \(last_linear.weight\); 1 unexpected \(renamed.weight\)"):
+        embed_faces([(Image.new("RGB", (64, 64)), Box(0, 0, 64, 64))], str(tmp_path / "renamed.pt"))
+    torch.save({"visual.proj": torch.zeros(3, 3)}, tmp_path / "clip.pt")
+    with pytest.raises(
+        UserError, match=r"does not hold the weights of RN50: .*Missing key.*metrics.pretrained"
+    ):
+        ClipText("RN50", str(tmp_path / "clip.pt"), None, "cpu", 2).check()
+
+
 def test_clip_needs_weights_it_can_name(tmp_path: Path, people: list[VisualCondition]) -> None:
     import open_clip
 

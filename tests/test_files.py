@@ -120,6 +120,21 @@ def test_a_picture_is_published_with_its_words(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "docs" / "figures").iterdir()} == {"a.png", "d.png"}
 
 
+def test_the_index_knows_how_each_was_made(tmp_path: Path) -> None:
+    index, page = tmp_path / "docs" / "measured.md", tmp_path / "README.md"
+    index.parent.mkdir()
+    index.write_text("<!-- index:begin -->\nNothing yet.\n<!-- index:end -->\n")
+    page.write_text(MARKED + MARKED.replace("a:", "d:"))
+    for name, seconds in (("d", 1.0), ("a", None), ("d", 2.0)):
+        made = blocks.Made("run.py a='b|c'", "2026-01-02", "0123456789", 3, seconds)
+        blocks.publish(name, "words", root=tmp_path, made=made)
+    lines = blocks.published("index", tmp_path).splitlines()[2:]
+    start = "(../README.md) | `run.py a='b\\|c'` | 2026-01-02 | `0123456789` | 3 |"
+    assert lines == [f"| [a]{start} - |", f"| [d]{start} 2 |"]
+    blocks.publish("a", "other words", root=tmp_path)
+    assert blocks.published("index", tmp_path).splitlines()[2:] == lines
+
+
 def test_published_pictures_are_small(tmp_path: Path) -> None:
     """Drawings stay PNG, photographs become JPEG; the file of the other kind goes."""
     figures = tmp_path / "docs" / "figures"

@@ -62,7 +62,7 @@ MIXED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a run in a sweep": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"), (DEBUG, "hydra.run.dir={}")),
     "a run in a sweep's job": (("-m", DEBUG, "seed=0,1", "hydra.sweep.dir={}"),
-        (DEBUG, "seed=5", "hydra.run.dir={}/0")),
+        (DEBUG, "seed=5", "hydra.run.dir={}/0_seed-0")),
     "a sweep in a run": ((DEBUG, "hydra.run.dir={}"), ("-m", DEBUG, "seed=2,3", "hydra.sweep.dir={}")),
     "a run that failed": ((DEBUG, "seed=9", "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}")),
     "named from elsewhere": ((DEBUG, "hydra.run.dir={}"), (DEBUG, "seed=1", "hydra.run.dir={}/../place/.")),
@@ -196,7 +196,7 @@ def test_a_folder_made_for_a_job_that_failed_at_once_is_gone(
     failed = command_line("-m", DEBUG, "seed=0", "gate.tau=0.2,words")
     assert failed.status == 1
     (sweep,) = {p.parent for p in outputs.rglob(SWEEP)}
-    assert (sweep / "0" / MANIFEST).is_file() and not (sweep / "1").exists()
+    assert (sweep / "0_gate.tau-0.2" / MANIFEST).is_file() and not list(sweep.glob("1*"))
 
 
 def test_what_a_failing_run_has_written_stays(command_line: Call, tmp_path: Path) -> None:
@@ -311,3 +311,34 @@ def test_a_broken_index_costs_a_run_and_no_traceback(
     again = command_line(DEBUG)
     assert again.status == 0 and quick == [0, 0], again.err
     assert "Traceback" not in again.err and len(list(outputs.rglob(MANIFEST))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "job", "name"),
+    [
+        (["gate.tau=0.2,0.3", "seed=1,2", "task=style"], ["gate.tau=0.2", "seed=2", "task=style"],
+            "gate.tau-0.2_seed-2"),
+        (["+ablation=no_dam,[no_pi,no_ap]"], ["+ablation=[no_pi,no_ap]"], "ablation-no_pi-no_ap"),
+        (["prompt=choice('a, \"b\"','../../c')"], ["prompt='../../c'"], "prompt-..-..-c"),
+        (["seed=3"], ["seed=3"], "seed-3"),
+        ([], [], "default"),
+        (["task=style"], ["task=style", "p_plus.omega=-0.25"], "p_plus.omega--0.25"),  # a sweeper's own
+    ],
+)  # fmt: skip
+def test_a_job_of_a_sweep_is_named_by_what_varies(words: list[str], job: list[str], name: str) -> None:
+    from hydra.types import RunMode
+
+    from sow.config.loader import Loader
+
+    loader = Loader([], words)
+    config = loader.load_sweep_config(loader.load_configuration("config", words, RunMode.MULTIRUN), job)
+    config.hydra.job.num = 7
+    assert config.hydra.sweep.subdir == f"7_{name}"
+
+
+def test_names_of_folders_are_short_and_tell_long_ones_apart() -> None:
+    from sow.config.loader import folder_name
+
+    long = [folder_name([f"prompt={'a long prompt ' * 20}{end}"]) for end in ("x", "y")]
+    assert long[0] != long[1] and all(len(name) == 90 for name in long)
+    assert folder_name(["prompt=\u56fe\u50cf"]) == "prompt--"

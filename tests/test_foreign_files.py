@@ -100,6 +100,25 @@ FILES = {
     "environment inside another resolver": ("prompt: '${oc.select:a,${oc.env:HOME}}'", "oc.env"),
     "resolver by interpolation": ("prompt: '${${task.name}:HOME}'", "resolver"),
     "decoding resolver": ("prompt: '${oc.decode:x}'", "oc.decode"),
+    "environment behind an escaped brace": ("prompt: '\\${${oc.env:HOME}}'", "the environment"),
+    "environment among the choices": ("hydra: {runtime: {choices: {a: '${oc.env:HOME}'}}}", "oc.env"),
+    "words of the command line": ("hydra: {overrides: {task: ['seed=7']}}", "hydra.overrides.task"),
+    "words for a sweep": (
+        "hydra: {overrides: {hydra: ['hydra.job.env_set={A: b}']}}",
+        "hydra.overrides.hydra",
+    ),
+    "log named by a path": ("hydra: {job: {name: ../../ran}}", "hydra.job.name"),
+    "records elsewhere": ("hydra: {output_subdir: /tmp/ran}", "hydra.output_subdir"),
+    "folders that nobody keeps apart": ("hydra: {callbacks: {folders: null}}", "hydra.callbacks.folders"),
+    "callback that is none": ("hydra: {callbacks: {a: null}}", "hydra.callbacks.a has no _target_"),
+    "target that is a list": ("gate: {_target_: [os.mkdir]}", "gate._target_"),
+    "component of another group by interpolation": ("study: ${model}", "study._target_"),
+    "tag of Python's": ("gate: !!python/object/apply:os.mkdir [ran]", "mine.yaml"),
+    "launcher of nothing": ("hydra: {launcher: null}", "hydra.launcher is null"),
+    "level of a log": ("hydra: {job_logging: {root: {level: LOUD}}}", "hydra.job_logging.root.level"),
+    "handler of a log": ("hydra: {job_logging: {root: {handlers: [a]}}}", "hydra.job_logging.root.handlers"),
+    "version of a log": ("hydra: {job_logging: {version: 3}}", "hydra.job_logging.version"),
+    "verbosity": ("hydra: {verbose: 3.5}", "hydra.verbose"),
     "name of several lines": ('hydra: {job: {name: "a\\nrm x"}}', "more than one line"),
 }
 
@@ -125,6 +144,25 @@ def test_a_file_runs_nothing(name: str, folder: Path, command_line: Call, output
     (folder / "evil" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     refused(command_line("--config-dir", str(folder), "+evil=mine", *WORDS), part)
     assert not list(outputs.rglob("*.log"))
+
+
+UNREADABLE = {
+    "key twice": (b"prompt: a\nprompt: b", "found duplicate key prompt"),
+    "tab": (b"prompt:\n\tx: 1", "mine.yaml"),
+    "open bracket": (b"prompt: [a", "mine.yaml"),
+    "no UTF-8": (b"prompt: caf\xe9", "mine.yaml is no text in UTF-8"),
+    "defaults of nothing": (b"defaults: 3", "defaults must be a list"),
+    "itself": (b"defaults: [mine]", "a file includes itself"),
+    "null": (b"hydra: null", "makes a part null"),
+    "circle": (b"prompt: ${a}\na: ${prompt}", "(prompt)"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_one_line(name: str, folder: Path, command_line: Call) -> None:
+    data, part = UNREADABLE[name]
+    (folder / "evil" / "mine.yaml").write_bytes(b"# @package _global_\n" + data + b"\n")
+    refused(command_line("--config-dir", str(folder), "+evil=mine", *WORDS), part)
 
 
 SWEPT = {

@@ -20,9 +20,7 @@ BARE = ("method", "attention", "models")  # rooms that a machine with a model's 
 LIBRARIES = {"torch", "transformers", "accelerate", "safetensors", "diffusers", "numpy", "PIL", "triton"}
 
 # Imports that break a rule and wait for their owner: (importing module, imported module) -> who clears it.
-WAITING: dict[tuple[str, str], str] = {
-    ("sow.people.training.evaluate", "sow.metrics.faces"): "W",
-}
+WAITING: dict[tuple[str, str], str] = {}
 
 
 def module_of(path: Path) -> str:

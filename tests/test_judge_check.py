@@ -21,11 +21,18 @@ from sow.types import Box
 
 def reading(face: bool, **seen: str) -> Reading:
     box = Box(1, 1, 20, 20) if face else None
-    return Reading(0.9, box, seen, dict.fromkeys(seen, 0.9), np.ones(64, np.float32) / 8, 0.9)
+    return Reading(0.9, box, seen, dict.fromkeys(seen, 0.9), np.ones(64, np.float32) / 8, 0.9, 0.1, int(face))
 
 
 def test_words_say_what_was_read_and_what_was_judged() -> None:
-    row = {"id_distance": 0.314, "same_person": True, "whole": 0.98, "failure": False, "text_missed": "hat"}
+    row = {
+        "id_distance": 0.314,
+        "same_person": True,
+        "whole": 0.98,
+        "truncated": False,
+        "faces": 1,
+        "text_missed": "hat",
+    }
     seen = dict(
         expression="happy", age="adult", hair_color="red", hair="bun", glasses="none", hat="beret",
         clothing="suit",
@@ -37,11 +44,18 @@ def test_words_say_what_was_read_and_what_was_judged() -> None:
         "same 0.31, whole 0.98",
         "misses: hat",
     ]
-    lost = {"id_distance": None, "same_person": None, "whole": 0.1, "failure": True, "text_missed": ""}
+    lost = {
+        "id_distance": None,
+        "same_person": None,
+        "whole": 0.1,
+        "truncated": True,
+        "faces": 2,
+        "text_missed": "",
+    }
     assert words(reading(False, scene="beach", style="photo"), lost).splitlines() == [
         "no face",
         "beach, photo",
-        "no distance, truncated 0.10",
+        "no distance, truncated 0.10, a second face",
         "misses: nothing",
     ]
 

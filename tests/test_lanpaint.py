@@ -1,13 +1,13 @@
-"""LanPaint's step is exact, and samples the unknown given the known."""
+"""LanPaint's step is exact, follows its authors' scheme, and samples the unknown given the known."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import exp, sqrt
 
 import pytest
 import torch
 from small_baselines import (
-    config,
     plan,
     prepared,
     request,
@@ -15,41 +15,77 @@ from small_baselines import (
 )
 
 from sow.baselines.inpaint import InpaintSampler
-from sow.baselines.lanpaint import LanPaintSampler, oscillator
+from sow.baselines.lanpaint import LanPaintSampler, drift
 from sow.method import noise
 from sow.method.diffusion import replace as put
 
 
-def test_lanpaints_oscillator_is_an_exact_step():
-    for stiffness, friction in [(1.0, 15.0), (17.0, 15.0), (17.0, 2.0)]:
-        E, L = oscillator(stiffness, friction, 0.3)
-        # Two half steps are one step, and the stationary law stays what it is.
-        half_E, half_L = oscillator(stiffness, friction, 0.15)
-        torch.testing.assert_close(half_E @ half_E, E)
-        torch.testing.assert_close(half_E @ half_L @ half_L.T @ half_E.T + half_L @ half_L.T, L @ L.T)
-        stationary = torch.diag(torch.tensor([1 / stiffness, 1.0], dtype=torch.float64))
-        torch.testing.assert_close(E @ stationary @ E.T + L @ L.T, stationary)
-    # With large friction it is plain Langevin dynamics of time t / friction.
-    E, L = oscillator(2.0, 1e4, 1e4 * 0.3)
-    assert E[0, 0].item() == pytest.approx(float(torch.tensor(-0.6).exp()), rel=1e-3)
-    assert (L[0, 0] ** 2).item() == pytest.approx(0.5 * (1 - float(torch.tensor(-1.2).exp())), rel=1e-3)
+def test_lanpaints_drift_is_an_exact_step():
+    z, n, A, C = (torch.tensor(v, dtype=torch.float64) for v in (0.7, 0.0, 3.0, 2.0))
+    # Two half steps are one step, and the stationary law, mean C / A and variance 1 / A, stays what it is.
+    half = drift(drift(z, A, C, 0.15, n), A, C, 0.15, n)
+    torch.testing.assert_close(half, drift(z, A, C, 0.3, n))
+    one = torch.ones_like(z)
+    spread = drift(n, A, n, 0.3, one)
+    kept = drift(one, A, n, 0.3, n)
+    assert float(spread**2 + kept**2 / A) == pytest.approx(1 / 3)
+    assert float(drift(C / A, A, C, 0.3, n)) == pytest.approx(2 / 3)
+    # A short step is Euler's.
+    assert float(drift(z, A, C, 1e-6, n) - z) == pytest.approx(1e-6 * (2.0 - 3.0 * 0.7), rel=1e-4)
 
 
-def test_lanpaints_default_friction_is_the_authors_dynamics():
-    """Theirs, in x: dx = q dt, dq = -G A x dt - G q dt over h (1 - alpha),
-    with G = 15^2 h / 0.2 / (h (1 - alpha))."""
-    options = config("lanpaint").method
-    h, alpha = 0.2, 0.37
-    assert options.step_size == h
-    G = 15**2 * h / 0.2 / (h * (1 - alpha))
-    for stiffness in (1.0, 1.0 + options.weight):
-        theirs = torch.tensor([[0.0, 1.0], [-G * stiffness / (1 - alpha), -G]], dtype=torch.float64)
-        E = torch.linalg.matrix_exp(theirs * h * (1 - alpha))
-        ours, _ = oscillator(stiffness, options.friction, options.step_size * options.friction)
-        # Both velocities in the unit in which they are standard normal at rest: u = x / sqrt(1 - alpha), v =
-        # q / sqrt(G).
-        units = torch.diag(torch.tensor([(1 - alpha) ** -0.5, G**-0.5], dtype=torch.float64))
-        torch.testing.assert_close(ours, units @ E @ units.inverse(), rtol=1e-4, atol=1e-7)
+def test_lanpaint_steps_as_its_authors_do():
+    """Two steps of a level, latent by latent in plain numbers, from the paper's scores and the authors'
+    scheme."""
+    made = sampler("lanpaint", "model.dtype=float64", "method.weight=3", "method.ramp=0.5")
+    batch, k = prepared(made), 2
+    alpha = float(made.model.schedule.level(k + 1))
+    time = 0.2 * max(1 - alpha, 0.5)
+    g = batch.generators[0]
+    x = noise.randn((1, 4, 8, 8), g, "cpu", torch.float64)
+    same = noise.generator(0).set_state(g.get_state())
+    draws = [noise.randn((1, 4, 8, 8), same, "cpu", torch.float64).flatten().tolist() for _ in range(3)]
+    method = made.method
+
+    def force(z, e, y_0, known):
+        score = -e / sqrt(1 - alpha)
+        if not known:
+            return z / (1 - alpha) + score
+        big = 4.0 * (sqrt(alpha) * y_0 - z) / (1 - alpha) - 3.0 * score
+        return 4.0 * z / (1 - alpha) + big
+
+    def move(z, A, C, t, n):
+        return exp(-A * t) * z + (1 - exp(-A * t)) / A * C + sqrt((1 - exp(-2 * A * t)) / A) * n
+
+    held = batch.known.expand_as(x).flatten().tolist()
+    y_0 = batch.encoded.flatten().tolist()
+    A = [(4.0 if m else 1.0) / (1 - alpha) for m in held]
+    e = method.epsilon(batch, x, k).flatten().tolist()
+    z = x.flatten().tolist()
+    C = [force(*v) for v in zip(z, e, y_0, held, strict=True)]
+    z = [move(*v) for v in zip(z, A, C, [time] * len(z), draws[0], strict=True)]
+    first, kept = method.think(batch, x, None, k)
+    torch.testing.assert_close(first.flatten(), torch.tensor(z, dtype=x.dtype), rtol=1e-5, atol=1e-5)
+
+    z = [move(*v) for v in zip(first.flatten().tolist(), A, C, [time / 2] * len(z), draws[1], strict=True)]
+    here = torch.tensor(z, dtype=x.dtype).view_as(x)
+    e = method.epsilon(batch, here, k).flatten().tolist()
+    new = [force(*v) for v in zip(z, e, y_0, held, strict=True)]
+    z = [v + (b - a) * time for v, a, b in zip(z, C, new, strict=True)]
+    z = [move(*v) for v in zip(z, A, C, [time / 2] * len(z), draws[2], strict=True)]
+    second, kept = method.think(batch, first, kept, k)
+    torch.testing.assert_close(second.flatten(), torch.tensor(z, dtype=x.dtype), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kept.flatten(), torch.tensor(new, dtype=x.dtype), rtol=1e-5, atol=1e-5)
+
+
+def test_lanpaints_langevin_steps_become_fewer():
+    made = sampler("lanpaint").method
+    counts = [made.inner_steps(k) for k in range(5)]
+    levels = [float(1 - made.schedule.level(k + 1)) for k in range(5)]
+    assert counts == [0, *(round(5 * share) for share in levels[1:])] and counts[-1] == 5
+    assert made.denoising_steps() == 5 + sum(counts)
+    early = sampler("lanpaint", "method.ramp=0.1", "method.last_levels=0").method
+    assert [early.inner_steps(k) for k in range(5)] == [round(5 * min(1, s / 0.1)) for s in levels]
 
 
 class FromReplaced(InpaintSampler):
@@ -76,7 +112,7 @@ def test_lanpaint_without_langevin_steps_is_replace():
 
 
 def test_lanpaint_tells_each_level_and_each_prediction_what_is_known():
-    made = sampler("lanpaint", "method.inner_steps=2")
+    made = sampler("lanpaint", "method.inner_steps=2", "method.ramp=1e-3", "method.last_levels=0")
     batch = prepared(made)
     held = batch.known.expand_as(batch.latents)
     calls, stepped = {}, {}
@@ -109,11 +145,11 @@ def test_lanpaint_samples_the_unknown_given_the_known():
     half.
 
     Each channel's pixel pairs (left, right) have correlation r; the left half is known to be 1. The guided
-    score is exact in the limit of a large weight only, so mean and variance of the right half are held to 15
-    %.
+    score is exact in the limit of a large weight and of short steps only, so mean and variance of the right
+    half are held to 15 %.
     """
     r = 0.8
-    made = sampler("lanpaint", "method.weight=50", "method.step_size=0.05")
+    made = sampler("lanpaint", "method.weight=50", "method.step_size=0.01")
     batch = prepared(made)
     known = torch.zeros(1, 1, 40, 40, dtype=torch.bool)
     known[..., :20] = True
@@ -133,12 +169,11 @@ def test_lanpaint_samples_the_unknown_given_the_known():
             return -((1 - alpha) ** 0.5) * score
 
     exact = Exact(**vars(made.method))
-    g = batch.generators[0]
-    x, p = (noise.randn((1, 4, 40, 40), g, "cpu", torch.float32) for _ in range(2))
+    x, force = noise.randn((1, 4, 40, 40), batch.generators[0], "cpu", torch.float32), None
     seen = []
-    for i in range(400):
-        x, p = exact.think(batch, x, p, k)
-        if i >= 200 and i % 10 == 0:
+    for i in range(1000):
+        x, force = exact.think(batch, x, force, k)
+        if i >= 400 and i % 20 == 0:
             seen.append(x[..., 20:])
     values = torch.stack(seen)
     # p(x_t | y_0 = 1): x_0 ~ N(r, 1 - r^2), noised.

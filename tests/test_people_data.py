@@ -9,13 +9,14 @@ from functools import cache
 import numpy as np
 import pytest
 
+from experiments.benchmark.store import batch_key
 from sow.data import SETTINGS, Data
 from sow.data.people import FIRST_IDENTITY, FIRST_SEED, Entry, PeopleBenchmark, entries, manifest_hash
 from sow.errors import UserError
 from sow.people.captions.attributes import VOCABULARY, Attributes, sample_attributes, sample_identity
 from sow.people.captions.parse import parse
 
-MANIFEST = "3cdc4244b9e3212ba567bfb27c9e1a6472ed53117ac247f793ba0b12519351d6"
+MANIFEST = "b8577490eaa674ca66438bedc67dd872e96d9c19a9b642affffeb63fdc9639fa"
 
 
 @cache
@@ -87,6 +88,13 @@ def test_groups_are_requests_with_a_face_a_mask_and_the_truth() -> None:
         assert Attributes(**condition.truth["attributes"]).presence == "person"
     again = PeopleBenchmark(size=48).groups("validation")[0].request.conditions[0]
     assert np.array_equal(np.asarray(again.image), np.asarray(groups[0].request.conditions[0].image))
+
+
+def test_every_group_has_a_key_of_its_own_that_stays() -> None:
+    def keys() -> list[str]:
+        return [batch_key("method", [g.request]) for g in PeopleBenchmark(size=48).groups("validation")[:6]]
+
+    assert keys() == keys() and len(set(keys())) == 6
 
 
 def test_bad_input_is_one_line() -> None:

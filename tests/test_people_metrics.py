@@ -88,14 +88,15 @@ def test_a_whole_figure_with_its_own_face_scores_best() -> None:
     row = rows()[0]
     assert row["face_detected"] and row["face_judged"] and row["head_is_condition"]
     assert row["same_person"] and row["id_distance"] < 0.5
-    assert row["failure"] is False and row["whole"] > 0.5
+    assert row["failure"] is False and row["truncated"] is False and row["whole"] > 0.5 and row["faces"] == 1
     assert row["psnr_condition"] == 100 and row["boundary"] < rows()[4]["boundary"]
-    assert row["text_agreement"] >= 0.75
+    assert row["text_agreement"] >= 0.75 and row["expression_follows"] is True
+    assert row["copy_paste"] is None  # nobody knows who that is
 
 
 def test_a_head_without_a_body_is_a_failure() -> None:
     whole, broken = rows()[0], rows()[1]
-    assert broken["failure"] is True and broken["whole"] < whole["whole"]
+    assert broken["failure"] is True and broken["truncated"] is True and broken["whole"] < whole["whole"]
     assert broken["psnr_condition"] > 30 and broken["text_agreement"] < 1
 
 
@@ -143,7 +144,7 @@ def test_boundary_jump_is_one_on_a_ramp_and_grows_with_the_seam() -> None:
 
 def reading(**attributes: str) -> Reading:
     unit = np.eye(1, 64, dtype=np.float32)[0]
-    return Reading(1.0, Box(0, 0, 9, 9), attributes, dict.fromkeys(attributes, 1.0), unit, 1.0)
+    return Reading(1.0, Box(0, 0, 9, 9), attributes, dict.fromkeys(attributes, 1.0), unit, 1.0, 0.0, 1)
 
 
 def test_text_agreement_counts_what_the_prompt_names() -> None:

@@ -63,7 +63,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Path]]:
     """What a study would put on its page of docs/."""
     calls: list[tuple[str, str, Path]] = []
-    monkeypatch.setattr(blocks, "publish", lambda *words: calls.append(words))
+    monkeypatch.setattr(blocks, "publish", lambda *words, **_: calls.append(words))
     return calls
 
 

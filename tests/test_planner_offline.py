@@ -37,7 +37,7 @@ CHILD = {
     **OLD,
     "age": "child",
     "expression": "neutral",
-    "hair": "spiky",
+    "hair": "curly",
     "hair_color": "black",
     "glasses": "none",
 }
@@ -75,7 +75,9 @@ class TruthfulJudge:
             attributes = dict(found.truth["attributes"]) if self.face else {}
             box = found.bounds() if self.face else None
             confidence = dict.fromkeys(attributes, self.sure)
-            out.append(Reading(float(self.face), box, attributes, confidence, np.zeros(64, np.float32), 1.0))
+            out.append(
+                Reading(float(self.face), box, attributes, confidence, np.zeros(64, np.float32), 1.0, 0.0, 1)
+            )
         return out
 
 
@@ -230,7 +232,7 @@ def test_tokens_are_counted_as_the_models_count_them() -> None:
 def test_two_people_are_told_apart() -> None:
     text, _ = fuse("A man on the left and a woman on the right", [OLD, CHILD], 77)
     left, right = text.split(" and a ")[-2:] if text.count(" and a ") > 1 else text.split(" on the left and ")
-    assert "red hair" in left and "spiky" in right
+    assert "red hair" in left and "curly" in right
     crowd, _ = fuse("two people in a forest", [OLD, CHILD], 77)
     assert "one is " in crowd and "another is " in crowd
 

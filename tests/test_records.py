@@ -140,6 +140,47 @@ def test_the_earlier_run_is_linked(tmp_path: Path) -> None:
     assert (tmp_path / "b/earlier/image.png").read_bytes() == b"x"
 
 
+def test_latest_leads_to_the_run_completed_last(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        records.complete(RunFolder(tmp_path / name), tmp_path / "outputs", name, {})
+        assert (tmp_path / "outputs" / "latest").resolve() == tmp_path / name
+    shutil.rmtree(tmp_path / "b")  # then the link leads nowhere, and is replaced all the same
+    records.point_latest(tmp_path / "outputs", tmp_path / "a")
+    assert (tmp_path / "outputs" / "latest").resolve() == tmp_path / "a"
+    assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [".index", "latest"]
+
+
+def test_a_folder_of_ones_own_called_latest_stays(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "run").mkdir()
+    records.point_latest(tmp_path, tmp_path / "run")
+    assert (tmp_path / "latest").is_dir() and not (tmp_path / "latest").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_skipped_run_leaves_no_folder_and_in_a_sweep_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.core.study import run_job
+    from experiments.generate import Generate
+
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    monkeypatch.setattr(Generate, "run", lambda self, context: None)
+    of, places = (
+        config(tmp_path / "outputs"),
+        {n: tmp_path / "outputs" / n for n in ("first", "again", "job")},
+    )
+    monkeypatch.setattr(folders, "_fresh", {*places.values()})
+    for place in places.values():
+        place.mkdir(parents=True)
+    assert run_job(of, places["first"])
+    assert not run_job(of, places["again"]) and not places["again"].exists()
+    assert not run_job(of, places["job"], group="seed")
+    assert (places["job"] / "earlier").resolve() == places["first"]
+    assert (tmp_path / "outputs" / "latest").resolve() == places["first"]
+
+
 def test_only_untouched_folders_of_this_process_are_discarded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

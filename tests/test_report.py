@@ -15,7 +15,17 @@ from scipy import stats
 
 from sow.errors import UserError
 from sow.report import tables, writers
-from sow.report.statistics import Resampling, bca, compare, estimate, holm, mcnemar, sign_flips, wilson
+from sow.report.statistics import (
+    Resampling,
+    bca,
+    compare,
+    detectable,
+    estimate,
+    holm,
+    mcnemar,
+    sign_flips,
+    wilson,
+)
 
 HOW = Resampling(0.95, 1000, 0)
 
@@ -141,6 +151,33 @@ def test_comparisons_pair_by_group() -> None:
     assert shares.difference == pytest.approx(0.2)
 
 
+def test_groups_of_one_prompt_are_one_unit() -> None:
+    """Two groups that say the same are no more evidence than one."""
+    rng = np.random.default_rng(9)
+    d = rng.normal(0.4, 1, 20)
+    single = compare([*enumerate(d)], [(g, 0.0) for g in range(20)], HOW)
+    twice = [(2 * g + k, d[g]) for g in range(20) for k in range(2)]
+    pairs = compare(twice, [(g, 0.0) for g in range(40)], HOW, {g: g // 2 for g in range(40)})
+    assert pairs.groups == 40 and pairs.error == pytest.approx(single.error)
+    assert (pairs.difference, pairs.low, pairs.high) == pytest.approx(
+        (single.difference, single.low, single.high)
+    )
+    assert pairs.p == pytest.approx(single.p) and single.error == pytest.approx(d.std(ddof=1) / 20**0.5)
+    blind = compare(twice, [(g, 0.0) for g in range(40)], HOW)
+    assert blind.error < 0.75 * single.error
+    shares = [(g, g % 3 == 0) for g in range(12)], [(g, g % 4 == 0) for g in range(12)]
+    assert compare(*shares, HOW).test == "McNemar"
+    assert compare(*shares, HOW, {g: g // 2 for g in range(12)}).test == "permutation"
+
+
+def test_the_smallest_difference_is_found_as_often_as_promised() -> None:
+    rng = np.random.default_rng(10)
+    how, n, tests = Resampling(0.95, 1000, 0), 80, 3
+    true = detectable(1 / n**0.5, how, tests)
+    found = [stats.ttest_1samp(rng.normal(true, 1, n), 0).pvalue <= 0.05 / tests for _ in range(2000)]
+    assert 0.87 <= np.mean(found) <= 0.92
+
+
 def test_holm_steps_down() -> None:
     found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": math.nan})
     assert (found["a"], found["b"], found["c"]) == pytest.approx((0.03, 0.06, 0.06))
@@ -161,7 +198,7 @@ SPEC = {
     "marks": ["AP"],
     "columns": [
         {"metric": "id_distance", "label": "ID-Distance", "better": "lower", "format": "number"},
-        {"metric": "failure", "label": "Failure Rate", "better": "lower", "format": "percent"},
+        {"metric": "failure", "label": "Failure Rate", "better": "lower", "format": "percent", "worth": 0.05},
     ],
     "reference": "full",
     "resampling": {"level": 0.95, "resamples": 200, "seed": 0},
@@ -204,6 +241,11 @@ def test_a_table_holds_ours_the_difference_and_the_papers() -> None:
     assert (none.cells[1].ours.mean, none.cells[1].paper) == (0.5, 0.2)  # type: ignore[union-attr]
     assert tables.orders(table) == ["ID-Distance in 1 of 1", "Failure Rate in 1 of 1"]
     assert "AP ✗: odd." in table.caption
+    seen, groups = none.cells[1].detectable, none.cells[1].against.groups  # type: ignore[union-attr]
+    assert (
+        f"Failure Rate {100 * seen:.1f} (5.0 takes {math.ceil(groups * (seen / 0.05) ** 2)} groups)"
+        in " ".join(table.caption)
+    )
 
 
 def test_every_format_says_the_same() -> None:

@@ -126,7 +126,7 @@ def sampler(folder: Path, *words: str):
 def chain(folder: Path, *words: str) -> Pipeline:
     """Plain sampling from noise with our loop."""
     config = compose([*WORDS, f"model.path={folder}", *words])
-    options = SimpleNamespace(eta=0.0, prompt="user", vae="mode", paste=False)
+    options = SimpleNamespace(eta=0.0, prompt="user", vae="mode")
     model = Model.of(build(config).backbone, 4)
     canvas = config.model.canvas_of(model.backbone, config.width, config.height)
     return pipeline(config, BaselineSampler(model, canvas, config.seed_init, config.guidance, options))
@@ -215,11 +215,11 @@ def test_xls_autoencoder_stays_in_float32(folders):
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
 @pytest.mark.parametrize(
     "method",
-    ["sow", "cow", "sd_inpaint", "blended_latent", "repaint", "lanpaint", "densediffusion"],
+    ["sow", "cow", "sd_inpaint", "blended_latent", "repaint", "lanpaint", "densediffusion", "masactrl"],
 )
 def test_every_method_runs_on_every_format(folders, name, method):
     words = ["calibration.cycles=1"]
-    if method in ("sd_inpaint", "blended_latent", "repaint", "lanpaint"):
+    if method in ("sd_inpaint", "blended_latent", "repaint", "lanpaint", "masactrl"):
         words = ["method.num_inference_steps=2"]
     if method == "cow":
         words = ["cycle.cycles=1"]

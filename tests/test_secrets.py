@@ -11,6 +11,7 @@ import pytest
 from conftest import Result
 
 from sow.config.compose import compose
+from sow.errors import UserError
 from sow.store import secrets
 from sow.store.secrets import PIECE, hide_credentials, hide_variable, redact, redact_file, redact_logs
 
@@ -42,6 +43,8 @@ ECHOES = {
 IN_TEXTS = [
     ("https://me:hunter2@host/v1", "https://***@host/v1"),
     ("http://:hunter2@host:8000", "http://***@host:8000"),
+    ("http://me:hun/ter2@host:8000/v1", "http://***@host:8000/v1"),
+    ("http://me:hun@ter2@host", "http://***@host"),
     ("http://hunter2@host", "http://***@host"),
     ("proxy socks5://me:hu%40nter2@host failed", "proxy socks5://***@host failed"),
     ("GET /v1?key=hunter2&alt=json", "GET /v1?key=***&alt=json"),
@@ -55,6 +58,7 @@ HARMLESS = [
     "Basic training in a forest",
     "Bearer of good news",
     "a@b.c and https://host/path@2x.png?size=3",
+    "http://host:8000/path@2x.png",
     "the secret garden, the key=value store",
     "password",
     "outputs/2026-11-26/run.log",
@@ -119,6 +123,24 @@ def test_a_configuration_is_told_without_passwords_and_composes_with_them() -> N
     assert config.planner.base_url == "https://me:hunter2secret@host/v1"
     assert config.resolved["planner"]["base_url"] == "https://***@host/v1"
     assert "hunter2" not in repr(config.overrides) and config.words[-1] == word
+
+
+@pytest.mark.parametrize(
+    ("word", "secret"),
+    [
+        ("planner.api_key_env=sk-proj-0123456789", "sk-proj"),  # the key itself
+        ("planner.base_url=me:hunter2secret@host/v1", "hunter2"),
+        ("planner.base_url=http://me:hun/ter2@host/v1", "ter2"),
+        ("planner.base_url=http://me:hunter2@host:99999/v1", "hunter2"),
+        ("planner.base_url=host:8000", "host"),
+    ],
+)
+def test_what_may_be_a_secret_in_the_wrong_place_is_refused_and_not_repeated(word: str, secret: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose(["model=tiny", "planner=openai", "planner.model=x", word])
+    assert word.partition("=")[0] in str(error.value) and f"{secret}" not in str(error.value).replace(
+        "://host", ""
+    )
 
 
 def test_a_run_leaves_no_password_anywhere(

@@ -20,7 +20,7 @@ def test_every_seed_is_shown_and_published(
     tmp_path: Path,
 ) -> None:
     published: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(blocks, "publish", lambda *words: published.append(words))
+    monkeypatch.setattr(blocks, "publish", lambda *words, **_: published.append(words))
     words = ["study=showcase", "study.seeds=2", "study.publish=true", "seed=3", "cycle.cycles=1"]
     result = command_line("experiment=debug", *words)
     assert result.status == 0, result.err

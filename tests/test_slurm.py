@@ -72,7 +72,7 @@ def test_a_sweep_through_slurm_with_a_killed_task(
             states = tasks(environment)
             running = [task for task, state in states.items() if state == "RUNNING"]
             most = max(most, len(running))
-            if killed is None and any(through.glob("*/*/0/.hydra")):
+            if killed is None and any(through.glob("*/*/0_*/.hydra")):
                 (killed,) = (task for task in states if task.endswith("_0"))
                 subprocess.run(["scontrol", "requeue", killed], env=environment, check=True, timeout=60)
             time.sleep(0.3)

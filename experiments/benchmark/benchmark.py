@@ -49,6 +49,7 @@ class Benchmark(Settings):
         context.metrics.check()
         with context.timed("compose"):
             work = Work(self, context)
+            work.need_alike()
             batches = work.batches
         index, count = self.part
         if missing := work.missing([b for b in batches if b.number % count == index]):

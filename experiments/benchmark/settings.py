@@ -11,6 +11,8 @@ from sow.types import Bound, component
 from ..core.fields import Count, Inside, Resamples
 from .rows import Row, parse_rows
 
+EVALUATIONS = "unet_evaluations"  # of an image: what quality at equal compute is drawn against
+
 
 @component("study")
 class Settings:
@@ -23,6 +25,7 @@ class Settings:
     `shard`     "2/8" runs the third of eight parts and makes the table only when all parts are there; null =
                 all of it
     `marks`     heads of the leading columns; `columns` what is reported: metric, label, better, format
+    `pareto`    columns that a figure shows against the UNet's evaluations, [] = no figure
     `reference` the row that the others are tested against; `source` what the paper's numbers are
     `level`     of the intervals; `resamples` of bootstrap and permutation tests, `resample_seed` their draws
     `publish`   the table between its marks in docs/
@@ -39,6 +42,7 @@ class Settings:
     shard: str | None
     marks: list[str]
     columns: list[Any]
+    pareto: list[str]
     rows: dict[str, Any]
     reference: str | None
     level: Inside
@@ -56,7 +60,13 @@ class Settings:
         self.part  # noqa: B018  a bad shard fails before anything is imported
         from sow.report.tables import parse_columns
 
-        parse_columns(self.columns)
+        known = [column.metric for column in parse_columns(self.columns)]
+        for name in self.pareto:
+            if name not in known or EVALUATIONS not in known:
+                raise UserError(
+                    f"{name} against compute needs {name} and {EVALUATIONS} as columns of the table: it has "
+                    f"{', '.join(known)} (study.pareto)"
+                )
 
     @property
     def parsed(self) -> list[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.report import tables, writers
+from sow.report import blocks, figures, tables, writers
 
 from .store import link
 
@@ -55,11 +55,22 @@ def collate(study: Settings, work: Work, context: StudyContext) -> tables.Table:
     folder.save_json("table.json", describe(study, work, context))
     table = tables.from_folder(folder.path)
     writers.save(folder, table, "table")
+    if study.pareto:
+        from .pareto import draw
+
+        figure = figures.save(folder, "pareto", draw(table, study.pareto))
+        context.tracked.images({"pareto": figure})
+        context.console.print(f"figure: {figure}")
     context.tracked.summary(summary(table))
     context.console.print(writers.terminal(table))
     context.console.print(f"table: {folder.path / 'table.md'}")
     if study.publish:
-        writers.publish(table)
+        spent = [v for r in seconds for k, v in r.items() if k.startswith("batch/") and v is not None]
+        made = context.made(len(records), sum(spent))
+        writers.publish(table, made=made)
+        if study.pareto:
+            name = f"{study.name}-pareto"
+            blocks.publish(name, f"![{study.title}: quality at equal compute](pareto.png)", figure, made=made)
     return table
 
 
@@ -70,6 +81,7 @@ def describe(study: Settings, work: Work, context: StudyContext) -> dict[str, An
         "title": study.title,
         "marks": study.marks,
         "columns": study.columns,
+        "units": "prompt",  # whose groups are drawn together; older folders: each alone
         "reference": study.reference if study.reference in {r.name for r in study.shown} else None,
         "resampling": {
             "level": study.level,

@@ -87,6 +87,16 @@ class Work:
             raise UserError(f"the data has no groups in {study.split} (data, study.split)")
         return first_of_each(groups, study.limit)
 
+    def need_alike(self) -> None:
+        """Raise UserError for rows of which only some lay the condition's own pixels over the picture."""
+        found = {b.config.choices["paste_back"]: b.row.name for b in self.batches}
+        if len(found) > 1:
+            told = ", ".join(f"{row} has {option}" for option, row in sorted(found.items()))
+            raise UserError(
+                f"{told}: pixels laid over the picture make ID-Distance a copy, so rows with and without do "
+                "not compare; give all rows one option, or two tables (study.rows, paste_back)"
+            )
+
     def groups_of(self, row: Row) -> list[Group]:
         """The groups of a row: the table's, or the first of each setting up to the row's own limit.
 

@@ -66,7 +66,7 @@ class Finding:
         context.console.print(terminal_table(self.short))
         context.console.print(f"figure: {figure}")
         if publish:
-            blocks.publish(self.name, self.markdown, figure)
+            blocks.publish(self.name, self.markdown, figure, made=context.made())
 
 
 def save_tidy(folder: RunFolder, name: str, rows: Sequence[Row]) -> None:

@@ -27,7 +27,10 @@ def run_composed(composed: DictConfig, hydra: Any) -> float | None:
         config = typed(composed, hydra.runtime.choices, hydra.overrides.task)
         from ..core.study import run_job
 
-        run_job(config, folder, group=sweep_group(hydra) if hydra.mode == RunMode.MULTIRUN else None)
+        if hydra.mode != RunMode.MULTIRUN:
+            run_job(config, folder)
+            return None
+        run_job(config, folder, sweep_group(hydra))
         from sow.config.sweeping import objective
 
         return objective(folder, cast(DictConfig, hydra))  # which is what it is, whatever Hydra annotates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from sow import report
+from sow.report import blocks
 from sow.runs import folders, records
 from sow.runs.records import RunFolder
 from sow.runs.tracking import Job, Tracked
@@ -53,6 +55,7 @@ class StudyContext:
     repeats: Path | None = None
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     seconds: dict[str, float] = field(default_factory=dict)
+    images: int = 0  # that `generate` has made
 
     def sampler(self) -> Pipeline:
         """The sampler of the configuration; the model is loaded once per process."""
@@ -96,6 +99,7 @@ class StudyContext:
         _ = self.tracked  # the input is known to be good
         with report.progress_bar(sampler, plans, self.config.batch_size) as on_step:
             samples = sampler.generate(requests, plans=plans, snapshots=snapshots, on_step=on_step)
+        self.images += len(samples)
         for shared in {id(s.seconds): s.seconds for s in samples}.values():  # a batch's samples share them
             for phase, seconds in shared.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
@@ -111,6 +115,18 @@ class StudyContext:
         from sow.report.statistics import Resampling
 
         return Resampling(level, resamples, self.config.seed)
+
+    def made(self, images: int | None = None, seconds: float | None = None) -> blocks.Made:
+        """How what is published was measured: by this command at this commit, from `images`, by default as
+        many as `generate` made, in `seconds`, by default this process's."""
+        git = self.git
+        return blocks.Made(
+            command=shlex.join(["run.py", *repeated(self.config.overrides)]),
+            day=datetime.now(UTC).date().isoformat(),
+            commit=None if git is None else git["commit"][:10] + "+" * git["dirty"],
+            images=images or self.images or None,
+            seconds=seconds or sum(self.seconds.values()) or None,
+        )
 
     @property
     def metrics(self) -> Any:
@@ -145,17 +161,23 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     """One job: nothing if the same run is complete and `force` is off, else the study and, last, the
     manifest.
 
-    Returns whether the study ran. Raises UserError; a folder left by that has no manifest and counts for
+    A skipped job of a sweep leaves a link to the run that it repeats, another one no folder at all. Returns
+    whether the study ran. Raises UserError; a folder left by that has no manifest and counts for
     nothing.
     """
-    context = StudyContext(config, RunFolder(folder), group)
-    config.tracker.check()
     key, outputs = records.run_key(config, StudyContext), config.paths.outputs
+    about = {"words": repeated(config.overrides), "key": key}
+    context = StudyContext(config, RunFolder(folder, about), group)
+    config.tracker.check()
     earlier = records.find(outputs, key)
     if earlier is not None and not config.force:
-        records.link_earlier(folder, earlier)
         context.console.print(f"done before: {earlier} (force=true runs it again)")
-        show_repeated(context, earlier)
+        records.point_latest(outputs, earlier)
+        if of_sweep(context):
+            records.link_earlier(folder, earlier)
+            show_repeated(context, earlier)
+        else:
+            folders.discard_untouched(folder)
         return False
     folders.take(folder, key)
     started, exit_code = time.time(), 1
@@ -169,13 +191,22 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     return True
 
 
+def repeated(words: Sequence[str]) -> list[str]:
+    """The words that make the same picture again: not where it is written, kept or told."""
+    return [w for w in words if not w.lstrip("+~").startswith((*records.NOT_THE_RUN, "hydra"))]
+
+
+def of_sweep(context: StudyContext) -> bool:
+    """Whether a job is one of Hydra's sweep or of one that W&B steers."""
+    return context.group is not None or bool(os.environ.get("WANDB_RUN_ID"))
+
+
 def show_repeated(context: StudyContext, earlier: Path) -> None:
     """Track a skipped job of a sweep as a repetition with the numbers of the run `earlier`.
 
     Not if that run is of the same sweep, whose command was started again: it is there already.
     """
-    of_sweep = context.group is not None or os.environ.get("WANDB_RUN_ID")
-    if not of_sweep or RunFolder(earlier).manifest().get("group") == context.group is not None:
+    if RunFolder(earlier).manifest().get("group") == context.group is not None:
         return
     context.repeats = earlier
     for name in ("metrics.json", "headline.json"):

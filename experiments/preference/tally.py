@@ -120,7 +120,7 @@ class Tally:
                 votes = of_criterion[column.metric]
                 cells.append(share(votes, row["name"], self.level) if votes else None)
             line = [
-                Cell(ours, None, math.nan, paper.get(column.metric))
+                Cell(ours, None, math.nan, math.nan, paper.get(column.metric))
                 for ours, column in zip(cells, (*objective, *voted), strict=True)
             ]
             lines.append(Line(row["name"], row["label"], (), tuple(line)))

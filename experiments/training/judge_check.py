@@ -35,6 +35,8 @@ NUMBERS = {
     "identity_different_rejected": "other person rejected at it",
     "whole_called_whole": "whole outline called whole",
     "truncated_called_truncated": "truncated outline called truncated",
+    "one_face_called_one": "one face called one",
+    "second_face_found": "second face, whole or in part, found",
 }
 
 
@@ -151,7 +153,9 @@ def words(reading: Reading, row: Mapping[str, Any]) -> str:
         around = f"{seen['clothing_color']} {seen['clothing']}, {around}"
     distance, whole = row["id_distance"], row["whole"]
     who = "no distance" if distance is None else f"{'same' if row['same_person'] else 'other'} {distance:.2f}"
-    outline = "no outline" if whole is None else f"{'truncated' if row['failure'] else 'whole'} {whole:.2f}"
+    outline = "no outline" if whole is None else f"{'truncated' if row['truncated'] else 'whole'} {whole:.2f}"
+    if row["faces"] > 1:
+        outline += ", a second face"
     return f"{person}\n{around}\n{who}, {outline}\nmisses: {row['text_missed'] or 'nothing'}"
 
 

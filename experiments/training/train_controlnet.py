@@ -53,17 +53,17 @@ class Pool:
 class TrainControlNet:
     """A training of `minutes` in all; it goes on where `folder` left off with the same model.
 
-    `pictures` rendered figures in the pool, a share `portraits` of them with heads as large as a condition's; `held_out`
+    `pictures` rendered figures in the pool; `held_out`
     others, on which the losses are compared; `batch` of a step; `learning_rate` after `warmup` steps, falling to zero over the last `decay` of the time; `average` of the weights'
     moving average; `gamma`, `balance` as in `denoising_loss`; `empty` share of captions left out; `face_only` share of
     pictures that show the edges of the face alone; `precision` of the products; `low`, `high` Canny's thresholds;
-    `channels` of the layers that read the edges, the last at latent size; `save_every` seconds between saves; `output`
-    folder of the finished ControlNet, None = controlnet in the run's folder.
+    `channels` of the layers that read the edges, the last at latent size; `save_every` seconds between saves; `start`
+    folder of a ControlNet of the same shape to go on from, None = the model's own encoder; `output` folder of the
+    finished ControlNet, None = controlnet in the run's folder.
     """
 
     minutes: Annotated[float, Bound(gt=0)]
     pictures: Count
-    portraits: Share
     held_out: Count
     batch: Count
     learning_rate: Annotated[float, Bound(gt=0)]
@@ -80,12 +80,13 @@ class TrainControlNet:
     channels: list[int]
     save_every: float
     seed: int
+    start: str | None
     folder: str
     output: str | None
 
     def files(self) -> list[str]:
-        """None: the folder holds this study's own state."""
-        return []
+        """The ControlNet to go on from; `folder` holds this study's own state."""
+        return [self.start] if self.start else []
 
     def run(self, context: StudyContext) -> None:
         """Train, save, report the losses on held-out figures beside the model's own."""
@@ -135,10 +136,8 @@ class TrainControlNet:
         from sow.people.drawing.render import GRAY, render
 
         latents, maps, attributes = [], [], []
-        shares = np.random.default_rng(first).random(count)
         for i in tqdm(range(count), desc="figures", disable=None):
-            framing = "portrait" if shares[i] < self.portraits else "scene"
-            made = render(first + i, side, framing=framing)
+            made = render(first + i, side)
             face = np.where(made.face_mask[..., None], made.image, np.uint8(GRAY))
             whole, alone = (
                 torch.from_numpy(a.copy()).permute(2, 0, 1).float() / 127.5 - 1 for a in (made.image, face)
@@ -201,9 +200,11 @@ class TrainControlNet:
         return Path(self.folder).expanduser() / f"{of[:12]}.pt"
 
     def fresh(self, backbone: Backbone, pool: Pool) -> Any:
-        """The ControlNet before its first step: float32, its residuals zero."""
+        """The ControlNet before its first step: float32, its residuals zero unless it goes on from `start`."""
         import torch
         from diffusers import ControlNetModel
+
+        from sow.people.training.denoiser import begin_from
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -211,6 +212,9 @@ class TrainControlNet:
                 backbone.unet, conditioning_embedding_out_channels=tuple(self.channels)
             )
             spread_out(net.controlnet_cond_embedding, pool.edges[:64, :1].float() / 255)
+        if self.start:
+            begun = ControlNetModel.from_pretrained(self.start, torch_dtype=torch.float32)
+            begin_from(net, begun.state_dict(), self.start, "study.start")
         net = torch.nn.Module.to(net, device=backbone.device, dtype=torch.float32)
         return net.to(memory_format=torch.channels_last).train().requires_grad_(True)
 

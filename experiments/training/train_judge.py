@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TrainJudge:
     """A training of `minutes` of processor time in all, or up to the clock time `until` ("HH:MM").
 
-    It goes on where `folder` left off. The weights (float16) and report.json are written to `output`; sizes
+    It goes on where `folder` left off, and begins with the judge in the folder `start` where one is named. The weights (float16) and report.json are written to `output`; sizes
     and rates are explained in sow.people.judge.training.Recipe. Raises UserError where neither or both of
     `minutes` and `until` are given.
     """
@@ -29,6 +29,7 @@ class TrainJudge:
     until: str | None
     seed: int
     threads: int
+    start: str | None
     folder: str
     output: str
     held_out: int
@@ -46,6 +47,8 @@ class TrainJudge:
     scene_share: float
     queue: int
     contrast: float
+    device: str
+    workers: int
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.until is None):
@@ -68,23 +71,27 @@ class TrainJudge:
         import torch
 
         from sow.people.judge.evaluation import calibrate, evaluate
-        from sow.people.judge.reader import Judge, save_judge
+        from sow.people.judge.reader import WEIGHTS, Judge, load_judge, save_judge
         from sow.people.judge.training import Trainer
         from sow.people.training.pace import seconds_until
 
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-        trainer = Trainer(self.recipe(), self.seed, Path(self.folder))
+        begun = load_judge(Path(self.start) / WEIGHTS.name).network if self.start else None
+        if begun is not None:
+            begun.requires_grad_(True)
+        trainer = Trainer(self.recipe(), self.seed, Path(self.folder), begun, self.device, self.workers)
         if self.minutes is not None:
             steps = trainer.run(self.minutes * 60)
         else:
             steps = trainer.run(trainer.spent + seconds_until(str(self.until)), time.monotonic)
         mean: dict[str, float] = {}
         for step, progress, terms in steps:
-            mean = {n: 0.97 * mean.get(n, v) + 0.03 * v for n, v in terms.items()}
+            mean = {n: 0.97 * mean.get(n, float(v)) + 0.03 * float(v) for n, v in terms.items()}
             if step % 50 == 0:
                 line = " ".join(f"{n} {v:.3f}" for n, v in mean.items())
                 print(f"step {step} {progress:6.1%} {line}", flush=True)
+        trainer.average.cpu()
         calibration = calibrate(trainer.average, self.held_out)
         report = evaluate(Judge(trainer.average, calibration), self.held_out)
         report["training"] = {"steps": trainer.step, "seconds": round(trainer.spent), "seed": self.seed}

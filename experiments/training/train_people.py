@@ -20,6 +20,7 @@ from sow.people.training.recipes import (
     FigureRecipe,
     TextRecipe,
 )
+from sow.report.blocks import write_block
 from sow.types import component
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class TrainPeople:
         beside = []
         for phase in (p for p in PHASES if p in self.phases):
             if phase in ("figures", "latents"):
-                beside.append(_beside(_RUN_BESIDE[phase], self))
+                parts = range(self.figures.workers)
+                beside += [_beside(_RUN_BESIDE[phase], self, (k, len(parts))) for k in parts]
             else:
                 getattr(self, "_" + phase)(lambda values, step, stage=phase: track(stage, values, step))
         for process in beside:
@@ -143,9 +145,10 @@ class TrainPeople:
     def _evaluate(self, track: Tracker) -> None:
         import torch
 
-        from sow.people.training.evaluate import evaluate
         from sow.people.training.export import load_pipeline
         from sow.people.training.grids import people_grid
+
+        from .people_evaluation import evaluate, markdown
 
         torch.set_num_threads(self.denoiser.threads)
         pipeline = load_pipeline(Path(self.output))
@@ -154,7 +157,11 @@ class TrainPeople:
         numbers = evaluate(pipeline, self.evaluation)
         self._work.mkdir(parents=True, exist_ok=True)
         (self._work / "evaluation.json").write_text(json.dumps(numbers, indent=2) + "\n")
-        print(json.dumps(numbers, indent=2))
+        text = markdown(numbers)
+        (self._work / "evaluation.md").write_text(text)
+        print(text)
+        if look.publish:
+            write_block(Path(self.output) / "README.md", "measured", text)
 
     def _vae(self) -> AutoencoderKL:
         from diffusers import AutoencoderKL
@@ -175,14 +182,14 @@ class TrainPeople:
         return assemble(self._vae(), *self._text_parts(), unet)
 
 
-def _render(study: TrainPeople) -> None:
+def _render(study: TrainPeople, part: tuple[int, int] = (0, 1)) -> None:
     from sow.people.training.figures import render_shards
 
-    for _ in render_shards(Path(study.folder) / "figures", study.figures):
+    for _ in render_shards(Path(study.folder) / "figures", study.figures, part):
         pass
 
 
-def _encode(study: TrainPeople) -> None:
+def _encode(study: TrainPeople, part: tuple[int, int] = (0, 1)) -> None:
     import torch
     from diffusers import AutoencoderKL
 
@@ -192,27 +199,37 @@ def _encode(study: TrainPeople) -> None:
     work = Path(study.folder)
     while not (work / "vae" / "config.json").exists():
         time.sleep(5)
-    model = AutoencoderKL.from_pretrained(work / "vae").eval().to(memory_format=torch.channels_last)
-    for _ in encode_shards(model, work / "figures", work / "latents", total=study.figures.total):
+    model = AutoencoderKL.from_pretrained(work / "vae").eval()
+    model = torch.nn.Module.to(model, study.denoiser.device, memory_format=torch.channels_last)
+    _, tokenizer = study._text_parts()
+    recipe = study.figures
+    for _ in encode_shards(
+        model, tokenizer, work / "figures", work / "latents",
+        total=recipe.total, captions=recipe.captions, part=part,
+    ):  # fmt: skip
         pass
 
 
 _RUN_BESIDE = {"figures": _render, "latents": _encode}
 
 
-def _beside(target: Callable[[TrainPeople], None], study: TrainPeople) -> multiprocessing.process.BaseProcess:
-    """Start `target` in a process of its own at low priority."""
-    process = multiprocessing.get_context("spawn").Process(target=_politely, args=(target, study))
+def _beside(
+    target: Callable[[TrainPeople, tuple[int, int]], None], study: TrainPeople, part: tuple[int, int]
+) -> multiprocessing.process.BaseProcess:
+    """Start `target` for a part of the shards in a process of its own at low priority."""
+    process = multiprocessing.get_context("spawn").Process(target=_politely, args=(target, study, part))
     process.start()
     return process
 
 
-def _politely(target: Callable[[TrainPeople], None], study: TrainPeople) -> None:
+def _politely(
+    target: Callable[[TrainPeople, tuple[int, int]], None], study: TrainPeople, part: tuple[int, int]
+) -> None:
     import cv2
 
     os.nice(10)
     cv2.setNumThreads(1)
-    target(study)
+    target(study, part)
 
 
 def _tracker(context: Any) -> Callable[[str, dict[str, float], int], None]:

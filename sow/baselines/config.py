@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Positive = Annotated[float, Bound(gt=0)]
 Weight = Annotated[float, Bound(ge=0)]
+Share = Annotated[float, Bound(ge=0, le=1)]
 Count = Annotated[int, Bound(ge=0)]
 FromOne = Annotated[int, Bound(ge=1)]
 
@@ -51,14 +52,12 @@ class Baseline:
     `eta`     0 deterministic DDIM .. 1 the noise of DDPM
     `prompt`  "user": the prompt c; "intensified": the planner's c'
     `vae`     "mode" or "sample" of the VAE's posterior
-    `paste`   lay the condition's own pixels over the finished picture, inside its mask
     """
 
     num_inference_steps: Annotated[int | None, Bound(ge=1, le=1000)]
     eta: Annotated[float, Bound(ge=0, le=1)]
     prompt: Literal["user", "intensified"]
     vae: Literal["mode", "sample"]
-    paste: bool
 
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = ""  # module and class of the method
@@ -121,15 +120,47 @@ class RePaint(Baseline):
 
 @component("method")
 class LanPaint(Baseline):
-    """LanPaint (Zheng et al., TMLR 2025): `inner_steps` Langevin steps of `step_size` per noise level (0 =
-    Replace), with the guided score's `weight` lambda and the `friction` Gamma of latents over their own noise
-    scale."""
+    """LanPaint (Zheng et al., TMLR 2025): at most `inner_steps` Langevin steps of `step_size` per noise level
+    (0 = Replace), with the guided score's `weight` lambda; `ramp` where their number starts to fall, in
+    shares of noise variance; none at the last `last_levels` levels."""
 
     inner_steps: Count
     weight: Weight
     step_size: Positive
-    friction: Positive
+    ramp: Annotated[float, Bound(gt=0, le=1)]
+    last_levels: Count
     engine: ClassVar[str] = "sow.baselines.lanpaint.LanPaintSampler"
+
+
+@component("method")
+class MasaCtrl(Baseline):
+    """MasaCtrl (Cao et al., ICCV 2023): the target's self-attention reads the source's keys and values.
+
+    `first_step`, `first_layer`  share of the steps, and of the UNet's self-attention layers, that stay as
+                they are; 1 = all of them, which is plain sampling
+    `mask`      the condition's place attends to the condition alone, the rest to the rest
+    """
+
+    first_step: Share
+    first_layer: Share
+    mask: bool
+    engine: ClassVar[str] = "sow.baselines.mutual.MasaCtrlSampler"
+
+
+@component("method")
+class MCACtrl(Baseline):
+    """MCA-Ctrl (Yang et al., CVPR 2025), subject generation: the condition's place reads keys and values of
+    the source, the rest its own.
+
+    `inject_until`  share of the steps until which the source's attention itself is injected, 0 = none
+    `first_step`, `first_layer`  share of the steps, and of the UNet's self-attention layers, before the local
+                query; 1 = no local query
+    """
+
+    inject_until: Share
+    first_step: Share
+    first_layer: Share
+    engine: ClassVar[str] = "sow.baselines.mutual.MCACtrlSampler"
 
 
 @component("method")

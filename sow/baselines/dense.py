@@ -36,6 +36,7 @@ from torch import Tensor
 
 from sow.attention.regions import layer_sizes, nearest
 from sow.baselines.config import DenseDiffusion
+from sow.baselines.processor import attended
 from sow.method.components import Components
 from sow.method.denoiser import Gates, Held
 from sow.method.guidance import Rule
@@ -136,43 +137,6 @@ class DenseModulator:
         return out
 
 
-class DenseProcessor:
-    """A processor for one self- or cross-attention layer that leaves softmax(A') V to the modulator."""
-
-    def __init__(self, modulator: DenseModulator) -> None:
-        self.modulator = modulator
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        out = self.modulator.attend(q, k, v, cross=encoder_hidden_states is not None)
-        out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
-        if attn.residual_connection:
-            out = out + hidden_states
-        return out / attn.rescale_output_factor
-
-
-@contextmanager
-def densely_modulated(unet: Any, modulator: DenseModulator) -> Iterator[None]:
-    """Within the block every attention layer is `modulator`'s; afterwards the processors are what they
-    were."""
-    before = dict(unet.attn_processors)
-    try:
-        unet.set_attn_processor({name: DenseProcessor(modulator) for name in before})
-        yield
-    finally:
-        unet.set_attn_processor(before)
-
-
 @dataclass(frozen=True, eq=False)
 class DenseAttention:
     """The attention of one batch's cycles, in place of SOW's own."""
@@ -188,7 +152,7 @@ class DenseAttention:
         self, unet: Any, rule: Rule, strengths: Sequence[float], held: Held
     ) -> Iterator[Callable[[], tuple[Gates, Held]]]:
         self.modulator.strength = (strengths[0], strengths[1])
-        with densely_modulated(unet, self.modulator):
+        with attended(unet, dict.fromkeys(unet.attn_processors, self.modulator)):
             yield lambda: ({}, ())
 
 

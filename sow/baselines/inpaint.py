@@ -100,7 +100,7 @@ class BlendedLatentSampler(BaselineSampler):
         return replace(x, self.schedule.noised(batch.encoded, k, draw), batch.known)
 
     def finished(self, sample: Sample) -> Sample:
-        return super().finished(self._reconstructed(sample) if self.options.decoder_steps else sample)
+        return self._reconstructed(sample) if self.options.decoder_steps else sample
 
     def _reconstructed(self, sample: Sample) -> Sample:
         """Fine-tune the decoder to one picture (Sec. 4.2): argmin |D(z) (1-M) - x^ (1-M)|^2 + lambda |D(z) M

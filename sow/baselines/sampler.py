@@ -7,16 +7,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sow.method.base import Method
 from sow.method.denoiser import Denoiser, Model
 from sow.method.guidance import ClassifierFree, Regional
-from sow.method.seed_init import Batch, SeedInit, pixel_mask
+from sow.method.seed_init import Batch, SeedInit
 from sow.models.backbone import Backbone
 from sow.pipeline.factory import need_plain
-from sow.types import Canvas, Plan, Request, Sample, Step, StepContext
+from sow.types import Canvas, Plan, Request, Step, StepContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,21 +67,13 @@ class BaselineSampler(Method):
         """Whether the chain needs the latents of the pasted picture."""
         return True
 
-    def denoising_steps(self, sizes: int = 1) -> int:
+    @property
+    def first_state(self) -> int:
+        """The state that the chain starts from: x_K."""
         return self.schedule.steps
 
-    def finished(self, sample: Sample) -> Sample:
-        return self.pasted(sample) if self.options.paste else sample
-
-    def pasted(self, sample: Sample) -> Sample:
-        """The sample with each condition's own pixels laid over it, inside the mask."""
-        image = sample.image.copy()
-        for condition, box in zip(sample.request.conditions, sample.plan.boxes, strict=True):
-            mask = pixel_mask(condition, box, self.seed_init.mask)
-            crop = condition.image.convert("RGB").resize((box.w, box.h))
-            image.paste(crop, (box.x, box.y), mask)
-        assert isinstance(image, Image.Image)
-        return replace(sample, image=image)
+    def denoising_steps(self, sizes: int = 1) -> int:
+        return self.first_state
 
     def run(self, batch: Batch) -> Iterator[Step]:
         yield from self.denoise(self.prepare(batch))
@@ -118,8 +109,8 @@ class BaselineSampler(Method):
     def denoise(self, batch: Prepared) -> Iterator[Step]:
         """The chain of DDIM steps; `after` may put something back after each."""
         x = self.start(batch)
-        yield Step(x, "start", StepContext("sample", None, self.schedule.steps))
-        for k in range(self.schedule.steps - 1, -1, -1):
+        yield Step(x, "start", StepContext("sample", None, self.first_state))
+        for k in range(self.first_state - 1, -1, -1):
             e, x0 = self.predict(batch, x, k)
             x, x0 = self.ddim(batch, x, e, k, x0)
             x = self.after(batch, x, k)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sow.config.explain import explain
+from sow.config.help import help_text
 from sow.config.loader import application
 from sow.config.places import CONF, module
+from sow.config.repeat import words_of
 from sow.errors import Refusal, UserError
 from sow.store.secrets import redact, redact_file, redact_logs
 
@@ -34,6 +37,8 @@ def command_line() -> int:
     failed.clear()
     redact_logs()
     try:
+        if arguments == ["doctor"]:
+            return int(module("experiments.doctor").doctor())
         _do(arguments)
     except Refusal as refused:
         print(f"error: {redact(str(refused.error))}", file=sys.stderr)
@@ -74,15 +79,23 @@ def job(composed: DictConfig) -> float | None:
 def _do(arguments: Sequence[str]) -> None:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
+    parser.add_argument(
+        "--from", dest="image", help="Repeat the run that made this image.png; more words change it"
+    )
     flags = parser.parse_intermixed_args(list(arguments))
     if flags.experimental_rerun is not None:
         raise UserError("--experimental-rerun runs a pickle: give the run's own words instead")
     folders = [Path(flags.config_dir).absolute()] if flags.config_dir is not None else []
     conf = str(CONF) if flags.config_path is None else str(Path(flags.config_path).absolute())
+    if flags.image is not None:
+        flags.overrides = [*words_of(flags.image), *flags.overrides]
+        print(f"from {flags.image}: {shlex.join(redact(flags.overrides))}", flush=True)
     words, name = flags.overrides, flags.config_name or "config"
     hydra: Any = application(folders, words, conf)
+    if flags.help:
+        print(redact(help_text(words, folders)))
+        return
     show = {
-        "help": lambda: hydra.app_help(name, parser, flags),
         "hydra_help": lambda: hydra.hydra_help(name, parser, flags),
         "cfg": lambda: hydra.show_cfg(name, words, flags.cfg, flags.package, flags.resolve),
         "info": lambda: hydra.show_info(flags.info, name, words),

@@ -16,6 +16,7 @@ from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF as CONF
 from sow.config.schema import construct, instantiate
+from sow.config.trust import need_of_group
 from sow.errors import MISSING, UserError, unknown
 from sow.store.secrets import hide_credentials, hide_variable, redact
 from sow.types import Bound, SeedNumber, component
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sow.method.cycle import Cycle
     from sow.method.guidance import ClassifierFree, Regional
     from sow.method.inversion import Inversion
+    from sow.method.paste_back import PasteBack
     from sow.method.preservation import Preservation
     from sow.method.seed_init import SeedInit
     from sow.metrics import Metrics
@@ -39,7 +41,7 @@ else:  # running, a group holds whichever component its options name, which `sow
     ClassifierFree = Regional = Modulation = NoModulation = PPlus = PMinus = DecayInTime = DecayInDistance = (
         Any
     )
-    Gate = Any
+    Gate = PasteBack = Any
 
 
 @component("calibration")
@@ -124,6 +126,7 @@ class Config:
     decay_time: DecayInTime
     decay_distance: DecayInDistance
     gate: Gate
+    paste_back: PasteBack
     data: Any
     metrics: Metrics
     tracker: Any
@@ -206,6 +209,8 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
         given["condition"] = Ungiven(key)
     for name in GROUPS:
         if given[name] is resolved[name]:
+            if isinstance(resolved[name], Mapping) and "_target_" in resolved[name]:
+                need_of_group(name, resolved[name]["_target_"])
             given[name] = instantiate(resolved[name], name)
     _hide_secrets(resolved)
     given |= {

@@ -18,8 +18,11 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     """The line; `compose` gives the configuration of words, None where there is none,
     to name the keys it has."""
     text = str(error) or str(error.__cause__ or type(error).__name__)
+    full_key = getattr(error, "full_key", None)
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
+    if isinstance(error, (RecursionError, AttributeError)) and full_key is None:
+        return f"the configuration cannot be composed: a file includes itself, or makes a part null ({text})"
     option = re.search(r"Could not find '(.+)/([^/']+)'", text)
     if option:
         group, value = option.groups()
@@ -28,8 +31,12 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
         return f"{group}={value} is no option: choose one of {names} ({group})"
     key = re.search(r"Could not (?:override|delete from config\.?) '([^']+)'", text)
     if key:
-        name = key[1].partition("=")[0]
-        return str(unknown(name, _siblings(name, words, compose)))
+        given = key[1].partition("=")[0]
+        inner = str(getattr(error.__cause__, "full_key", None) or "")
+        name = (
+            inner if inner.startswith(f"{given}.") else given
+        )  # a mapping was given, one of its keys is wrong
+        return str(unknown(name, _siblings(name, given, words, compose)))
     several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
     if several:
         name, value = several.groups()
@@ -40,7 +47,8 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     swept = re.search(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text)
     if swept:
         return f"{swept[1]}={swept[2]} is a sweep: add -m, or give one value ({swept[1]})"
-    return " ".join(re.sub(r"(See https|full_key:|object_type=|Set the env).*", "", text).split())
+    line = " ".join(re.sub(r"(See https|full_key:|object_type=|Set the env).*", "", text).split())
+    return f"{line} ({full_key})" if full_key and full_key not in line else line
 
 
 def _unreadable(error: OverrideParseException) -> str:
@@ -56,9 +64,9 @@ def _unreadable(error: OverrideParseException) -> str:
     )
 
 
-def _siblings(name: str, words: Sequence[str], compose: Compose) -> list[str]:
-    """Keys beside `name` in the configuration of the other words."""
-    node = compose([w for w in words if w.lstrip("+~").partition("=")[0].partition("@")[0] != name])
+def _siblings(name: str, given: str, words: Sequence[str], compose: Compose) -> list[str]:
+    """Keys beside `name` in the configuration of the words other than that of `given`."""
+    node = compose([w for w in words if w.lstrip("+~").partition("=")[0].partition("@")[0] != given])
     parent = ""
     for part in name.split(".")[:-1]:
         if not OmegaConf.is_dict(node) or part not in node:

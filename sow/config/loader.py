@@ -7,6 +7,7 @@ place that every composition passes, of a run, of each job of a sweep in whateve
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +18,37 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sow.config.explain import explain
 from sow.config.places import CONF
 from sow.config.trust import SWEEPERS, refuse_foreign, refuse_search_path
 from sow.config.words import from_sweeper, read
 from sow.errors import UserError
+from sow.store.fingerprint import sha256
+from sow.store.secrets import redact
 
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+
+# What Hydra raises for files that it cannot read or lay over each other: besides its own, of the parser of
+# YAML, of a text that is not UTF-8, of a defaults list that is none or names itself, of a part that is null.
+UNREADABLE = (
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    OSError,
+    ValueError,
+    RecursionError,
+    AttributeError,
+)
+
+
+EDGES = "[]{}'\" "  # of a value, no part of its folder's name
 
 
 class Loader(ConfigLoaderImpl):
@@ -62,10 +82,15 @@ class Loader(ConfigLoaderImpl):
             config = super().load_configuration(
                 config_name, words, run_mode, from_shell, validate_sweep_overrides
             )
-        except (HydraException, OmegaConfBaseException) as error:
+        except UserError:
+            raise
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self._not_text()} is no text in UTF-8 (--config-dir)") from error
+        except UNREADABLE as error:
             raise UserError(explain(error, words, self._beside)) from error
-        refuse_foreign(config, self.own)
+        refuse_foreign(config, self.own, words)
         if run_mode == RunMode.MULTIRUN:
+            self._check_sweeps(words)
             _check_objective(config)
         return config
 
@@ -73,14 +98,50 @@ class Loader(ConfigLoaderImpl):
         """The configuration of a job of a sweep."""
         escaped = master_config.hydra.sweeper._target_ == SWEEPERS[0]
         words = [from_sweeper(word, escaped) for word in sweep_overrides]
-        return super().load_sweep_config(master_config, words)
+        config = super().load_sweep_config(master_config, words)
+        parser = OverridesParser.create(config_loader=self)
+        given = parser.parse_overrides(list(master_config.hydra.overrides.task))
+        fixed = {o.get_key_element() for o in given if not o.is_sweep_override()}
+        varied = [word for word in words if word.partition("=")[0] not in fixed]
+        with flag_override(config, ["struct", "readonly"], False):
+            config.hydra.job.override_dirname = folder_name(varied or words)
+        return config
+
+    def _check_sweeps(self, words: Sequence[str]) -> None:
+        """A sweep over nothing would run nothing, and say that all is well."""
+        for override in OverridesParser.create(config_loader=self).parse_overrides(list(words)):
+            if override.is_discrete_sweep() and next(override.sweep_string_iterator(), None) is None:
+                key = override.get_key_element()
+                raise UserError(f"{override.input_line} holds no value: name those to sweep over ({key})")
+
+    def _not_text(self) -> str:
+        """The first configuration file that is no UTF-8."""
+        for folder in self.folders:
+            for file in sorted(folder.rglob("*.yaml")):
+                try:
+                    file.read_text(encoding="utf-8")
+                except UnicodeDecodeError:
+                    return str(file)
+                except OSError:
+                    continue
+        return "a file of configurations"
 
     def _beside(self, words: Sequence[str]) -> DictConfig | None:
         """What the words compose to, to name the keys there are; None where they compose nothing."""
         try:
             return super().load_configuration("config", list(words), RunMode.RUN)
-        except (HydraException, OmegaConfBaseException):
+        except UNREADABLE:
             return None
+
+
+def folder_name(words: Sequence[str]) -> str:
+    """What a job of a sweep is called on the disk: its own words, without secrets, in letters that every
+    system and Hydra's grammar take; 90 at most, longer ones end in a part of their hash. Not unique: the
+    job's number is."""
+    pairs = [word.lstrip("+~").partition("=")[::2] for word in redact(words)]
+    told = "_".join(f"{key}-{value.strip(EDGES)}" for key, value in pairs) or "default"
+    name = re.sub(r"[^\w.-]+", "-", told, flags=re.ASCII)
+    return name if len(name) <= 90 else f"{name[:81]}-{sha256(told)[:8]}"
 
 
 def application(folders: Sequence[Path] = (), own: Sequence[str] = (), conf: str = str(CONF)) -> Hydra:

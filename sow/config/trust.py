@@ -7,12 +7,13 @@ possible: commands of a launcher, variables of the environment, places of config
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sow.config.places import CONF
 from sow.errors import UserError
@@ -38,7 +39,11 @@ TARGETS = {
     "hydra.sweeper._target_": SWEEPERS,
     "hydra.sweeper.sampler._target_": SAMPLERS,
 }
-WRITTEN_BY_HYDRA = ("hydra.overrides.", "hydra.job.override_dirname", "hydra.runtime.")
+WRITTEN_BY_HYDRA = (
+    "hydra.overrides.",
+    "hydra.job.override_dirname",
+)  # the words, which `_check_words` compares
+NAMES = ("hydra.job.name", "hydra.output_subdir")  # of files and folders within a job's own
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
@@ -75,12 +80,13 @@ def components(group: str = "*") -> frozenset[str]:
     return frozenset(t for file in files for t in re.findall(r"_target_: *([\w.]+)", file.read_text()))
 
 
-def refuse_foreign(config: DictConfig, words: Sequence[str]) -> None:
+def refuse_foreign(config: DictConfig, words: Sequence[str], composed: Sequence[str]) -> None:
     """Raise UserError for the first thing in a composed configuration that is on no list; nothing is resolved
     or run.
 
-    `words` are the user's own, of the command line.
+    `words` are the user's own, of the command line; `composed` those that the configuration was made of.
     """
+    _check_words(config, composed)
     for key, value in _walk(OmegaConf.to_container(config, resolve=False), ""):
         if key.startswith(WRITTEN_BY_HYDRA):
             continue
@@ -94,6 +100,9 @@ def refuse_foreign(config: DictConfig, words: Sequence[str]) -> None:
                 raise UserError(f"{key}={text!r} stands for another value: write the value itself ({key})")
         if key.startswith(LITERAL[:2]):
             _check_logging(key, name, value)
+    for section in LITERAL[:2]:
+        _check_log_names(section[:-1], OmegaConf.to_container(config.hydra[section[6:-1]]))
+    _check_files(config)
     _check_commands(config, words)
     _check_batch_script(config)
 
@@ -119,7 +128,29 @@ def _walk(node: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(value, inner)
 
 
+def need_of_group(group: str, target: Any) -> None:
+    """Raise UserError for a `_target_` that no option of the group has."""
+    if target not in (own := components(group)):
+        raise UserError(
+            f"{target!r} is of another group: choose one of {', '.join(sorted(own))} ({group}._target_)"
+        )
+
+
+def _check_words(config: DictConfig, composed: Sequence[str]) -> None:
+    """A file adds nothing to the words that Hydra keeps, which the jobs of a sweep are composed of."""
+    kept: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    for part, words in kept.items():
+        for word in words:
+            if word not in composed:
+                raise UserError(
+                    f"hydra.overrides.{part} holds {word!r}, which is no word of the command line: remove it "
+                    f"(hydra.overrides.{part})"
+                )
+
+
 def _check_target(key: str, target: Any) -> None:
+    if not isinstance(target, str):
+        raise UserError(f"{target!r} is no name of a component: choose an option of the group ({key})")
     allowed = TARGETS.get(key, CALLBACKS if key.startswith("hydra.callbacks.") else ())
     if key.startswith("hydra."):
         if target not in allowed:
@@ -129,21 +160,21 @@ def _check_target(key: str, target: Any) -> None:
         raise UserError(
             f"{target!r} is not a component of this project: choose an option of the group ({key})"
         )
-    elif key.count(".") == 1 and target not in (own := components(key.partition(".")[0])):
-        raise UserError(f"{target!r} is of another group: choose one of {', '.join(sorted(own))} ({key})")
+    elif key.count(".") == 1:
+        need_of_group(key.partition(".")[0], target)
 
 
 def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
     """Interpolations of keys and of harmless resolvers pass;
     the environment is read for the command line alone."""
     own = any(text in word for word in words)
-    for found in re.finditer(r"(\\*)\$\{\s*([^:{}$]*)([:$]?)", text):
+    for found in re.finditer(r"(\\*)\$\{\s*([^:{}$]*)(?=([:$]?))", text):
         if len(found[1]) % 2 or not found[3]:  # escaped, or the place of a key
             continue
         name = found[2].strip()
         if own:
             if name == "oc.env":
-                hide_variable(re.split(r"[,}]", text[found.end() :], maxsplit=1)[0].strip(" '\""))
+                hide_variable(re.split(r"[,}]", text[found.end() + 1 :], maxsplit=1)[0].strip(" '\""))
         elif found[3] == "$" or name not in RESOLVERS:
             what = "the environment" if name == "oc.env" else f"the resolver {name}" if name else "a resolver"
             raise UserError(
@@ -165,6 +196,51 @@ def _check_logging(key: str, name: str, value: Any) -> None:
             f"{key}={value!r} is not what a log may use: handlers are {', '.join(HANDLERS)}, streams "
             f"{', '.join(STREAMS)}, the file {LOG_FILE} ({key})"
         )
+
+
+def _check_log_names(section: str, log: Any) -> None:
+    """A log's level, handlers, formatters and filters exist, so that `logging.config` can use them."""
+    users = {"root": log.get("root"), **{f"loggers.{k}": v for k, v in (log.get("loggers") or {}).items()}}
+    users |= {f"handlers.{k}": v for k, v in (log.get("handlers") or {}).items()}
+    if log.get("version", 1) != 1:
+        raise UserError(f"{section}.version={log['version']} is not 1 ({section}.version)")
+    for place, user in users.items():
+        for name, value in (user or {}).items():
+            if name == "level":
+                known: Any = logging.getLevelNamesMapping()
+                values = [] if isinstance(value, int) else [value]
+            elif name in ("handlers", "filters", "formatter"):
+                known = log.get(name.rstrip("s") + "s") or {}
+                values = value if isinstance(value, list) else [value]
+            else:
+                continue
+            if wrong := [v for v in values if v not in known]:
+                key = f"{section}.{place}.{name}"
+                raise UserError(f"{key} names {wrong[0]!r}: choose one of {', '.join(known)} ({key})")
+
+
+def _check_files(config: DictConfig) -> None:
+    """What Hydra writes for a job lies in the job's folder, of which no other job takes anything away."""
+    for key in NAMES:
+        name = str(OmegaConf.select(config, key))
+        if name in ("", ".", "..") or re.search(r"[/\\]", name):
+            raise UserError(f"{key}={name!r} is no name of a file: give one without a folder ({key})")
+    if OmegaConf.select(config, "hydra.callbacks.folders._target_") != CALLBACKS[1]:
+        raise UserError(
+            f"hydra.callbacks.folders is not {CALLBACKS[1]}, which keeps runs apart: leave it as it is "
+            "(hydra.callbacks.folders)"
+        )
+    for name, callback in config.hydra.callbacks.items():
+        if "_target_" not in (callback or {}):
+            raise UserError(f"hydra.callbacks.{name} has no _target_: remove it (hydra.callbacks.{name})")
+    if not isinstance(config.hydra.verbose, (bool, str, ListConfig)):
+        raise UserError(f"hydra.verbose={config.hydra.verbose} is neither true, false nor names of loggers")
+    for key in ("hydra.launcher", "hydra.sweeper"):
+        if not OmegaConf.is_dict(found := OmegaConf.select(config, key)):
+            value = "null" if found is None else found
+            raise UserError(
+                f"{key} is {value}: leave it out, or choose an option of {key.replace('.', '/')}=.. ({key})"
+            )
 
 
 def _check_commands(config: DictConfig, words: Sequence[str]) -> None:

@@ -65,12 +65,16 @@ def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
     ablations: list[str] = []
     for word in map(str, words):
         found = _WORD.fullmatch(word)
+        if any("\ud800" <= letter <= "\udfff" for letter in word):  # bytes that Python could not read
+            raise UserError(f"{ascii(word)} is no text in UTF-8 ({ascii(word.partition('=')[0])})")
         if word.lstrip("+~").startswith("="):
             raise UserError(f"{word} has no key: words are key=value or group=option")
         if found is None or found["equals"] is None:
             read_words.append(word)
             continue
         sign, key, value = found["sign"] or "", found["key"].strip(), found["value"]
+        if key in FREE_TEXT and found["package"]:
+            raise UserError(f"{key}{found['package']} is no key: leave {found['package']} out ({key})")
         if key in FREE_TEXT:
             read_words.append(f"{sign}{key}={_free_text(key, value)}")
         elif key in FOLDERS_OF_HYDRA and not value.strip(" '\""):
@@ -127,7 +131,8 @@ def elements(text: str) -> list[str]:
     parts, depth, quote, start = [], 0, "", 0
     for i, letter in enumerate(text):
         if quote:
-            if letter == quote and text[i - 1] != "\\":
+            before = text[start:i]
+            if letter == quote and (len(before) - len(before.rstrip("\\"))) % 2 == 0:
                 quote = ""
         elif letter in "'\"" and not text[start:i].strip(" [("):
             quote = letter
@@ -146,7 +151,14 @@ def _free_text(key: str, value: str) -> str:
         raise _empty(key)
     listed = key in PATHS and not Path(value).exists()
     if value.startswith("choice(") and value.endswith(")"):
-        return f"choice({','.join(encode(decode(v)) for v in elements(value[7:-1]))})"
+        texts = elements(value[7:-1])
+        for text in texts:
+            if re.fullmatch(r"(['\"]).*\\\1.*\1", text, re.DOTALL) and not _QUOTED.fullmatch(text):
+                raise UserError(
+                    f"{key}=choice(..) holds {text}, whose quotes do not match: in quotes a \\ at the end of "
+                    f"a text is written twice ({key})"
+                )
+        return f"choice({','.join(encode(decode(v)) for v in texts)})"
     if value.startswith("@") and (key in PROMPTS or listed):
         texts = [encode(line) for line in _lines(key, value[1:])]
         return texts[0] if len(texts) == 1 else f"choice({','.join(texts)})"
@@ -193,8 +205,8 @@ def _check_options(group: str, value: str, options: Sequence[str]) -> None:
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
     for name in map(decode, elements(text)):
-        if name.startswith("["):
-            _check_options(group, name, options)
+        if name.startswith("[") and text == value.strip().removeprefix("choice(").removesuffix(")"):
+            _check_options(group, name, options)  # of a sweep of lists
         elif name not in options and not (name == "null" and group == "experiment"):
             raise UserError(f"{group}={value} is no option: choose one of {', '.join(options)} ({group})")
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sow.data.images import SAMPLE, fit_mask, locate, read_image, read_mask, without_hidden_colours
 from sow.errors import UserError
 from sow.types import Bound, Box, SeedNumber, VisualCondition, component
 
-_SEED_STRIDE = 7919  # apart enough that runs over neighbouring seeds share no second person
+_SEED_STRIDE = 7919  # apart enough that runs over neighbouring seeds share no second person or picture
 
 
 class Condition(Protocol):
@@ -67,14 +69,16 @@ class Person:
             identity=identity,
             framing="closeup",
         )
+        shown = {f.name: getattr(picture.attributes, f.name) for f in fields(picture.attributes)}
         truth = {
-            "attributes": {f.name: getattr(picture.attributes, f.name) for f in fields(picture.attributes)},
+            "attributes": shown,
             "identity": picture.identity,
             "seed": seed,
+            "another": partial(another_face, seed, picture.identity, shown, self.size),
         }
-        return VisualCondition(
-            image=Image.fromarray(picture.image),
-            mask=Image.fromarray(picture.face_mask.astype(np.uint8) * 255),
+        return rendered(
+            picture.image,
+            picture.face_mask,
             box=box,
             name=f"person {picture.identity}"
             if index == 0 or self.count == 1
@@ -209,6 +213,28 @@ def _boxes(value: Any, count: int) -> list[Box | None]:
     if len(boxes) != count:
         raise UserError(f"{len(boxes)} boxes for {count} conditions: give one each (condition.box)")
     return boxes
+
+
+def rendered(picture: NDArray[np.uint8], mask: NDArray[np.bool_], **known: Any) -> VisualCondition:
+    """A rendered face (h, w, 3) and its mask (h, w) as a visual condition."""
+    return VisualCondition(Image.fromarray(picture), Image.fromarray(mask.astype(np.uint8) * 255), **known)
+
+
+def another_face(seed: int, identity: int, attributes: Mapping[str, str], size: int) -> VisualCondition:
+    """The same drawn person again, in another pose and expression; hair, glasses and age are the same."""
+    from sow.people.captions.attributes import VOCABULARY, Attributes
+    from sow.people.drawing.render import face_condition
+
+    known = Attributes(**attributes)
+    expressions = list(VOCABULARY["expression"])
+    other = expressions[(expressions.index(known.expression) + 1) % len(expressions)]
+    image, mask = face_condition(seed + _SEED_STRIDE, identity, replace(known, expression=other), size)
+    return rendered(image, mask, name=f"person {identity}, again")
+
+
+def another_photo(path: str) -> VisualCondition:
+    """A photograph as it is, for its face."""
+    return VisualCondition(read_image(path, "data.root")[0], name=path)
 
 
 def _check_attributes(attributes: Mapping[str, str]) -> None:

@@ -3,16 +3,19 @@ prompt.
 
 root/NAME.jpg (or png, webp, tif, bmp)       the images
 root/masks/NAME.png or root/NAME_mask.png    their masks; images without one take `mask`
+root/others/NAME.jpg                         another picture of the same person, for the copy-paste measure
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sow.data import SETTINGS, Group, Split
-from sow.data.conditions import Photo
+from sow.data.conditions import Photo, another_photo
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
 from sow.store.fingerprint import fingerprint, sha256
@@ -61,7 +64,10 @@ class ImageFolder:
                 f"{self.validation})"
             )
         masks = {e["image"]: self._mask(self._root() / e["image"]) for _, e in wanted}
-        used = {n: [digest(self._root() / n), *([digest(m)] if m else [])] for n, m in masks.items()}
+        used = {
+            n: [digest(self._root() / n), *(digest(f) for f in (m, self._other(n)) if f)]
+            for n, m in masks.items()
+        }
         conditions = {name: self._condition(name, mask) for name, mask in masks.items()}
         keep("folder", self._root(), self.manifest(), used)
         return [
@@ -159,10 +165,18 @@ class ImageFolder:
     def _condition(self, name: str, mask: Path | None) -> Any:
         rule = str(mask) if mask is not None else "none" if self.mask == "require" else self.mask
         try:
-            return Photo(str(self._root() / name), rule, self.keep, self.crop, None).load(0)
+            photos = Photo(str(self._root() / name), rule, self.keep, self.crop, None).load(0)
         except UserError as error:  # the same words, with the keys of this group
             words = str(error).replace("condition.image", "data.root").replace("condition.", "data.")
             raise UserError(words) from error
+        other = self._other(name)
+        known = {} if other is None else {"another": partial(another_photo, str(other))}
+        return tuple(replace(photo, truth={**photo.truth, **known}) for photo in photos)
+
+    def _other(self, name: str) -> Path | None:
+        """Another picture of the person on an image, where there is one."""
+        places = (self._root() / "others" / f"{Path(name).stem}{e}" for e in ENDINGS)
+        return next((place for place in places if place.is_file()), None)
 
 
 def _read(path: Path, setting: str) -> dict[str, list[str]]:

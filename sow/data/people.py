@@ -15,15 +15,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from PIL import Image
 
 from sow.data import SETTINGS, Group, Split
+from sow.data.conditions import another_face, rendered
 from sow.errors import UserError
 from sow.store.fingerprint import sha256
-from sow.types import Bound, Request, VisualCondition, component
+from sow.types import Bound, Request, component
 
 if TYPE_CHECKING:
     from sow.people.captions.attributes import Attributes
@@ -84,15 +85,16 @@ class PeopleBenchmark:
         from sow.people.drawing.render import face_condition
 
         image, mask = face_condition(entry.seed, entry.identity, Attributes(**entry.attributes), self.size)
-        condition = VisualCondition(
-            image=Image.fromarray(image),
-            mask=Image.fromarray(mask.astype(np.uint8) * 255),
+        condition = rendered(
+            image,
+            mask,
             name=f"person {entry.identity}",
             truth={
                 "attributes": entry.attributes,
                 "identity": entry.identity,
                 "seed": entry.seed,
                 "wanted": entry.wanted,
+                "another": partial(another_face, entry.seed, entry.identity, entry.attributes, self.size),
             },
         )
         return Request((condition,), entry.prompt, task=entry.setting, seed=number, id=entry.id)

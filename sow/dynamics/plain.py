@@ -10,6 +10,8 @@ from sow.attention.modulation import NoModulation
 from sow.dynamics.perturb import cyclic, perturbed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sow.pipeline.pipeline import Pipeline
 
 
@@ -23,7 +25,7 @@ class NoCycle:
     steps: str = "fitted"
     official: bool = False
 
-    def resolve(self, num_inference_steps: int) -> tuple[int, int]:
+    def resolve(self, num_inference_steps: int, sigmas: Sequence[float] = ()) -> tuple[int, int]:
         return self.start, self.start
 
     def last_state(self, t1: int) -> int:
@@ -38,7 +40,9 @@ class LaidInOnce:
     eta: float
     prompt: str = "intensified"
 
-    def resolve(self, cycle: NoCycle, num_inference_steps: int) -> tuple[int, ...]:
+    def resolve(
+        self, cycle: NoCycle, num_inference_steps: int, sigmas: Sequence[float] = ()
+    ) -> tuple[int, ...]:
         return (self.start,)
 
 

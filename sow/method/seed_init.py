@@ -46,6 +46,11 @@ def to_tensor(image: Image.Image) -> Tensor:
     return 2.0 * torch.from_numpy(pixels.transpose(2, 0, 1).copy()) - 1.0
 
 
+def pixels_in(condition: VisualCondition, box: Box) -> Image.Image:
+    """The condition's picture at the size of its box, RGB."""
+    return condition.image.convert("RGB").resize((box.w, box.h))
+
+
 def pixel_mask(condition: VisualCondition, box: Box, how: str) -> Image.Image:
     """The condition's mask at the size of its box, mode "L", 0 or 255.
 
@@ -180,7 +185,7 @@ def place(
             )
         _warn_stretched(condition, box, canvas.factor)
         mask = pixel_mask(condition, box, seed_init.mask)
-        crop = condition.image.convert("RGB").resize((box.w, box.h))
+        crop = pixels_in(condition, box)
         behind = base.crop((box.x, box.y, box.right, box.bottom))
         crop = Image.composite(crop, behind, mask)
         picture.paste(crop, (box.x, box.y), mask)  # earlier conditions stay where this one's mask is open

@@ -138,6 +138,10 @@ def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tup
             name, pretrained=source, device=device, cache_dir=cache_dir
         )
     except Exception as error:
+        if is_file:
+            raise UserError(
+                f"{pretrained} does not hold the weights of {name}: {error} (metrics.pretrained)"
+            ) from error
         raise UserError(
             f"the weights {pretrained} of {name} are not on this machine and could not be fetched "
             f"({type(error).__name__}): give their file or a cache folder that has them "

@@ -14,6 +14,8 @@ import numpy as np
 
 from sow.errors import UserError
 from sow.metrics import Value, mean
+from sow.metrics.copying import COPYING, another_picture, copy_paste
+from sow.models.loading import fill
 from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256, fingerprint_files
 from sow.store.files import atomic_write
@@ -92,6 +94,7 @@ class Faces:
         "face_iou": "overlap of the condition's face on the image with its place",
         "id_distance": "FaceNet distance of the condition and the face on the image, in [0, 2]; undetected "
         "faces left out",
+        **COPYING,
     }
 
     weights: str | None
@@ -107,7 +110,8 @@ class Faces:
         weights_file(self.weights)
 
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
-        """`face_detected`; `face_iou` of the face with the condition's subject; `id_distance` in [0, 2].
+        """`face_detected`; `face_iou` of the face with the condition's subject; `id_distance` in [0, 2];
+        `id_distance_other` and `copy_paste` where another picture of the person is known.
 
         Each condition is compared with the face that overlaps it most (the largest face for a single
         condition); several conditions give their mean. None where the face, or the condition's own face, is
@@ -119,11 +123,13 @@ class Faces:
         references = [c.image for s in samples for c in s.request.conditions]
         found = kept_faces(images, device, self.batch_size)
         expected = iter(_largest(f) for f in kept_faces(references, device, self.batch_size))
+        others = self._others(samples, device)
         crops: list[tuple[Image.Image, Box]] = []
         rows: list[dict[str, Value]] = []
         pairs: list[list[int]] = []
+        threes: list[list[int]] = []
         for sample, faces in zip(samples, found, strict=True):
-            mine, ious = [], []
+            mine, ious, three = [], [], []
             for condition, box in zip(sample.request.conditions, sample.plan.boxes, strict=True):
                 reference, target = next(expected), condition.subject_in(box)
                 face = _matching(faces, target, alone=len(sample.plan.boxes) == 1)
@@ -133,12 +139,27 @@ class Faces:
                 if reference is not None:
                     mine.append(len(crops))
                     crops += [(sample.image, face), (condition.image, reference)]
+                    if (other := others.get(id(condition))) is not None:
+                        three.append(mine[-1])
+                        crops.append(other)
             pairs.append(mine)
+            threes.append(three)
             rows.append({"face_detected": bool(faces), "face_iou": mean(ious)})
         vectors = kept_embeddings(crops, self.weights, device, self.batch_size)
-        for row, mine in zip(rows, pairs, strict=True):
+        for row, mine, three in zip(rows, pairs, threes, strict=True):
             row["id_distance"] = mean([face_distance(vectors[i], vectors[i + 1]) for i in mine])
+            row["id_distance_other"] = mean([face_distance(vectors[i], vectors[i + 2]) for i in three])
+            row["copy_paste"] = mean([copy_paste(*vectors[i : i + 3]) for i in three])
         return rows
+
+    def _others(self, samples: Sequence[Sample], device: str) -> dict[int, tuple[Image.Image, Box]]:
+        """Another picture of each condition's person and the face on it, by the condition's id(), where there
+        is one and MTCNN finds a face."""
+        conditions = [c for s in samples for c in s.request.conditions]
+        found = [(c, o) for c in conditions if (o := another_picture(c)) is not None]
+        faces = kept_faces([o.image for _, o in found], device, self.batch_size)
+        sides = [(id(c), o.image, _largest(f)) for (c, o), f in zip(found, faces, strict=True)]
+        return {key: (image, face) for key, image, face in sides if face is not None}
 
 
 def face_distance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -192,12 +213,16 @@ def weights_file(weights: str | None) -> Path:
         if not file.is_file():
             raise UserError(f"no file {weights}: give the FaceNet weights {WEIGHTS_NAME} (metrics.weights)")
         return file
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
-    hub = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
-    file = hub / "checkpoints" / WEIGHTS_NAME
+    file = weights_place()
     if not file.is_file():
         _fetch(file)
     return file
+
+
+def weights_place() -> Path:
+    """Where torch's hub keeps the FaceNet weights."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
+    return Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "checkpoints" / WEIGHTS_NAME
 
 
 def resolve_device(device: str) -> str:
@@ -233,13 +258,19 @@ def _facenet(file: str, device: str) -> torch.nn.Module:
 
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        model = InceptionResnetV1(classify=False)
         # The file carries the training head (`logits`), which embeddings do not use.
-        model.load_state_dict({k: v for k, v in state.items() if not k.startswith("logits.")})
+        state = {k: v for k, v in state.items() if not k.startswith("logits.")}
     except Exception as error:
         raise UserError(
             f"{file} does not hold FaceNet weights: replace it by {WEIGHTS_NAME} (metrics.weights)"
         ) from error
+    model = InceptionResnetV1(classify=False)
+    fill(
+        model,
+        {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+        file,
+        "metrics.weights",
+    )
     return model.eval().to(device)
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from sow.metrics import Value, mean
+from sow.metrics.copying import COPYING, another_picture, copy_paste
 from sow.metrics.pixels import Pixels, boundary_jump, condition_psnr, pixel_row
-from sow.types import Box, Sample, component
+from sow.types import Box, Sample, VisualCondition, component
 
 if TYPE_CHECKING:
     from sow.people.judge import Reading
@@ -35,12 +36,15 @@ class PeopleMetrics:
         "head_is_condition": "a face by MTCNN overlaps the condition with IoU >= 0.5",
         "id_distance": "distance of the judge's embeddings of the condition and the face at its place, in "
         "[0, 2]",
+        **COPYING,
         "same_person": "that distance is within the judge's equal-error threshold",
-        "failure": "truncated outline as the judge sees it: no torso joined to the head at the condition's "
-        "place",
+        "failure": "truncated, or a second face on the image of one condition, as the judge sees them",
+        "truncated": "no torso joined to the head at the condition's place (judge): the paper's failure",
+        "faces": "faces that the judge sees: 0, 1, or 2 for more than one",
         "whole": "the judge's probability of a whole outline",
         "text_agreement": "share of the attributes named by the prompt that the judge reads in the image",
         "text_missed": "the attributes that disagree",
+        "expression_follows": "the judge reads the expression that the prompt names",
         **Pixels.COLUMNS,
     }
 
@@ -66,14 +70,21 @@ class PeopleMetrics:
         id_distance          Euclidean distance in [0, 2] of the judge's unit embeddings of the condition's
                              face and of
                              the face at the target; None where neither MTCNN nor the judge sees a face.
+        id_distance_other    the same to another picture of the person, drawn in another pose and expression;
+                             None like the distance, and where the condition's identity is not known.
+        copy_paste           `sow.metrics.copying.copy_paste` of the three, in [-1, 1].
         same_person          that distance is at most the judge's equal-error threshold; None like the
                              distance.
-        failure              truncated outline: the judge sees no torso joined to the head at the target.
+        failure              truncated, or `faces` is 2 on the image of a single condition.
+        truncated            truncated outline: the judge sees no torso joined to the head at the target;
+                             what the paper counts as failure.
+        faces                0, 1, or 2 where the judge sees more than one face, whole or in part.
         whole                the judge's probability of a whole outline, in [0, 1].
         text_agreement       share of the attribute values named by the prompt that the judge reads in the
                              image,
                              None where the prompt names none; colours are not asked of a pencil sketch.
         text_missed          names of the attributes that disagree, joined by commas.
+        expression_follows   the expression is what the prompt names; None where it names none.
         psnr_condition       see `condition_psnr`, dB.        boundary, boundary_mask  see `boundary_jump`,
                              `outline_jump`.
 
@@ -95,6 +106,7 @@ class PeopleMetrics:
         targets = [condition.subject_in(box) for _, condition, box in pairs]
         heads = [_head(free[i], target) for (i, _, _), target in zip(pairs, targets, strict=True)]
         placed = readings([images[i] for i, _, _ in pairs], heads)
+        others = _others([c for _, c, _ in pairs])
         references = readings([c.image for _, c, _ in pairs], [c.bounds() for _, c, _ in pairs])
         rows: list[dict[str, Value]] = []
         for i, sample in enumerate(samples):
@@ -102,6 +114,9 @@ class PeopleMetrics:
             seen = bool(detected[i]) or free[i].face_box is not None
             distances = [distance(placed[k], references[k]) for k in mine] if seen else []
             whole = [placed[k].whole for k in mine]
+            truncated = any(w < judge.calibration.whole for w in whole) if whole else None
+            second = len(mine) == 1 and free[i].faces > 1
+            known = [k for k in mine if k in others] if seen else []
             agreement, missed = text_agreement(sample.request.prompt, placed[mine[0]] if mine else free[i])
             rows.append(
                 {
@@ -111,17 +126,42 @@ class PeopleMetrics:
                         any(face.iou(targets[k]) >= OVERLAP for face in detected[i]) for k in mine
                     ),
                     "id_distance": mean(distances),
+                    "id_distance_other": mean(distance(placed[k], others[k]) for k in known),
+                    "copy_paste": mean(
+                        copy_paste(placed[k].embedding, references[k].embedding, others[k].embedding)
+                        for k in known
+                    ),
                     "same_person": all(d <= judge.calibration.same_person for d in distances)
                     if distances
                     else None,
-                    "failure": any(w < judge.calibration.whole for w in whole) if whole else None,
+                    "failure": truncated or second if whole else None,
+                    "truncated": truncated,
+                    "faces": free[i].faces,
                     "whole": mean(whole),
                     "text_agreement": agreement,
                     "text_missed": ",".join(missed),
+                    "expression_follows": _follows(sample.request.prompt, "expression", missed),
                     **pixel_row(sample),
                 }
             )
         return rows
+
+
+def _others(conditions: Sequence[VisualCondition]) -> dict[int, Reading]:
+    """What the judge reads in another picture of each condition's person, by place, where there is one."""
+    from sow.metrics.readings import readings
+
+    found = {k: o for k, c in enumerate(conditions) if (o := another_picture(c)) is not None}
+    pictures = list(found.values())
+    return dict(
+        zip(found, readings([p.image for p in pictures], [p.bounds() for p in pictures]), strict=True)
+    )
+
+
+def _follows(prompt: str, name: str, missed: Sequence[str]) -> bool | None:
+    from sow.people.captions.captions import parse
+
+    return name not in missed if name in parse(prompt) else None
 
 
 def distance(a: Reading, b: Reading) -> float:

@@ -42,6 +42,8 @@ def _plain(reading: Reading) -> dict[str, Any]:
         "confidence": reading.confidence,
         "embedding": [float(v) for v in reading.embedding],
         "whole": reading.whole,
+        "second": reading.second,
+        "faces": reading.faces,
     }
 
 
@@ -55,4 +57,6 @@ def _reading(value: dict[str, Any]) -> Reading:
         value["confidence"],
         np.array(value["embedding"], np.float32),
         value["whole"],
+        value["second"],
+        value["faces"],
     )

@@ -85,7 +85,9 @@ def pipeline(config: Config, method: Any) -> Pipeline:
 
     branches = len(config.guidance.in_cycle().prompts(""))
     size = config.batch_size or automatic_batch_size(method.backbone, method.canvas, branches)
-    return Pipeline(method, config.planner, config.position, config.intensify, config.task.name, size)
+    names = ("planner", "position", "intensify", "paste_back")
+    parts = {name: getattr(config, name) for name in names}
+    return Pipeline(method, **parts, task=config.task.name, batch_size=size)
 
 
 def need_plain(backbone: Backbone) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sow.errors import UserError
 from sow.method.base import Method
 from sow.method.denoiser import Model
+from sow.method.paste_back import NoPasteBack, PasteBack
 from sow.method.seed_init import Batch
 from sow.pipeline.batches import halved, out_of_memory, release
 from sow.pipeline.cached import Cache
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
 class Pipeline:
     """Text-vision-to-image generation by one method on a frozen model (Sec. IV).
 
-    `planner`, `position` and `intensify` make the plans; `task` is the setting that the method was composed
-    for; at most `batch_size` requests share a network call; `cache` keeps what runs share.
+    `planner`, `position` and `intensify` make the plans; `paste_back` finishes the pictures; `task` is the
+    setting that the method was composed for; at most `batch_size` requests share a network call; `cache`
+    keeps what runs share.
     """
 
     method: Method
     planner: Any
     position: Any
     intensify: Any
+    paste_back: PasteBack = NoPasteBack()
     task: str = "normal"
     batch_size: int = 4
     cache: Cache = field(default_factory=Cache)
@@ -155,7 +158,7 @@ class Pipeline:
             images = pictures(method.backbone, step.latents)
             series = [pictures(method.backbone, x) for x in last_of_cycle.values()]
         traces, seconds, counts = recorder.finish(len(requests))
-        return [
+        samples = [
             method.finished(
                 Sample(
                     request=request,
@@ -171,6 +174,8 @@ class Pipeline:
             )
             for i, request in enumerate(requests)
         ]
+        mask = method.seed_init.mask
+        return [replace(s, image=self.paste_back.over(s.image, s.request, s.plan, mask)) for s in samples]
 
 
 def pictures(backbone: Backbone, latents: Tensor) -> list[Image.Image]:

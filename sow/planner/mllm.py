@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from sow.errors import UserError
 from sow.planner.base import TokenLimit, legal_related, or_surround
@@ -25,6 +26,15 @@ from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 _log = logging.getLogger(__name__)
 _STORE_FORMAT = 2  # raise it when a stored plan is no longer what the code would make
+
+
+def _is_url(text: str) -> bool:
+    """Whether a client would find scheme, host and port in a server's address."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @component("planner")
@@ -84,6 +94,11 @@ class MLLM:
         if not self.model:
             raise UserError("planner.model is empty: name the model to ask")
         prompt_texts(self.prompt_version)
+        if self.base_url is not None and not _is_url(self.base_url):
+            raise UserError(
+                "planner.base_url is no http(s)://host[:port][/path] (not shown: it may hold a password): "
+                "give the server's; a / or @ in a password is written %2F or %40 (planner.base_url)"
+            )
 
     def files(self) -> list[Path]:
         """The prompts, and the vocabulary that counts tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,14 @@ class OpenAI(MLLM):
     token_limit: Literal["max_tokens", "max_completion_tokens"]
 
     provider: ClassVar[str] = "openai"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env):
+            raise UserError(  # without the value: it may be the key itself
+                "planner.api_key_env is no name of an environment variable: put the key into one and "
+                "name it (planner.api_key_env)"
+            )
 
     def client(self) -> Client:
         """The SDK's client; raises UserError without a key for OpenAI's own server, or without the SDK."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from sow.errors import UserError
@@ -17,20 +18,59 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FIGURES = Path("docs") / "figures"
 WIDEST = 1600  # pixels of a published picture
 HEAVIEST = 480_000  # its bytes
+INDEX = "index"  # of everything that commands have written into the documentation: docs/measured.md
 FLAT = 2.0  # gray levels of root mean square error up to which 256 colours are taken for all of a picture's
 
 
-def publish(name: str, block: str, picture: Path | None = None, root: Path = REPOSITORY) -> None:
+@dataclass(frozen=True)
+class Made:
+    """How something published was measured: the command, the day (ISO 8601), the commit, the number of images
+    and the seconds, None where it is not known."""
+
+    command: str
+    day: str
+    commit: str | None
+    images: int | None
+    seconds: float | None
+
+
+def publish(
+    name: str, block: str, picture: Path | None = None, root: Path = REPOSITORY, made: Made | None = None
+) -> None:
     """Put `block` (Markdown) between the marks of `name` on the page of README.md and docs/ that has them.
 
     `picture` is published as docs/figures/NAME.png or .jpg; a link to it in the block by its file name, as a
-    run folder has it, becomes a link to there, and a block without one gets the picture above it.
+    run folder has it, becomes a link to there, and a block without one gets the picture above it. `made`
+    becomes the line of `name` in the index of what was measured.
 
     Raises UserError when no page has the marks; then nothing is written.
     """
     page = page_of(name, root)
     if page is None:
         raise _no_marks(name, f"no page of {root / 'README.md'} and {root / 'docs'} has")
+    _publish(page, name, block, picture, root)
+    index = page_of(INDEX, root)
+    if made is not None and index is not None:
+        write_block(index, INDEX, _indexed(published(INDEX, root), name, page, index, made))
+
+
+def _indexed(block: str, name: str, page: Path, index: Path, made: Made) -> str:
+    """The index with the line of `name` put in or in place of its earlier one, sorted by name."""
+    head = [
+        "| what | command | day | commit | images | seconds |",
+        "| :--- | :--- | :--- | :--- | ---: | ---: |",
+    ]
+    lines = {line.split("]")[0][3:]: line for line in block.splitlines() if line.startswith("| [")}
+    link = Path(os.path.relpath(page, index.parent)).as_posix()
+    command = made.command.replace("|", "\\|")
+    commit = "-" if made.commit is None else f"`{made.commit}`"
+    images = "-" if made.images is None else made.images
+    seconds = "-" if made.seconds is None else f"{made.seconds:.0f}"
+    lines[name] = f"| [{name}]({link}) | `{command}` | {made.day} | {commit} | {images} | {seconds} |"
+    return "\n".join([*head, *(lines[key] for key in sorted(lines))])
+
+
+def _publish(page: Path, name: str, block: str, picture: Path | None, root: Path) -> None:
     if picture is None:
         return write_block(page, name, block)
     link = f"]({picture.name})"

@@ -3,6 +3,9 @@
 Notation
 x_g   sum of a metric over the images of group g that have it      n_g   how many have it
 theta = sum x_g / sum n_g, the mean over images
+
+Groups that share something, as two groups of one prompt do, are drawn together: they are one unit, and
+units are resampled.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from sow.types import Bound, component
 
 Values = Sequence[tuple[Hashable, float | bool | None]]  # (group, value of one image)
 _EXACT = 12  # up to so many differing groups all 2^n signs are counted
+POWER = 0.9  # of `detectable`
 _AT_ONCE = 1 << 22  # drawn groups that are held in memory
 
 
@@ -34,7 +38,8 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; `groups` and `images` that it rests on. nan where nothing was measured."""
+    """A mean with its interval; `groups` (or units of them) and `images` that it rests on.
+    nan where nothing was measured."""
 
     mean: float
     low: float
@@ -45,8 +50,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean difference of a row minus the reference over the groups that both have,
-    its interval, and the p-value."""
+    """Mean difference of a row minus the reference over the groups that both have, its interval, the
+    p-value, and its standard `error` with groups of one unit drawn together."""
 
     difference: float
     low: float
@@ -54,6 +59,7 @@ class Comparison:
     p: float
     groups: int
     test: str
+    error: float = math.nan
 
 
 def estimate(values: Values, how: Resampling, share: bool = False) -> Estimate:
@@ -72,22 +78,43 @@ def estimate(values: Values, how: Resampling, share: bool = False) -> Estimate:
     return Estimate(mean, low, high, len(found), int(counts.sum()))
 
 
-def compare(row: Values, reference: Values, how: Resampling) -> Comparison:
-    """`row` minus `reference`, paired by group: BCa interval over groups, and a paired test of no difference.
+def compare(
+    row: Values, reference: Values, how: Resampling, units: Mapping[Hashable, Hashable] | None = None
+) -> Comparison:
+    """`row` minus `reference`, paired by group: BCa interval over units, and a paired test of no difference.
 
-    The test flips the signs of the groups' differences: all ways of it where 12 or fewer groups differ,
-    `resamples` drawn ones else. Of values that are only 0 and 1, one image per group, that is McNemar's test,
-    counted exactly.
+    `units` names the unit of each group; without it every group is one. The test flips the signs of the
+    units' differences: all ways of it where 12 or fewer units differ, `resamples` drawn ones else. Of values
+    that are only 0 and 1, one image per unit, that is McNemar's test, counted exactly.
     """
     mine, theirs = group_means(row), group_means(reference)
     shared = [g for g in mine if g in theirs]
-    d = np.array([mine[g] - theirs[g] for g in shared], np.float64)
-    if not len(d):
+    if not shared:
         return Comparison(math.nan, math.nan, math.nan, math.nan, 0, "none")
-    low, high = bca(d, np.ones_like(d), how)
-    binary = all(v in (0.0, 1.0) for g in shared for v in (mine[g], theirs[g]))
-    p = mcnemar(int((d > 0).sum()), int((d < 0).sum())) if binary else sign_flips(d, how)
-    return Comparison(float(d.mean()), low, high, p, len(d), "McNemar" if binary else "permutation")
+    together = by_group([((units or {}).get(g, g), mine[g] - theirs[g]) for g in shared])
+    sums = np.array([sum(v) for v in together.values()], np.float64)
+    counts = np.array([len(v) for v in together.values()], np.float64)
+    mean = float(sums.sum() / counts.sum())
+    low, high = bca(sums, counts, how)
+    n = len(sums)
+    squares = float(((sums - counts * mean) ** 2).sum())
+    error = math.sqrt(squares * n / (n - 1)) / len(shared) if n > 1 else math.nan
+    binary = n == len(shared) and all(v in (0.0, 1.0) for g in shared for v in (mine[g], theirs[g]))
+    p = mcnemar(int((sums > 0).sum()), int((sums < 0).sum())) if binary else sign_flips(sums, how)
+    return Comparison(mean, low, high, p, len(shared), "McNemar" if binary else "permutation", error)
+
+
+def detectable(error: float, how: Resampling, tests: int) -> float:
+    """The smallest true difference that a two-sided test at 1 - `how.level` finds with probability `POWER`,
+    from the standard `error` of the measured one; Holm's strictest step over `tests` comparisons.
+
+    The normal approximation, (z_{1 - alpha / 2 tests} + z_POWER) error. It falls with the root of the number
+    of groups: a difference d needs (detectable / d)^2 times as many.
+    """
+    from scipy import stats
+
+    alpha = (1 - how.level) / max(tests, 1)
+    return float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(POWER)) * error
 
 
 def wilson(share: float, n: float, level: float, freedom: float = math.inf) -> tuple[float, float]:

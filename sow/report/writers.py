@@ -95,7 +95,8 @@ def comma_separated(table: Table) -> str:
     """A line per row, numbers unrounded, shares in [0, 1]; empty for what does not exist."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    parts = "mean low high groups images difference difference_low difference_high p p_holm paper".split()
+    parts = "mean low high groups images difference difference_low difference_high".split()
+    parts += "p p_holm detectable paper".split()
     columns = [f"{c.metric}_{p}" for c in table.columns for p in parts]
     writer.writerow(["row", "label", *table.marks, *columns])
     for line in table.lines:
@@ -127,12 +128,12 @@ def save(folder: RunFolder, table: Table, name: str) -> None:
         folder.save_bytes(f"{name}.{kind}", write(table).encode())
 
 
-def publish(table: Table, root: Path = blocks.REPOSITORY) -> None:
+def publish(table: Table, root: Path = blocks.REPOSITORY, made: blocks.Made | None = None) -> None:
     """The Markdown table between the marks of its name, and its means if a page has marks of NAME-short.
 
     Raises UserError when no page has the marks of the name.
     """
-    blocks.publish(table.name, markdown(table), root=root)
+    blocks.publish(table.name, markdown(table), root=root, made=made)
     if blocks.page_of(f"{table.name}-short", root):
         blocks.publish(f"{table.name}-short", short(table), root=root)
 
@@ -187,7 +188,7 @@ def _against(cell: Cell, column: Column, gap: str, sign: str = "") -> str:
 def _numbers(cell: Cell) -> list[float | int | None]:
     e, c = cell.ours, cell.against
     ours = [e.mean, e.low, e.high, e.groups, e.images] if e else [None] * 5
-    against = [c.difference, c.low, c.high, c.p, cell.p_holm] if c else [None] * 5
+    against = [c.difference, c.low, c.high, c.p, cell.p_holm, cell.detectable] if c else [None] * 6
     return [*ours, *against, cell.paper]
 
 

@@ -54,6 +54,12 @@ class OwnFolders(Callback):
         except UserError as error:
             raise Refusal(error) from error
 
+    def on_multirun_end(self, config: DictConfig, **rest: Any) -> None:
+        """Show what the sweep's jobs came to."""
+        from sow.runs.sweep_table import show
+
+        show(_place(config, "sweep"))
+
 
 def take(folder: Path, key: str) -> None:
     """Make `folder` that of the run with this key, if it is not another's already; raises UserError then."""

@@ -11,12 +11,13 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.config.places import INSTALLED
+from sow.config.repeat import CHUNK
 from sow.errors import UserError
 from sow.store import inputs
 from sow.store.code import code_digests
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+LATEST = "latest"  # the link to the run that was completed, or found complete, last
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
 NOT_THE_RUN = ("tracker", "force", "paths", "cache")  # where a run is written and told, not what it is
@@ -48,9 +50,14 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder; every file appears whole or not at all."""
+    """One run's folder; every file appears whole or not at all.
+
+    `about` is what its images say of themselves: `words` of the command line and the run's `key`, in the text
+    chunk "sow" of a PNG, from which `sow --from image.png` repeats the run.
+    """
 
     path: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def save_bytes(self, name: str, data: bytes) -> Path:
         """Write `data` to a temporary name, then rename; raises UserError where the disk does not take it."""
@@ -66,8 +73,12 @@ class RunFolder:
 
     def save_image(self, name: str, image: Image.Image) -> Path:
         """A PIL image as PNG."""
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
+        from PIL.PngImagePlugin import PngInfo
+
+        buffer, told = io.BytesIO(), PngInfo()
+        if self.about:
+            told.add_text(CHUNK, json.dumps(jsonable(self.about), ensure_ascii=True))
+        image.save(buffer, "PNG", pnginfo=told)
         return self.save_bytes(name, buffer.getvalue())
 
     def save_json(self, name: str, value: Any) -> Path:
@@ -202,6 +213,21 @@ def complete(folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, 
         RunFolder(outputs / ".index").save_bytes(key, f"{where}\n".encode())
     except UserError as error:  # the run is there; it will only not be found again
         log.warning("%s", error)
+    point_latest(outputs, folder.path)
+
+
+def point_latest(outputs: Path, folder: Path) -> None:
+    """Make the link `latest` in `outputs` lead to a complete run; something else of that name stays."""
+    link, part = outputs / LATEST, outputs / f".{LATEST}.{os.getpid()}"
+    if link.exists() and not link.is_symlink():
+        log.info("%s is no link: it does not lead to the latest run", link)
+        return
+    try:
+        part.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()), target_is_directory=True)
+        part.replace(link)  # at once: jobs may end together
+    except OSError as error:  # where links are not to be had
+        log.info("cannot make the link %s: %s", link, error.strerror or error)
+        part.unlink(missing_ok=True)
 
 
 def link_earlier(folder: Path, earlier: Path) -> None:

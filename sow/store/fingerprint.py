@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ def sha256(data: bytes | str) -> str:
 def fingerprint(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of a value.
 
-    Takes plain containers, bytes, paths (their names), sets, dataclasses, PIL images, arrays and tensors
+    Takes plain containers, bytes, paths (their names), sets, dataclasses, partial calls of named functions, PIL images, arrays and tensors
     (dtype, shape and bytes). A dataclass's fields that it does not compare are no part of its content. Raises
     TypeError for what has no content to hash.
     """
@@ -39,6 +40,9 @@ def _content(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.compare}
         return {"dataclass": f"{type(value).__module__}.{type(value).__qualname__}", "fields": fields}
+    if isinstance(value, functools.partial):  # a call that is put off: what it calls, and with what
+        called = f"{value.func.__module__}.{value.func.__qualname__}"
+        return {"partial": [called, list(value.args), value.keywords]}
     if is_tensor(value):
         import torch
 

@@ -25,6 +25,10 @@ _NAMED_LIKE_A_KEY = re.compile(
     re.I,
 )
 _IN_TEXT = (
+    (  # a password may hold a slash, which no URL allows; a port is none
+        re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://)[^/\s:@\"'<>]*:(?!\d+/)[^\s\"'<>]*@", re.I),
+        r"\g<kept>" + HIDDEN + "@",
+    ),
     (re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://)[^/\s\"'<>]*@", re.I), r"\g<kept>" + HIDDEN + "@"),
     (
         re.compile(

@@ -243,11 +243,13 @@ def _read(file: Path, undigested: bool) -> tuple[Any, float]:
         content = {"stored": found["stored"], "value": found["value"]}
         digest = found.get("sha256")
     else:
-        from safetensors import safe_open
+        # Opened once: safetensors opens by name again, and a store is cleared meanwhile. torch comes after,
+        # so that a file that is not there imports nothing.
+        data = file.read_bytes()
+        from safetensors.torch import load
 
-        with safe_open(file, "pt") as opened:
-            about = opened.metadata()
-            flat = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        flat = load(data)
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         content, digest = json.loads(about["content"]), about["sha256"]
     if digest != fingerprint([content, flat]) and not (digest is None and undigested):
         raise Damaged("its content is not what was written")

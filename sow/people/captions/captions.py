@@ -11,9 +11,19 @@ import numpy as np
 
 from sow.people.captions.attributes import Attributes
 from sow.people.captions.parse import parse
-from sow.people.captions.phrases import KEEP, PHRASES, STYLE_PREFIX, STYLE_SUFFIX, STYLE_WORDS
+from sow.people.captions.phrases import (
+    FULL,
+    KEEP,
+    KEEP_FULL,
+    PHRASES,
+    PLACED,
+    PLACES,
+    SHORT,
+    STYLE_PREFIX,
+    STYLE_SUFFIX,
+)
 
-__all__ = ["caption", "describe", "parse"]
+__all__ = ["caption", "describe", "parse", "placement_words"]
 
 
 def caption(
@@ -22,19 +32,17 @@ def caption(
     *,
     keep: Iterable[str] | None = None,
     framing: str = "scene",
+    placement: tuple[float, float, float] | None = None,
 ) -> str:
-    """One English caption of a picture, naming a random share of what it shows.
+    """One English caption of a picture, naming nearly all that it shows or a random share of it.
 
-    `keep` names the fields to mention, all of them and no others; by default each is mentioned with its own
-    probability. `framing` other than "scene" gives a caption of a close-up, without clothes.
+    `keep` names the fields to mention, all of them and no others; by default most captions are full, some of
+    a few words, and in those between each field has its own probability. `framing` other than "scene" gives a
+    caption of a close-up, without clothes. With `placement`, the head's centre (x, y) and height in shares of
+    the canvas, some captions say where the person is or how large.
     """
     shown = attributes.shown()
-    if keep is None:
-        mentioned = {n for n in shown if rng.random() < KEEP.get(n, 1.0)}
-        if rng.random() < 0.08:  # very short prompts occur too
-            mentioned &= {str(n) for n in rng.choice(list(shown), 3)}
-    else:
-        mentioned = set(keep) & set(shown)
+    mentioned = _mentioned(shown, rng) if keep is None else set(keep) & set(shown)
     if framing != "scene":
         mentioned -= {"clothing", "clothing_color", "scene", "wall_color", "weather"}
 
@@ -57,9 +65,31 @@ def caption(
                 + core
             )
     text = _styled(core, attributes, mentioned, pick)
+    places = placement_words(placement) if placement and attributes.presence == "person" else {}
+    if places and rng.random() < PLACED:
+        text += ", " + ", ".join(pick(PLACES[n][v]) for n, v in places.items())
     if rng.random() < 0.5:
         text = text[0].upper() + text[1:]
     return text + "." if rng.random() < 0.35 else text
+
+
+def _mentioned(shown: Sequence[str], rng: np.random.Generator) -> set[str]:
+    u = rng.random()
+    if u < FULL:
+        return {n for n in shown if rng.random() < KEEP_FULL}
+    kept = {n for n in shown if rng.random() < KEEP.get(n, 1.0)}
+    return kept & {str(n) for n in rng.choice(list(shown), 3)} if u > 1 - SHORT else kept
+
+
+def placement_words(placement: tuple[float, float, float]) -> dict[str, str]:
+    """ "side" and "size" of a placement (x, y, head height; shares of the canvas), where they stand out."""
+    x, _, height = placement
+    words = {}
+    if abs(x - 0.5) > 0.07:
+        words["side"] = "left" if x < 0.5 else "right"
+    if abs(height - 0.46) > 0.05:
+        words["size"] = "small" if height < 0.46 else "large"
+    return words
 
 
 def _styled(core: str, a: Attributes, mentioned: set[str], pick: Callable[[Sequence[str]], str]) -> str:
@@ -202,5 +232,5 @@ def describe(attributes: Attributes, fields: Iterable[str]) -> str:
     if "weather" in use and a.weather == "rain":
         out.append("rain")
     if "style" in use:
-        out.append(STYLE_WORDS[a.style])
+        out.append(a.style)
     return ", ".join(out)

@@ -20,7 +20,6 @@ from sow.people.drawing.identity import Geometry
 
 CLOTH: dict[str, Color] = {
     "red": (198, 44, 48),
-    "orange": (236, 132, 36),
     "yellow": (240, 204, 62),
     "green": (54, 138, 76),
     "blue": (48, 92, 186),
@@ -35,25 +34,9 @@ def draw_body(canvas: Canvas, frame: Frame, geo: Geometry, a: Attributes, head: 
     cloth, skin = CLOTH[a.clothing_color], shade(head.skin, 0.93)
     s = geo.shoulders * (0.68 if a.age == "child" else 1.0)
     neck = head.half * (0.46 if a.age == "child" else 0.54)
-    long = {"dress": 2.7, "suit": 2.2, "hoodie": 2.1}.get(a.clothing, 2.0)
+    long = 2.2 if a.clothing == "suit" else 2.0
     _legs(canvas, frame, a, s, long, skin)
-    torso = _torso(s, neck, long, a.clothing)
-    if a.clothing == "hoodie":
-        canvas.poly(
-            frame(
-                smooth(
-                    [
-                        (-0.5, 0.78),
-                        (-0.44, 0.42),
-                        (0, 0.3),
-                        (0.44, 0.42),
-                        (0.5, 0.78),
-                        (0, 0.95),
-                    ]
-                )
-            ),
-            shade(cloth, 0.68),
-        )
+    torso = _torso(s, neck, long)
     _arms(canvas, frame, a, s, cloth, skin)
     canvas.poly(frame(torso), cloth)
     _folds(canvas, frame, s, long, cloth)
@@ -83,8 +66,7 @@ def draw_body(canvas: Canvas, frame: Frame, geo: Geometry, a: Attributes, head: 
     _DETAILS[a.clothing](canvas, frame, s, neck, cloth)
 
 
-def _torso(s: float, neck: float, long: float, kind: str) -> Points:
-    flare = 0.95 if kind == "dress" else 0.66
+def _torso(s: float, neck: float, long: float) -> Points:
     right = [
         (neck * 1.3, 0.66),
         (0.62 * s, 0.76),
@@ -92,16 +74,14 @@ def _torso(s: float, neck: float, long: float, kind: str) -> Points:
         (s, 1.02),
         (0.82 * s, 1.3),
         (0.7 * s, 1.7),
-        (flare * s * 1.1, long),
+        (0.726 * s, long),
     ]
     left = [(-x, y) for x, y in right[::-1]]
     return np.vstack([smooth(right, closed=False), smooth(left, closed=False)])
 
 
 def _legs(canvas: Canvas, frame: Frame, a: Attributes, s: float, long: float, skin: Color) -> None:
-    if a.clothing == "dress":
-        trousers = skin
-    elif a.clothing == "suit":
+    if a.clothing == "suit":
         trousers = shade(CLOTH[a.clothing_color], 0.85)
     else:
         trousers = (62, 70, 96) if a.clothing_color != "blue" else (92, 80, 66)
@@ -116,7 +96,7 @@ def _legs(canvas: Canvas, frame: Frame, a: Attributes, s: float, long: float, sk
 
 
 def _arms(canvas: Canvas, frame: Frame, a: Attributes, s: float, cloth: Color, skin: Color) -> None:
-    short = a.clothing in ("t-shirt", "dress")
+    short = a.clothing == "t-shirt"
     for side in (-1, 1):
         path = smooth(
             [
@@ -250,64 +230,9 @@ def _suit(canvas: Canvas, frame: Frame, s: float, neck: float, cloth: Color) -> 
         canvas.poly(frame(ellipse_points(0.06, y, 0.03, 0.03)), shade(cloth, 0.5))
 
 
-def _dress(canvas: Canvas, frame: Frame, s: float, neck: float, cloth: Color) -> None:
-    skin_v = [
-        (-1.6 * neck, 0.68),
-        (-0.8 * neck, 0.95),
-        (0, 1.02),
-        (0.8 * neck, 0.95),
-        (1.6 * neck, 0.68),
-    ]
-    canvas.poly(
-        frame(outline_stroke(smooth(skin_v, closed=False), 0.06)),
-        shade(cloth, 1.25) if sum(cloth) < 600 else shade(cloth, 0.82),
-    )
-    canvas.poly(
-        frame(np.array([(-0.72 * s, 1.62), (0.72 * s, 1.62), (0.7 * s, 1.76), (-0.7 * s, 1.76)])),
-        shade(cloth, 0.62),
-    )
-    light = shade(cloth, 1.4) if sum(cloth) < 600 else (206, 140, 160)
-    for x, y in (
-        (-0.3, 1.2),
-        (0.25, 1.14),
-        (0.0, 1.4),
-        (-0.45, 1.48),
-        (0.42, 1.44),
-        (-0.3, 2.0),
-        (0.3, 2.1),
-        (0.0, 2.35),
-        (-0.55, 2.4),
-        (0.55, 2.45),
-    ):
-        canvas.poly(frame(ellipse_points(x * s, y, 0.045, 0.045)), light)
-
-
-def _hoodie(canvas: Canvas, frame: Frame, s: float, neck: float, cloth: Color) -> None:
-    for side in (-1, 1):
-        rim = smooth(
-            [
-                (side * 1.5 * neck, 0.56),
-                (side * 1.6 * neck, 0.72),
-                (side * 0.9 * neck, 0.92),
-                (0, 1.02),
-            ],
-            closed=False,
-        )
-        canvas.poly(frame(outline_stroke(rim, 0.13, 0.1)), shade(cloth, 0.78))
-        cord = np.array([(side * 0.1, 0.98), (side * 0.13, 1.36)])
-        canvas.poly(
-            frame(outline_stroke(cord, 0.026)),
-            (246, 246, 240) if sum(cloth) < 600 else (110, 110, 120),
-        )
-    pocket = [(-0.4 * s, 1.6), (0.4 * s, 1.6), (0.52 * s, 1.95), (-0.52 * s, 1.95)]
-    canvas.poly(frame(np.array(pocket)), shade(cloth, 0.84))
-
-
 _DETAILS = {
     "t-shirt": _tshirt,
     "shirt": _shirt,
     "sweater": _sweater,
     "suit": _suit,
-    "dress": _dress,
-    "hoodie": _hoodie,
 }

@@ -13,7 +13,6 @@ HAIR: dict[str, Color] = {
     "blond": (226, 186, 102),
     "red": (186, 72, 32),
     "gray": (172, 172, 176),
-    "blue": (52, 98, 212),
 }
 
 
@@ -104,9 +103,8 @@ def draw_front_hair(canvas: Canvas, head: Head, rng: np.random.Generator) -> Non
         "curly": 0.08,
         "bun": 0.03,
         "bob": 0.06,
-        "spiky": 0.03,
     }[kind]
-    low = {"short": 0.02, "bun": -0.06, "spiky": -0.04}.get(kind, 0.0)
+    low = {"short": 0.02, "bun": -0.06}.get(kind, 0.0)
     if kind == "bob":
         fringe = [
             (0.93 * w, low),
@@ -129,8 +127,6 @@ def draw_front_hair(canvas: Canvas, head: Head, rng: np.random.Generator) -> Non
         ]
     shadow = [(x, y + 0.028) if abs(x) < 0.8 * w else (0.97 * x, y + 0.01) for x, y in fringe]
     canvas.poly(head.frame(_cap_of_hair(head, 0.0, low, shadow)), shade(head.skin, 0.66))
-    if kind == "spiky" and head.a.hat == "none":
-        _spikes(canvas, head, rng, color)
     canvas.poly(head.frame(_cap_of_hair(head, volume, low, fringe)), color)
     if kind == "curly":
         _curls(canvas, head, rng, color, line_y)
@@ -165,19 +161,6 @@ def draw_front_hair(canvas: Canvas, head: Head, rng: np.random.Generator) -> Non
                     head.frame(outline_stroke(curve, 0.004, 0.004, 0.016)),
                     shade(color, 1.25 if k < 1.1 else 0.74),
                 )
-
-
-def _spikes(canvas: Canvas, head: Head, rng: np.random.Generator, color: Color) -> None:
-    w = head.half
-    for i, u in enumerate(rng.uniform(size=9)):
-        a = np.pi * (0.1 + 0.8 * i / 8)
-        base = np.array([0.98 * w * np.cos(a), -0.24 - 0.27 * np.sin(a)])
-        out = np.array([np.cos(a) * 0.8, -np.sin(a)]) * (0.17 + 0.07 * u)
-        across = np.array([np.sin(a), np.cos(a)]) * 0.085
-        canvas.poly(
-            head.frame(np.array([base - across, base + out, base + across])),
-            shade(color, 0.85 + 0.3 * u),
-        )
 
 
 def _curls(canvas: Canvas, head: Head, rng: np.random.Generator, color: Color, line_y: float) -> None:

@@ -9,7 +9,6 @@ from sow.people.drawing.head import Head
 
 _HAT_COLORS: dict[str, tuple[Color, ...]] = {
     "cap": ((196, 44, 48), (40, 74, 150), (40, 110, 70)),
-    "beanie": ((232, 150, 50), (120, 60, 140), (60, 130, 150)),
     "straw hat": ((222, 190, 120), (208, 172, 104), (232, 204, 140)),
     "top hat": ((30, 28, 34), (44, 36, 52), (26, 34, 48)),
 }
@@ -56,27 +55,6 @@ def draw_hat(canvas: Canvas, head: Head, rng: np.random.Generator) -> None:
         ]
         canvas.poly(f(smooth(bill)), shade(color, 0.7))
         canvas.poly(f(ellipse_points(x * 0.6, -0.42, 0.07, 0.06)), (244, 240, 230))
-    elif kind == "beanie":
-        canvas.poly(
-            f(np.vstack([smooth([(x, 1.1 * y + 0.02) for x, y in dome], False), rim])),
-            color,
-        )
-        for k in (-0.6, -0.2, 0.2, 0.6):
-            rib = smooth(
-                [(k * 0.6 * w, -0.63), (k * 1.1 * w, -0.48), (k * 1.2 * w, -0.34)],
-                False,
-            )
-            canvas.poly(f(outline_stroke(rib, 0.012)), shade(color, 0.8))
-        band = [
-            (-1.05 * w, -0.36),
-            (0, -0.325),
-            (1.05 * w, -0.36),
-            (1.04 * w, -0.23),
-            (0, -0.19),
-            (-1.04 * w, -0.23),
-        ]
-        canvas.poly(f(np.array(band)), shade(color, 1.25))
-        canvas.poly(f(ellipse_points(0, -0.7, 0.075, 0.07)), shade(color, 1.4))
     elif kind == "straw hat":
         canvas.poly(f(ellipse_points(0, -0.265, 1.95 * w, 0.115)), shade(color, 0.82))
         canvas.poly(f(ellipse_points(0, -0.285, 1.95 * w, 0.1)), color)

@@ -1,4 +1,4 @@
-"""Outdoor backgrounds: forest, beach, mountains, river, desert and savanna, in unit coordinates."""
+"""Outdoor backgrounds: forest, beach, mountains, river and savanna, in unit coordinates."""
 
 from __future__ import annotations
 
@@ -169,24 +169,6 @@ def river(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.poly(bank + (0.06 * side, 0.02), (122, 168, 80))
     for x, y in rng.uniform(size=(5, 2)):
         canvas.ellipse(0.5 + side * (0.26 + 0.2 * x), 0.7 + 0.28 * y, 0.035, 0.02, (140, 138, 132))
-
-
-def desert(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Dunes, a low sun and cacti."""
-    canvas.gradient(0, 0.62, (240, 166, 92), (252, 224, 160))
-    canvas.glow(0.15 + 0.7 * rng.uniform(), 0.2, 0.22, (255, 250, 220), 1.0)
-    hills(canvas, rng, 0.6, 0.1, (196, 120, 76))
-    for i in range(3):
-        base, tone = 0.66 + 0.12 * i, mix((222, 158, 92), (238, 190, 120), i / 2)
-        hills(canvas, rng, base, 0.09, tone)
-    for x, s in rng.uniform(size=(3, 2)):
-        h, y, green = 0.14 + 0.16 * s, 0.72 + 0.2 * s, (66, 116, 66)
-        canvas.rect(x - 0.016, y - h, x + 0.016, y, green)
-        canvas.ellipse(x, y - h, 0.016, 0.02, green)
-        canvas.rect(x - 0.06, y - 0.6 * h, x, y - 0.6 * h + 0.022, green)
-        canvas.rect(x - 0.06, y - 0.85 * h, x - 0.038, y - 0.6 * h + 0.02, green)
-        canvas.rect(x, y - 0.4 * h, x + 0.05, y - 0.4 * h + 0.022, green)
-        canvas.rect(x + 0.03, y - 0.65 * h, x + 0.05, y - 0.4 * h + 0.02, green)
 
 
 def savanna(canvas: Canvas, rng: np.random.Generator) -> None:

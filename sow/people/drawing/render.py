@@ -21,7 +21,7 @@ from sow.people.drawing.skin import draw_skin
 from sow.people.drawing.styles import apply_style
 
 Box = tuple[int, int, int, int]
-FRAMINGS = ("scene", "portrait", "closeup", "gray")
+FRAMINGS = ("scene", "closeup", "gray")
 GRAY = 128
 _BASE = 256  # pictures below this size are drawn at it and reduced, so that sizes agree
 
@@ -59,10 +59,10 @@ def render(
 
     `identity` overrides skin and eyes of `attributes`; without it an identity that agrees with them is drawn.
     `placement` is the face's centre (x, y) and the head height from crown to chin, in units of the canvas.
-    `framing`: "scene"; "portrait", a scene whose head is as large as a visual condition's (0.40 to 0.68 of
-    the canvas from crown to chin, in the upper half); "closeup", where the face box enlarged by 5 to 25 %
-    fills the canvas; or "gray", the close-up with mid-gray outside the face mask. All but "scene" always show
-    a person. Raises ValueError for another framing.
+    `framing`: "scene", where the head is as large as a visual condition's (0.36 to 0.56 of the canvas from
+    crown to chin, in the upper half); "closeup", where the face box enlarged by 5 to 25 % fills the canvas;
+    or "gray", the close-up with mid-gray outside the face mask. All but "scene" always show a person. Raises
+    ValueError for another framing.
     """
     if framing not in FRAMINGS:
         raise ValueError(f"framing={framing!r} is not one of {FRAMINGS}")
@@ -103,17 +103,19 @@ def face_condition(
     return picture.image, picture.face_mask
 
 
-def head_square(seed: int, framing: str) -> tuple[float, float, float, float]:
-    """Square around the head that `render` draws from this seed: (x0, y0, x1, y1), shares of the canvas.
+def scene_placement(seed: int) -> tuple[float, float, float]:
+    """The face's centre (x, y) and head height of the scene of this seed, in shares of the canvas.
 
-    Known without drawing; "scene" and "portrait" only (ValueError), and only where the picture shows a
-    person.
+    Known without drawing; of use only where the picture shows a person.
     """
-    if framing not in ("scene", "portrait"):
-        raise ValueError(f"framing={framing!r} is neither 'scene' nor 'portrait'")
     rng = np.random.default_rng([seed, 3])
     _pose(rng)
-    cx, cy, height = _place(rng, framing, None, -1)
+    return _place(rng, "scene", None, -1)
+
+
+def head_square(seed: int) -> tuple[float, float, float, float]:
+    """Square around the head of the scene of this seed: (x0, y0, x1, y1) in shares of the canvas."""
+    cx, cy, height = scene_placement(seed)
     half = 0.6 * height
     return max(cx - half, 0.0), max(cy - half, 0.0), min(cx + half, 1.0), min(cy + half, 1.0)
 
@@ -140,20 +142,13 @@ def _place(
     u = rng.uniform(size=4)
     if placement is not None and framing == "scene":
         return placement
-    if framing == "portrait":
-        height = 0.40 + 0.28 * u[0]
-        return float(0.5 + 0.36 * (u[1] - 0.5)), float(0.6 * height + 0.12 * u[2]), float(height)
     if framing != "scene":
         geo = geometry(identity)
         extent = max(0.54 - geo.hairline, 2 * geo.half_width) * (1.05 + 0.2 * u[0])
         jitter = 0.04 * (u[1:3] - 0.5)
         return 0.5 + jitter[0], 0.5 + jitter[1], 1 / extent
-    height = 0.22 + 0.28 * u[0] ** 1.2
-    half = 0.42 * height
-    cx = half + (1 - 2 * half) * u[1]
-    low, high = 0.62 * height, 1 - 0.62 * height
-    cy = low + (max(high, low + 0.05) - low) * u[2] ** 1.35
-    return float(cx), float(cy), float(height)
+    height = 0.36 + 0.20 * u[0]
+    return float(0.33 + 0.34 * u[1]), float(0.6 * height + 0.12 * u[2]), float(height)
 
 
 def _draw_figure(

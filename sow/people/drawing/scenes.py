@@ -1,22 +1,19 @@
-"""Backgrounds by name: thirteen places with depth and clutter, and plain walls."""
+"""Backgrounds by name: seven places with depth and clutter, and plain walls."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from sow.people.drawing.canvas import Canvas, Color, shade
-from sow.people.drawing.nature import beach, desert, forest, mountains, river, savanna
-from sow.people.drawing.town import car_show, hall, kitchen, library, night_city, street
+from sow.people.drawing.nature import beach, forest, mountains, river, savanna
+from sow.people.drawing.town import car_show, hall
 
 WALL_COLORS: dict[str, Color] = {
     "white": (244, 243, 240),
     "gray": (128, 128, 128),
-    "black": (18, 18, 20),
     "red": (186, 52, 48),
     "green": (78, 140, 84),
     "blue": (66, 106, 176),
-    "yellow": (232, 198, 84),
-    "beige": (214, 196, 166),
 }
 
 
@@ -39,7 +36,7 @@ def _wall(canvas: Canvas, color: Color, name: str, rng: np.random.Generator) -> 
     if kind == 0:
         canvas.gradient(0, 1, color, color)
     elif kind == 1:
-        other = shade(color, 0.72 + 0.1 * u[1]) if name != "black" else (44.0, 44.0, 46.0)
+        other = shade(color, 0.72 + 0.1 * u[1])
         split = 0.45 + 0.3 * u[2]
         canvas.gradient(0, split, color, color)
         canvas.gradient(split, 1, other, other)
@@ -51,13 +48,8 @@ def _wall(canvas: Canvas, color: Color, name: str, rng: np.random.Generator) -> 
 _SCENES = {
     "forest": forest,
     "beach": beach,
-    "city street": street,
     "snowy mountains": mountains,
-    "library": library,
-    "kitchen": kitchen,
     "river": river,
-    "desert": desert,
-    "night city": night_city,
     "formal hall": hall,
     "car show": car_show,
     "savanna": savanna,

@@ -1,4 +1,4 @@
-"""Rain, and the four drawing styles applied to a finished picture."""
+"""The two drawing styles applied to a finished picture."""
 
 from __future__ import annotations
 
@@ -53,28 +53,7 @@ def _oil(image: Image) -> Image:
     return np.clip(moved + 11.0 * (relief / relief.std())[..., None] * 0.6, 0, 255).astype(np.uint8)
 
 
-def _pixel(image: Image) -> Image:
-    size = image.shape[0]
-    small = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
-    levels = (np.round(small.astype(np.float32) * (7 / 255)) * (255 / 7)).astype(np.uint8)
-    return cv2.resize(levels, (size, size), interpolation=cv2.INTER_NEAREST)
-
-
-def _comic(image: Image) -> Image:
-    size = image.shape[0]
-    flat = cv2.medianBlur(image, max(3, int(size / 256 * 3) | 1)).astype(np.float32)
-    flat = np.round(flat * (5 / 255)) * (255 / 5)
-    flat = 128 + (flat - 128) * 1.12
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    soft = cv2.GaussianBlur(gray, (0, 0), size * 0.005)
-    wide = cv2.GaussianBlur(gray, (0, 0), size * 0.013)
-    ink = np.clip((wide.astype(np.float32) - soft - 9) * 0.16, 0, 1)
-    return np.clip(flat * (1 - ink[..., None]), 0, 255).astype(np.uint8)
-
-
 _STYLES = {
     "pencil sketch": _pencil,
     "oil painting": _oil,
-    "pixel art": _pixel,
-    "comic": _comic,
 }

@@ -44,6 +44,12 @@ class Figure:
     clothed: bool = True
     colorless: bool = False  # a pencil sketch, at least in part
     bare: bool = False  # hair and hat are cut away
+    doubled: bool = False  # parts of a second face overlap the first, which `faces` does not list
+
+    @property
+    def second(self) -> bool:
+        """Whether a second face is there, whole or in part."""
+        return self.doubled or len(self.faces) > 1
 
     @property
     def face_shown(self) -> NDArray[np.float64]:
@@ -215,6 +221,39 @@ def disturbed(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure
             faces = (figure.face_shown, *added.faces)
             return _with_image(figure, added.image, faces=faces)
     return figure
+
+
+def doubled(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure:
+    """A figure with a second face that overlaps its own, in the ways in which generated pictures show one.
+
+    A copy of a face, or of its lower half alone, below or beside the first; or a smaller face within a head whose own
+    mouth, brow or chin shows around it.
+    """
+    source = other if other.face is not None and rng.random() < 0.5 else figure
+    x, y, w, h = source.face_shown
+    fx, fy, fw, fh = figure.face_shown
+    size = figure.image.shape[0]
+    rows = np.arange(size)[:, None]
+    mask = source.face_mask.astype(np.float32)
+    center = (x + w / 2, y + h / 2)
+    fit = 0.5 * (fw / w + fh / h)
+    kind = rng.choice(("below", "beside", "within"), p=(0.45, 0.15, 0.4))
+    if kind == "within":
+        scale = fit * rng.uniform(0.4, 0.68)
+        at = (fx + fw * rng.uniform(0.35, 0.65), fy + fh * rng.uniform(0.3, 0.62))
+    else:
+        scale = fit * rng.uniform(0.7, 1.15)
+        if rng.random() < 0.5:  # mouth and chin alone
+            mask = mask * (rows > y + h * rng.uniform(0.45, 0.62))
+        drop = rng.uniform(0.35, 1.0) if kind == "below" else rng.uniform(-0.3, 0.3)
+        aside = (
+            rng.uniform(-0.2, 0.2) if kind == "below" else rng.choice((-1.0, 1.0)) * rng.uniform(0.45, 1.0)
+        )
+        at = (fx + fw / 2 + aside * fw, fy + fh / 2 + drop * fh)
+    shift = (at[0] - center[0], at[1] - center[1])
+    weight = feather(_moved(mask, shift, scale, center), rng.uniform(0.5, 3))
+    image = blend(figure.image, _moved(source.image, shift, scale, center), weight * rng.uniform(0.6, 1.0))
+    return replace(_with_image(figure, image), doubled=True)
 
 
 def _swapped(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure:

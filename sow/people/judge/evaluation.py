@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sow.people.captions.attributes import PERSON_FIELDS, VOCABULARY
-from sow.people.judge.composites import Figure, disturbed, truncated
+from sow.people.judge.composites import Figure, disturbed, doubled, truncated
 from sow.people.judge.composites import degraded as degrade
 from sow.people.judge.crops import iou
 from sow.people.judge.network import JudgeNetwork
@@ -34,17 +34,18 @@ _TEMPERATURES = np.exp(np.linspace(np.log(0.3), np.log(4.0), 60))
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Pictures never trained on: renders as they come, identities twice, whole and truncated outlines, close-ups."""
+    """Pictures never trained on: renders as they come, identities twice, whole and truncated outlines, second faces, close-ups."""
 
     renders: list[Figure]
     pairs: list[Figure]
     whole: list[Figure]
     truncated: list[Figure]
+    doubled: list[Figure]
     closeups: list[Figure]
 
     @classmethod
     def draw(cls, first_seed: int, count: int) -> HeldOut:
-        """`count` renders, count / 2 identities twice, count / 2 outlines of each kind, count / 10 close-ups."""
+        """`count` renders, count / 2 identities twice, count / 2 outlines of each kind, count / 2 second faces, count / 10 close-ups."""
         rng = np.random.default_rng([first_seed, 3])
         base = HELD_OUT_IDENTITY + (first_seed % 1_000_000_007) * 7
         seeds = iter(range(first_seed, first_seed + 10 * count))
@@ -72,7 +73,12 @@ class HeldOut:
             made = truncated(rng, donor, others[int(rng.integers(len(others)))])
             if made is not None:
                 broken.append(made)
-        return cls(renders, pairs, whole, broken, closeups)
+        shown = [f for f in people if f.framing == "scene"]
+        more = [
+            doubled(rng, shown[i % len(shown)], shown[int(rng.integers(len(shown)))])
+            for i in range(count // 2)
+        ]
+        return cls(renders, pairs, whole, broken, more, closeups)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -130,8 +136,8 @@ def outputs(network: JudgeNetwork, figures: list[Figure]) -> tuple[dict[str, Ten
     batches = []
     for start in range(0, len(figures), 64):
         batch = batch_of(figures[start : start + 64], None)
-        scene, grid = network.forward_scene(batch.pictures)
-        values = {**scene, "face": grid[:, 0].flatten(1).amax(1)}
+        scene, second, grid = network.forward_scene(batch.pictures)
+        values = {**scene, "second": second, "face": grid[:, 0].flatten(1).amax(1)}
         if len(batch.rows):
             close, embedding = network.forward_close(batch.close)
             figure, whole = network.forward_figure(batch.figure)
@@ -159,6 +165,11 @@ def calibrate(network: JudgeNetwork, count: int) -> Calibration:
     outlines, marks = outputs(network, held.whole + held.truncated)
     truth = torch.cat([b.whole for b in marks])
     temperatures["whole"] = best_temperature(outlines["whole"], truth)
+    single = [f for f in held.renders if f.face is not None]
+    count_of, more = outputs(network, single + held.doubled)
+    doubles = torch.cat([b.second for b in more])
+    temperatures["second"] = best_temperature(count_of["second"], doubles)
+    second = torch.sigmoid(count_of["second"] / temperatures["second"]).double().numpy()
     face = torch.sigmoid(found["face"] / temperatures["face"]).double().numpy()
     joined = torch.sigmoid(outlines["whole"] / temperatures["whole"]).double().numpy()
     pairs, _ = outputs(network, held.pairs)
@@ -168,6 +179,7 @@ def calibrate(network: JudgeNetwork, count: int) -> Calibration:
         {n: round(t, 4) for n, t in temperatures.items()},
         face=round(best_threshold(face[is_face], face[~is_face]), 4),
         whole=round(best_threshold(joined[is_whole], joined[~is_whole]), 4),
+        second=round(best_threshold(second[doubles.numpy() == 1], second[doubles.numpy() == 0]), 4),
         same_person=round(same_person, 4),
     )
 
@@ -182,6 +194,7 @@ def evaluate(judge: Judge, count: int) -> dict[str, Any]:
             **_faces(judge, held.renders, rng),
             **_identities(judge, held.pairs, rng),
             **_outlines(judge, held, rng),
+            **_counts(judge, held, rng),
         }
     report["closeups"] = _faces(judge, held.closeups, None)
     return report
@@ -257,3 +270,12 @@ def _outlines(judge: Judge, held: HeldOut, rng: np.random.Generator | None) -> d
         "truncated_called_truncated": round(rates[1], 4),
         "outline_accuracy": round(sum(rates) / 2, 4),
     }
+
+
+def _counts(judge: Judge, held: HeldOut, rng: np.random.Generator | None) -> dict[str, float]:
+    """Pictures of one face against those of a second one, whole or in part."""
+    rates = []
+    for figures, second in (([f for f in held.renders if f.face is not None], False), (held.doubled, True)):
+        readings = judge.read(_images(figures, rng))
+        rates.append(float(np.mean([(r.faces > 1) == second for r in readings])))
+    return {"one_face_called_one": round(rates[0], 4), "second_face_found": round(rates[1], 4)}

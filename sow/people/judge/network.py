@@ -1,6 +1,6 @@
 """The judge's network: three small residual trunks, one for the whole picture and two for crops around the face.
 
-The scene trunk reads the picture at 128 px (is there a face, where, and what surrounds it), the close trunk a crop of
+The scene trunk reads the picture at 128 px (is there a face, a second one, where, and what surrounds it), the close trunk a crop of
 the face (its attributes, identity embedding), the figure trunk a wider crop that reaches below the shoulders (hair, hat,
 clothing; is the outline whole). Crops carry a fourth channel that is 1 inside the picture and 0 outside.
 """
@@ -81,7 +81,7 @@ class Summary(nn.Sequential):
 
 
 class Heads(nn.Module):
-    """One linear classifier an attribute."""
+    """One linear classifier per attribute."""
 
     def __init__(self, inputs: int, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -96,9 +96,9 @@ class Sizes:
     """Channel widths of the three trunks (each entry halves the resolution) and residual blocks after each."""
 
     scene: tuple[int, ...] = (16, 32, 64, 96)
-    scene_blocks: tuple[int, ...] = (0, 1, 1, 1)
+    scene_blocks: tuple[int, ...] = (0, 2, 2, 2)
     close: tuple[int, ...] = (24, 48, 96, 128)
-    close_blocks: tuple[int, ...] = (2, 2, 1, 0)
+    close_blocks: tuple[int, ...] = (3, 3, 3, 1)
     figure: tuple[int, ...] = (16, 32, 64, 96)
     figure_blocks: tuple[int, ...] = (0, 1, 1, 1)
 
@@ -113,6 +113,7 @@ class JudgeNetwork(nn.Module):
         width = sizes.scene[-1]
         self.grid = nn.Sequential(convolution(width, width), nn.Conv2d(width, 5, 1))
         self.scene_heads = Heads(2 * width, SCENE_HEADS)
+        self.second = nn.Linear(2 * width, 1)
         self.close_trunk = Trunk(4, sizes.close, sizes.close_blocks)
         self.close_features = Summary(sizes.close, 48, 160)
         self.close_heads = Heads(160, CLOSE_HEADS)
@@ -122,15 +123,15 @@ class JudgeNetwork(nn.Module):
         self.figure_heads = Heads(96, FIGURE_HEADS)
         self.whole = nn.Linear(96, 1)
 
-    def forward_scene(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Pictures (B, 3, 128, 128) -> logits by attribute, face grid (B, 5, 8, 8).
+    def forward_scene(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Pictures (B, 3, 128, 128) -> logits by attribute, logit (B,) of a second face, face grid (B, 5, 8, 8).
 
         The grid holds a face logit, the face centre's offset from the cell's centre in cells (x, y), and the
         logarithms of the box's width and height in fractions of the picture.
         """
         features = self.scene_trunk(pictures)
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
-        return self.scene_heads(pooled), self.grid(features)
+        return self.scene_heads(pooled), self.second(pooled)[:, 0], self.grid(features)
 
     def forward_close(self, crops: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Face crops (B, 4, 64, 64) -> logits by attribute, unit identity embeddings (B, 64)."""

@@ -31,6 +31,7 @@ class Calibration:
     temperatures: dict[str, float]
     face: float = 0.5
     whole: float = 0.5
+    second: float = 0.5
     same_person: float = 1.0
 
 
@@ -41,7 +42,8 @@ class Reading:
     `face` probability that a face is there; `face_box` in pixels of the picture, None where no face is seen (a given box
     is returned as it was). `attributes` and `confidence` (probability of the chosen value) by name; those of a person
     are left out where neither a face is seen nor a box given. `embedding` (64,) unit vector, `whole` probability that
-    head and body are joined; without a face or box both are nan.
+    head and body are joined; without a face or box both are nan. `second` probability that a second face is there, whole
+    or in part, beside the first or within its head; `faces` 0, 1, or 2 where there are more than one.
     """
 
     face: float
@@ -50,6 +52,8 @@ class Reading:
     confidence: dict[str, float]
     embedding: NDArray[np.float32]
     whole: float
+    second: float
+    faces: int
 
 
 class Judge:
@@ -84,7 +88,7 @@ class Judge:
         arrays = [as_array(image) for image in images]
         squares = [letterbox(array) for array in arrays]
         pictures = [square[0] for square in squares]
-        scene, grid = self.network.forward_scene(to_tensor(pictures))
+        scene, more, grid = self.network.forward_scene(to_tensor(pictures))
         logit, found = strongest_face(grid)
         temperature = self.calibration.temperatures.get("face", 1.0)
         face = torch.sigmoid(logit / temperature).numpy()
@@ -101,6 +105,7 @@ class Judge:
             to_tensor([crop(p, b, FIGURE) for p, b in zip(pictures, places, strict=True)])
         )
         joined = torch.sigmoid(whole / self.calibration.temperatures.get("whole", 1.0)).numpy()
+        second = torch.sigmoid(more / self.calibration.temperatures.get("second", 1.0)).numpy()
         heads = {**scene, **close, **figure}
         probabilities = {
             n: torch.softmax(v / self.calibration.temperatures.get(n, 1.0), 1).numpy()
@@ -123,6 +128,8 @@ class Judge:
                     if person
                     else np.full(embedding.shape[1], np.nan, np.float32),
                     whole=float(joined[i]) if person else float("nan"),
+                    second=float(second[i]),
+                    faces=(2 if second[i] >= self.calibration.second else 1) if seen else 0,
                 )
             )
         return readings
@@ -173,6 +180,7 @@ def save_judge(
             {
                 "face": calibration.face,
                 "whole": calibration.whole,
+                "second": calibration.second,
                 "same_person": calibration.same_person,
             }
         ),

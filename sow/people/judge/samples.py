@@ -18,7 +18,7 @@ from torch import Tensor
 from sow.people.captions.attributes import VOCABULARY, sample_attributes, with_identity
 from sow.people.drawing.identity import geometry
 from sow.people.drawing.render import render
-from sow.people.judge.composites import Figure, degraded, disturbed, truncated
+from sow.people.judge.composites import Figure, degraded, disturbed, doubled, truncated
 from sow.people.judge.crops import CLOSE, FIGURE, crop, to_tensor
 from sow.people.judge.network import CLOSE_HEADS, FIGURE_HEADS, GRID_STRIDE, SCENE_HEADS, SIDE
 
@@ -36,7 +36,8 @@ SHAPE = {  # middle and half range of each number of an identity's geometry
     "lip_upper": (0.024, 0.011), "lip_lower": (0.034, 0.014), "lip_red": (0.5, 0.5), "ear": (0.085, 0.022),
     "hairline": (-0.31, 0.025),
 }  # fmt: skip
-UNDER_HAT = ("short", "spiky", "bun")  # what tells these apart is covered by a hat
+UNDER_HAT = ("short", "bun")  # what tells these apart is covered by a hat
+FACE_FIELDS = ("age", "skin", "eyes", "expression", "glasses")
 COLORS = (
     "skin",
     "eyes",
@@ -61,17 +62,16 @@ def readable(figure: Figure) -> dict[str, int]:
         hidden.update(("hair", "hair_color", "hat"))
     if not figure.clothed:
         hidden.update(("clothing", "clothing_color"))
+    if figure.doubled:
+        hidden.update(FACE_FIELDS)
     return {name: -1 if name in hidden else index for name, index in labels.items()}
 
 
 def figure_of(
     seed: int, identity: int | None, framing: str = "scene", age: str | None = None, nobody: bool | None = None,
     background: bool = False,
-    large: bool = False,
 ) -> Figure:  # fmt: skip
-    """Render one labelled picture; the attributes come from the seed, the age and presence may be given.
-
-    `large` sets the face's height to 0.3 .. 0.5 of the picture."""
+    """Render one labelled picture; the attributes come from the seed, the age and presence may be given."""
     a = sample_attributes(np.random.default_rng([seed, 91]))
     if nobody is not None:
         a = replace(a, presence="nobody" if nobody else "person")
@@ -94,16 +94,7 @@ def figure_of(
         a = replace(a, age=age)
     if identity is not None:
         a = with_identity(a, identity)
-    place = None
-    if large and framing == "scene":  # at the sizes of visual conditions, where identity and eyes can be seen
-        u = np.random.default_rng([seed, 92]).uniform(size=3)
-        height = 0.38 + 0.24 * u[0]
-        place = (
-            0.42 * height + (1 - 0.84 * height) * u[1],
-            0.62 * height + 0.6 * (1 - 1.24 * height) * u[2],
-            height,
-        )
-    r = render(seed, SIDE, attributes=a, identity=identity, framing=framing, placement=place)
+    r = render(seed, SIDE, attributes=a, identity=identity, framing=framing)
     face, head, body = (
         None if b is None else np.array(b, float) for b in (r.face_box, r.head_box, r.body_box)
     )
@@ -168,7 +159,7 @@ class Pool:
         age = str(self.rng.choice(VOCABULARY["age"])) if self.rng.random() < 0.5 else None
         framings = ["scene"] * (self.views - 1) + [str(self.rng.choice(("closeup", "gray", "scene")))]
         return [
-            figure_of(self._seed(), identity, framing, age, False, background=k == 0, large=k % 2 == 1)
+            figure_of(self._seed(), identity, framing, age, False, background=k == 0)
             for k, framing in enumerate(framings)
         ]
 
@@ -176,13 +167,17 @@ class Pool:
         return figure_of(self._seed(), None, nobody=True)
 
     def figures(self, pairs: int, broken: int, empty: int) -> list[Figure]:
-        """`pairs` identities twice (some disturbed), `broken` truncated outlines, `empty` scenes."""
+        """`pairs` identities twice (some disturbed or with a second face), `broken` truncated outlines, `empty` scenes."""
         rng, chosen = self.rng, []
         for k in rng.choice(len(self.people), pairs, replace=False):
             for v in rng.choice(self.views, 2, replace=False):
                 figure = self.people[k][v]
-                if figure.framing == "scene" and rng.random() < 0.3:
-                    figure = disturbed(rng, figure, self._anyone())
+                if figure.framing == "scene":
+                    u = rng.random()
+                    if u < 0.25:
+                        figure = disturbed(rng, figure, self._anyone())
+                    elif u < 0.4:
+                        figure = doubled(rng, figure, self._anyone())
                 chosen.append(figure)
         while broken > 0:
             donor = self._anyone(first=rng.random() < 0.6)
@@ -203,7 +198,7 @@ class Pool:
 class Batch:
     """Inputs and labels; `close` and `figure` crops exist for the B' pictures with a face, listed in `rows`.
 
-    Labels (B or B',) int64, -1 where unknown; grid targets (B, 5, 8, 8) as the network writes them, `grid_mask`
+    Labels (B or B',) int64, -1 where unknown; `second` (B,) 1.0 where a second face is there, else 0.0; grid targets (B, 5, 8, 8) as the network writes them, `grid_mask`
     (B, 8, 8) true where a face's box is to be learned.
     """
 
@@ -217,6 +212,7 @@ class Batch:
     identity: Tensor
     shape: Tensor
     whole: Tensor
+    second: Tensor
     grid: Tensor
     grid_mask: Tensor
 
@@ -255,9 +251,10 @@ def batch_of(figures: list[Figure], rng: np.random.Generator | None, jitter: flo
         scene_labels=scene_labels,
         close_labels={n: column(n, rows) for n in CLOSE_HEADS},
         figure_labels={n: column(n, rows) for n in FIGURE_HEADS},
-        identity=torch.tensor([figures[i].identity for i in rows]),
-        shape=torch.tensor([face_shape(figures[i].identity) for i in rows]),
+        identity=torch.tensor([-1 if figures[i].doubled else figures[i].identity for i in rows]),
+        shape=torch.tensor([face_shape(figures[i].identity) for i in rows], dtype=torch.float32),
         whole=torch.tensor([figures[i].whole for i in rows]),
+        second=torch.tensor([float(f.second) for f in figures]),
         grid=grid,
         grid_mask=mask,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from queue import Empty
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sow.people.judge.network import JudgeNetwork
 from sow.people.judge.samples import SHAPE, Batch, Pool, batch_of
-from sow.people.training.checkpoint import save_state
+from sow.people.training.checkpoint import load_state, save_state
 
 EMPHASIS = {"eyes": 3.0, "age": 1.5, "hair": 2.0}  # small or subtle details get a larger share of the loss
 
@@ -85,6 +85,34 @@ def contrastive(
     return -((log_p * same).sum(1)[chosen] / count[chosen]).mean()
 
 
+def _drawn(recipe: Recipe, seed: int) -> Iterator[Batch]:
+    pool = Pool(seed, recipe.identities, recipe.views, recipe.scenes)
+    while True:
+        pool.refresh(recipe.refresh, 1)
+        yield batch_of(pool.figures(recipe.pairs, recipe.broken, recipe.empty), pool.rng)
+
+
+def _draw(recipe: Recipe, seed: int, queue: torch.multiprocessing.Queue) -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    for batch in _drawn(recipe, seed):
+        queue.put(batch)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on another device."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(
+        batch,
+        **{
+            name: {n: v.to(device) for n, v in value.items()} if isinstance(value, dict) else value.to(device)
+            for name, value in values.items()
+        },
+    )
+
+
 class Trainer:
     """The state of a training: network, average, optimiser, pool, queue of embeddings."""
 
@@ -94,14 +122,17 @@ class Trainer:
         seed: int,
         folder: Path | None = None,
         network: JudgeNetwork | None = None,
+        device: str = "cpu",
+        workers: int = 0,
     ) -> None:
         self.recipe, self.seed, self.folder = recipe, seed, folder
+        self.device, self.workers = torch.device(device), workers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = network or JudgeNetwork()
-        self.network = self.network.to(memory_format=torch.channels_last)
+        self.network = self.network.to(self.device, memory_format=torch.channels_last)
         # Only in training: the numbers behind an identity teach the features where to look.
-        self.shape = nn.Linear(self.network.embedding.in_features, len(SHAPE) + 3)
+        self.shape = nn.Linear(self.network.embedding.in_features, len(SHAPE) + 3).to(self.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             [*self.network.parameters(), *self.shape.parameters()],
@@ -113,14 +144,35 @@ class Trainer:
         if folder is not None and (folder / "state.pt").is_file():
             self._resume(folder / "state.pt")
 
-    @cached_property
-    def pool(self) -> Pool:
-        """Renders to train on, drawn when first needed; a resumed training draws others."""
-        r = self.recipe
-        return Pool(self.seed + 1 + self.step // 100, r.identities, r.views, r.scenes)
+    def batches(self) -> Generator[Batch, None, None]:
+        """Batches of fresh renders, drawn here or by `workers` processes; a resumed training draws others."""
+        seed = self.seed + 1 + self.step // 100
+        if not self.workers:
+            yield from _drawn(self.recipe, seed)
+        made = torch.multiprocessing.get_context("spawn")
+        queue: torch.multiprocessing.Queue = made.Queue(maxsize=2 * self.workers)
+        drawing = [
+            made.Process(target=_draw, args=(self.recipe, seed + 7 * k + 7, queue), daemon=True)
+            for k in range(self.workers)
+        ]
+        for process in drawing:
+            process.start()
+        try:
+            while True:
+                try:
+                    yield queue.get(timeout=5)
+                except Empty:
+                    ended = [p.exitcode for p in drawing if p.exitcode is not None]
+                    if ended:
+                        raise RuntimeError(
+                            f"a process that draws batches ended with status {ended[0]}"
+                        ) from None
+        finally:
+            for process in drawing:
+                process.kill()
 
     def _resume(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = load_state(path)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.shape.load_state_dict(state["shape"])
@@ -140,10 +192,11 @@ class Trainer:
         """Every term of the loss on a batch; remembers the embeddings as negatives for later batches."""
         # The scene trunk costs most and learns fastest: a random share of the pictures is enough for it.
         count = len(batch.pictures)
-        some = torch.from_numpy(
-            self.pool.rng.permutation(count)[: max(2, round(self.recipe.scene_share * count))]
+        rng = np.random.default_rng([self.seed, self.step])
+        some = torch.from_numpy(rng.permutation(count)[: max(2, round(self.recipe.scene_share * count))]).to(
+            self.device
         )
-        scene, grid = self.network.forward_scene(
+        scene, second, grid = self.network.forward_scene(
             batch.pictures[some].contiguous(memory_format=torch.channels_last)
         )
         features = self.network.describe_close(batch.close)
@@ -156,9 +209,10 @@ class Trainer:
         )
         terms = {
             "scene": 2.0 * cross_entropy(scene, {n: v[some] for n, v in batch.scene_labels.items()}),
+            "second": F.binary_cross_entropy_with_logits(second, batch.second[some] * 0.96 + 0.02),
             "face": 0.5 * grid_loss(grid, batch.grid[some], batch.grid_mask[some]),
             "close": 3.0 * cross_entropy(close, batch.close_labels),
-            "shape": 10 * F.mse_loss(self.shape(features), batch.shape),
+            "shape": 10 * F.mse_loss(self.shape(features)[people], batch.shape[people]),
             "figure": cross_entropy(figure, batch.figure_labels),
             "whole": F.binary_cross_entropy_with_logits(
                 whole[known], batch.whole[known].float() * 0.96 + 0.02
@@ -176,11 +230,10 @@ class Trainer:
             self.queue.pop(0)
         return terms
 
-    def train_step(self, progress: float) -> dict[str, float]:
+    def train_step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """One step of AdamW at the cosine schedule's `progress` in [0, 1]; returns the loss terms."""
         r = self.recipe
-        self.pool.refresh(r.refresh, 1)
-        batch = batch_of(self.pool.figures(r.pairs, r.broken, r.empty), self.pool.rng)
+        batch = moved(batch, self.device)
         rate = (
             r.learning_rate
             * min(1.0, (self.step + 1) / r.warmup)
@@ -196,7 +249,7 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self._average()
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return {name: value.detach() for name, value in terms.items()}
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -213,15 +266,17 @@ class Trainer:
 
     def run(
         self, seconds: float, clock: Callable[[], float] = time.process_time, save_every: float = 120.0
-    ) -> Iterator[tuple[int, float, dict[str, float]]]:
+    ) -> Iterator[tuple[int, float, dict[str, Tensor]]]:
         """Train until `seconds` of `clock` in all (earlier runs included) are spent; yields step, progress, loss terms.
 
         By default the clock is the process's own, so that a busy machine delays a training but does not shorten it.
         """
         last = saved = clock()
+        batches = self.batches()
+        last = clock()
         while self.spent < seconds:
             progress = min(1.0, self.spent / seconds)
-            terms = self.train_step(progress)
+            terms = self.train_step(next(batches), progress)
             now = clock()
             self.spent += now - last
             last = now
@@ -229,5 +284,6 @@ class Trainer:
                 self.save()
                 saved = now
             yield self.step, progress, terms
+        batches.close()
         if self.folder is not None:
             self.save()

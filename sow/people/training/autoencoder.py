@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,15 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
+from sow.people.training.checkpoint import (
+    LossFile,
+    Tracker,
+    load_state,
+    no_tracker,
+    pack,
+    save_state,
+    unpack,
+)
 from sow.people.training.figures import read_shard
 from sow.people.training.muon import Muon
 from sow.people.training.pace import Average, Pace
@@ -79,7 +86,7 @@ def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 def to_images(x: torch.Tensor) -> NDArray[np.uint8]:
     """The inverse of `to_tensor`, clipped and rounded."""
     y = x.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(y.permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(y.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -100,12 +107,8 @@ class CropPool:
     def refresh(self, rng: np.random.Generator) -> None:
         """Take in one unseen shard of each kind and drop a random old one where the pool is full."""
         while True:
-            wanted = (
-                (("-scene-", "-portrait-"), self.scenes),
-                ((f"-{self.recipe.crop}.",), self.closeups),
-            )
-            for marks, pool in wanted:
-                shards = [p for p in sorted(self.folder.glob("*.npz")) if any(m in p.name for m in marks)]
+            for mark, pool in (("-scene-", self.scenes), (f"-{self.recipe.crop}.", self.closeups)):
+                shards = [p for p in sorted(self.folder.glob("*.npz")) if mark in p.name]
                 fresh = [p for p in shards if p not in pool]
                 if fresh:
                     if len(pool) >= self.recipe.pool:
@@ -130,6 +133,33 @@ class CropPool:
         return np.stack(crops)
 
 
+class FeatureLoss:
+    """How far the judge's trunks tell a picture from its reconstruction.
+
+    The mean over the stages of the scene and the close trunk of |f(x) - f(y)| / |f(x)|, so that what the judge reads
+    (eyes, mouths, outlines) counts beside the pixels.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        from sow.people.judge import load_judge
+
+        network = load_judge().network.to(device)
+        self.trunks = (network.scene_trunk, network.close_trunk)
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Scalar for pictures (B, 3, H, W) in [-1, 1]; the gradient reaches `y` alone."""
+        terms = []
+        for trunk in self.trunks:
+            inside = next(trunk.parameters()).shape[1] == 4  # crops carry where the picture is
+            a, b = (torch.cat((z, torch.ones_like(z[:, :1])), 1) if inside else z for z in (x, y))
+            for layer in trunk.layers:
+                with torch.no_grad():
+                    a = layer(a)
+                b = layer(b)
+                terms.append((a - b).abs().mean() / a.abs().mean())
+        return torch.stack(terms).mean()
+
+
 def train_autoencoder(
     recipe: AutoencoderRecipe,
     figures: Path,
@@ -137,10 +167,11 @@ def train_autoencoder(
     held_out: NDArray[np.uint8],
     track: Tracker = no_tracker,
 ) -> Path:
-    """Train until the budget is spent and return the checkpoint; minimises ||x - y||^2 + l1 |x - y| + kl KL(q(z|x) || N(0, 1))."""
+    """Train until the budget is spent and return the checkpoint; minimises ||x - y||^2 + l1 |x - y| + kl KL(q(z|x) || N(0, 1))
+    + features `FeatureLoss`."""
     torch.set_num_threads(recipe.threads)
     model = AutoencoderKL.from_pretrained(recipe.start) if recipe.start else build_autoencoder(recipe)
-    model = model.train().to(memory_format=torch.channels_last)
+    model = torch.nn.Module.to(model.train(), recipe.device, memory_format=torch.channels_last)
     if recipe.decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
@@ -152,6 +183,7 @@ def train_autoencoder(
     step, seen = unpack(path, model, average, optimizer, pace)
     losses = LossFile(work / "losses.csv", track)
     pool = CropPool(figures, recipe)
+    features = FeatureLoss(recipe.device) if recipe.features else None
     saved = time.monotonic()
     bar = tqdm(desc="autoencoder", initial=step, unit="step", mininterval=5)
     while (share := pace.tick()) < 1:
@@ -160,7 +192,7 @@ def train_autoencoder(
             pool.refresh(rng)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * pace.factor(step, share)
-        values = _step(model, to_tensor(pool.batch(rng)), recipe, rng)
+        values = _step(model, to_tensor(pool.batch(rng)).to(recipe.device), recipe, rng, features)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(step)
@@ -185,19 +217,22 @@ def _step(
     x: torch.Tensor,
     recipe: AutoencoderRecipe,
     rng: np.random.Generator,
-) -> dict[str, float]:
+    features: FeatureLoss | None,
+) -> dict[str, torch.Tensor]:
     with torch.set_grad_enabled(not recipe.decoder_only):
         posterior = model.encode(x).latent_dist
-    noise = torch.from_numpy(rng.standard_normal(tuple(posterior.mean.shape), dtype=np.float32))
+    noise = torch.from_numpy(rng.standard_normal(tuple(posterior.mean.shape), dtype=np.float32)).to(x.device)
     y = model.decode(posterior.mean + posterior.std * noise).sample
     mse = (x - y).square().mean()
     divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
     loss = mse + recipe.l1 * (x - y).abs().mean() + recipe.kl * divergence
+    if features is not None:
+        loss = loss + recipe.features * features(x, y)
     loss.backward()
     return {
-        "mse": mse.item(),
-        "kl": divergence.item(),
-        "psnr_crop": 10 * math.log10(4 / mse.item()),
+        "mse": mse.detach(),
+        "kl": divergence.detach(),
+        "psnr_crop": 10 * torch.log10(4 / mse.detach()),
     }
 
 
@@ -207,7 +242,7 @@ def load_average(path: Path, recipe: AutoencoderRecipe) -> AutoencoderKL:
     if recipe.decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_state(path)
     with torch.no_grad():
         weights = [p for p in model.parameters() if p.requires_grad]
         for mine, theirs in zip(weights, state["average"], strict=True):
@@ -245,5 +280,7 @@ def _reconstructed(
 ) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(images), batch):
         yield to_images(
-            model.decode(model.encode(to_tensor(images[start : start + batch])).latent_dist.mean).sample
+            model.decode(
+                model.encode(to_tensor(images[start : start + batch]).to(model.device)).latent_dist.mean
+            ).sample
         )

@@ -37,16 +37,21 @@ def shard_path(folder: Path, recipe: FigureRecipe, index: int) -> Path:
     return folder / f"{index:05d}-{framing}-{side}.npz"
 
 
+def shard_paths(folder: Path, part: tuple[int, int] = (0, 1)) -> list[Path]:
+    """The shards of a folder in order, or those of part k of n."""
+    return [p for p in sorted(folder.glob("*.npz")) if int(p.name[:5]) % part[1] == part[0]]
+
+
 def write_arrays(path: Path, **arrays: NDArray) -> None:
     """Write an .npz of which a reader never meets half."""
     with atomic_write(path) as part, part.open("wb") as file:
         np.savez(file, **cast(dict[str, Any], arrays))  # numpy takes every name for its own allow_pickle
 
 
-def render_shards(folder: Path, recipe: FigureRecipe) -> Iterator[Path]:
-    """Render the missing shards in order; images (N, s, s, 3) uint8,
+def render_shards(folder: Path, recipe: FigureRecipe, part: tuple[int, int] = (0, 1)) -> Iterator[Path]:
+    """Render the missing shards of part k of n in order; images (N, s, s, 3) uint8,
     attributes (N, fields) int8, seeds (N,) int64."""
-    for index in tqdm(range(recipe.total), desc="figures", unit="shard"):
+    for index in tqdm(range(part[0], recipe.total, part[1]), desc="figures", unit="shard"):
         path = shard_path(folder, recipe, index)
         if path.exists():
             continue

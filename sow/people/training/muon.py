@@ -9,15 +9,16 @@ import torch
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic coefficients that push every singular value to about 1
 
 
-def orthogonalized(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
-    """U V^T of a matrix (m, n) = U S V^T, approximately: singular values end in about [0.7, 1.2]."""
+def orthogonalized(matrices: torch.Tensor, iterations: int) -> torch.Tensor:
+    """U V^T of matrices (..., m, n) = U S V^T, approximately: singular values end in about [0.7, 1.2]."""
     a, b, c = _NEWTON_SCHULZ
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -49,30 +50,39 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # it takes no closure
         """One step from the gradients at hand; parameters without one stay."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                (self._matrix if group["matrices"] else self._vector)(p, group["lr"])
+            moved = [p for p in group["params"] if p.grad is not None]
+            if moved:
+                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+                (self._matrices if group["matrices"] else self._vectors)(moved, group["lr"])
 
-    def _matrix(self, p: torch.Tensor, lr: float) -> None:
-        state = self.state[p]
-        grad = p.grad
-        assert grad is not None  # `step` passes over the others
-        momentum = state.setdefault("momentum", torch.zeros_like(p))
-        momentum.mul_(self.momentum).add_(grad)
-        direction = grad.add(momentum, alpha=self.momentum).reshape(p.shape[0], -1)
-        tall = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
-        p.add_(orthogonalized(direction, self.iterations).reshape(p.shape), alpha=-lr * self.scale * tall)
+    def _matrices(self, moved: list[torch.nn.Parameter], lr: float) -> None:
+        grads = [p.grad for p in moved]
+        momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in moved]
+        torch._foreach_mul_(momenta, self.momentum)
+        torch._foreach_add_(momenta, grads)
+        directions = torch._foreach_add(grads, momenta, alpha=self.momentum)
+        alike: dict[tuple[int, int], list[int]] = {}  # matrices of one shape are orthogonalised together
+        for k, d in enumerate(directions):
+            alike.setdefault((d.shape[0], d[0].numel()), []).append(k)
+        for (m, n), rows in alike.items():
+            stack = torch.stack([directions[k].reshape(m, n) for k in rows])
+            steps = orthogonalized(stack, self.iterations).mul_(-lr * self.scale * max(1.0, m / n) ** 0.5)
+            torch._foreach_add_(
+                [moved[k] for k in rows],
+                [s.reshape(moved[k].shape) for s, k in zip(steps, rows, strict=True)],
+            )
 
-    def _vector(self, p: torch.Tensor, lr: float) -> None:
-        state = self.state[p]
-        if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-        state["step"] += 1
+    def _vectors(self, moved: list[torch.nn.Parameter], lr: float) -> None:
+        for p in moved:
+            if not self.state[p]:
+                self.state[p] |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+            self.state[p]["step"] += 1
         one, two = self.betas
-        state["mean"].lerp_(p.grad, 1 - one)
-        state["square"].mul_(two).addcmul_(p.grad, p.grad, value=1 - two)
-        mean = state["mean"] / (1 - one ** state["step"])
-        spread = (state["square"] / (1 - two ** state["step"])).sqrt_().add_(1e-8)
-        p.addcdiv_(mean, spread, value=-lr)
+        grads, count = [p.grad for p in moved], self.state[moved[0]]["step"]
+        means, squares = ([self.state[p][k] for p in moved] for k in ("mean", "square"))
+        torch._foreach_lerp_(means, grads, 1 - one)
+        torch._foreach_mul_(squares, two)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - two)
+        spread = torch._foreach_sqrt(torch._foreach_div(squares, 1 - two**count))
+        torch._foreach_add_(spread, 1e-8)
+        torch._foreach_addcdiv_(moved, torch._foreach_div(means, 1 - one**count), spread, -lr)

@@ -17,16 +17,18 @@ def _need(valid: bool, message: str) -> None:
 class FigureRecipe:
     """How figures are rendered into shards, and how many.
 
-    One shard in `closeup_every` holds close-ups (in colour or on mid-gray, alternating) with a side from `closeups`;
-    of the others one in `portrait_every` portraits, the rest whole scenes, at `canvas`. Sizes are in pixels.
+    One shard in `closeup_every` holds close-ups (in colour or on mid-gray, alternating) with a side from
+    `closeups`, the others whole scenes at `canvas`. Sizes are in pixels. `workers` processes render, and as many encode
+    and write `captions` captions of every figure.
     """
 
     canvas: int
     closeups: tuple[int, ...]
     closeup_every: int
-    portrait_every: int
     shard: int
     total: Annotated[int, Bound(ge=1)]
+    captions: Annotated[int, Bound(ge=1)]
+    workers: Annotated[int, Bound(ge=1)]
 
     def __post_init__(self) -> None:
         sides = (self.canvas, *self.closeups)
@@ -37,7 +39,7 @@ class FigureRecipe:
     def layout(self, index: int) -> tuple[str, int]:
         """Framing and side in pixels of shard `index`."""
         if index % self.closeup_every != 1:
-            return "portrait" if index % self.portrait_every == 2 else "scene", self.canvas
+            return "scene", self.canvas
         turn = index // self.closeup_every
         return ("closeup", "gray")[turn % 2], self.closeups[turn // 2 % len(self.closeups)]
 
@@ -57,11 +59,13 @@ class AutoencoderRecipe:
     warmup: int
     l1: float
     kl: float
+    features: float
     average: float
     minutes: float
     until: str | None
     decoder_only: bool
     start: str | None
+    device: str
     pool: int
     seed: int
     threads: int
@@ -76,7 +80,12 @@ class AutoencoderRecipe:
 
 @component("study.text")
 class TextRecipe:
-    """The tokenizer, learnt from `captions` captions, the text encoder, and its training on captions alone."""
+    """The tokenizer, learnt from `captions` captions, the text encoder, and its training on captions alone.
+
+    `start` is a folder with tokenizer/ and text_encoder/ to go on from; None learns both anew.
+    """
+
+    start: str | None
 
     vocabulary: Annotated[int, Bound(ge=600)]  # all bytes, and merges
     captions: int
@@ -103,7 +112,16 @@ class TextRecipe:
 
 @component("study.denoiser")
 class DenoiserRecipe:
-    """The noise predictor and its training on latents."""
+    """The noise predictor and its training on latents by Muon; `start` is a folder of a UNet of the same shape to go on from.
+
+    It `predicts` epsilon on Stable Diffusion's schedule, or the velocity of a rectified flow. `state_part` is the largest
+    file of its state in MiB, None = one file; a state goes on on any device.
+    """
+
+    start: str | None
+    device: str
+    predicts: Literal["epsilon", "velocity"]
+    compile: bool
 
     channels: tuple[int, ...]
     layers: int
@@ -119,11 +137,11 @@ class DenoiserRecipe:
     balance: float
     dropout: float
     closeup_share: float
-    portrait_share: float
     head_share: float
     minutes: float
     until: str | None
     save_every: float
+    state_part: float | None
     seed: int
     threads: int
     precision: Literal["float32", "bfloat16"]
@@ -146,3 +164,4 @@ class EvaluationRecipe:
     guidance: float
     steps: tuple[int, ...]
     grid: str
+    publish: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pydoc_data.topics
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sow.people.captions.attributes import VOCABULARY, Attributes, sample_attributes
 from sow.people.captions.captions import caption, describe, parse
+from sow.people.captions.parse import parse_placement
+from sow.people.captions.phrases import PLACES
+from sow.people.drawing.render import scene_placement
 from sow.people.training.checkpoint import LossFile, Tracker, no_tracker, pack, save_state, unpack
 from sow.people.training.pace import Average, Pace
 from sow.people.training.recipes import TextRecipe
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+READ = VOCABULARY | {name: tuple(words) for name, words in PLACES.items()}  # what the states must tell
 _SPLIT = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
@@ -33,10 +38,15 @@ def english_words() -> list[str]:
     return [w for w in text.replace("\n", " ").split(" ") if w.isalpha() and w.isascii()]
 
 
-def prompt_of(attributes: Attributes, rng: np.random.Generator, framing: str = "scene") -> str:
+def prompt_of(
+    attributes: Attributes,
+    rng: np.random.Generator,
+    framing: str = "scene",
+    placement: tuple[float, float, float] | None = None,
+) -> str:
     """A caption, or one time in seven the short comma-separated description that planners write."""
     if rng.random() > 1 / 7:
-        return caption(attributes, rng, framing=framing)
+        return caption(attributes, rng, framing=framing, placement=placement)
     fields = [name for name in VOCABULARY if rng.random() < 0.7]
     if framing != "scene":
         fields = [
@@ -130,7 +140,7 @@ def build_text_encoder(recipe: TextRecipe, tokenizer: CLIPTokenizer) -> CLIPText
 
 
 class AttributeReader(nn.Module):
-    """Text encoder with two readers an attribute: attention over all tokens, and the end token; "unsaid" is the last class.
+    """Text encoder with two readers per attribute and place: attention over all tokens, and the end token; "unsaid" is the last class.
 
     Both must name the value, so each word's state carries what it belongs to and the end token carries everything.
     """
@@ -139,10 +149,10 @@ class AttributeReader(nn.Module):
         super().__init__()
         self.encoder = encoder
         width = encoder.config.hidden_size
-        self.query = nn.Parameter(torch.zeros(len(VOCABULARY), width))
+        self.query = nn.Parameter(torch.zeros(len(READ), width))
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
-        self.from_tokens = nn.ModuleList(nn.Linear(width, len(v) + 1) for v in VOCABULARY.values())
-        self.from_end = nn.ModuleList(nn.Linear(width, len(v) + 1) for v in VOCABULARY.values())
+        self.from_tokens = nn.ModuleList(nn.Linear(width, len(v) + 1) for v in READ.values())
+        self.from_end = nn.ModuleList(nn.Linear(width, len(v) + 1) for v in READ.values())
 
     def forward(self, ids: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Token ids (N, L) to the two logits (N, classes + 1) of each attribute."""
@@ -155,11 +165,11 @@ class AttributeReader(nn.Module):
 
 
 def labels_of(texts: list[str]) -> torch.Tensor:
-    """Class index (N, attributes) that each text states, the number of classes where it says nothing."""
+    """Class index (N, attributes and places) that each text states, the number of classes where it says nothing."""
     rows = []
     for text in texts:
-        said = parse(text)
-        rows.append([v.index(said[n]) if n in said else len(v) for n, v in VOCABULARY.items()])
+        said = parse(text) | parse_placement(text)
+        rows.append([v.index(said[n]) if n in said else len(v) for n, v in READ.items()])
     return torch.tensor(rows)
 
 
@@ -168,7 +178,8 @@ def text_batch(recipe: TextRecipe, words: list[str], rng: np.random.Generator) -
     texts = []
     for _ in range(recipe.batch):
         framing = "closeup" if rng.random() < 0.15 else "scene"
-        text = "" if rng.random() < recipe.empty else prompt_of(sample_attributes(rng), rng, framing)
+        place = scene_placement(int(rng.integers(2**31))) if framing == "scene" else None
+        text = "" if rng.random() < recipe.empty else prompt_of(sample_attributes(rng), rng, framing, place)
         if rng.random() < recipe.noise:
             at = int(rng.integers(len(words) - 16))
             extra = words[at : at + 1 + int(rng.integers(8))]
@@ -180,10 +191,16 @@ def text_batch(recipe: TextRecipe, words: list[str], rng: np.random.Generator) -
 def train_text_encoder(recipe: TextRecipe, work: Path, track: Tracker = no_tracker) -> Path:
     """Train until the budget is spent; returns the folder with tokenizer/ and text_encoder/ (the average's weights)."""
     torch.set_num_threads(recipe.threads)
-    tokenizer = learn_tokenizer(recipe, work / "tokenizer")
+    if recipe.start is None:
+        tokenizer = learn_tokenizer(recipe, work / "tokenizer")
+        encoder = build_text_encoder(recipe, tokenizer)
+    else:
+        shutil.copytree(Path(recipe.start) / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
+        tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+        encoder = CLIPTextModel.from_pretrained(Path(recipe.start) / "text_encoder", dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = AttributeReader(build_text_encoder(recipe, tokenizer))
+        model = AttributeReader(encoder)
     nn.init.normal_(model.query, std=1.0, generator=torch.Generator().manual_seed(recipe.seed))
     average = Average(model.parameters(), recipe.average)
     optimizer = torch.optim.AdamW(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from sow.people.training.grids import held_out_captions, sample
 from sow.people.training.recipes import EvaluationRecipe
 
 if TYPE_CHECKING:
-    from sow.people.judge import Judge
+    from sow.people.judge import Judge, Reading
 
 Statistics = dict[str, Any]
 JUDGED = (
@@ -98,15 +98,12 @@ def share(hits: list[bool]) -> Statistics:
 
 
 def text_agreement(
-    read: Callable[[list[NDArray[np.uint8]]], list[dict[str, str]]],
-    rows: list[tuple[Attributes, str, int]],
-    images: NDArray[np.uint8],
+    judged: list[dict[str, str]], rows: list[tuple[Attributes, str, int]]
 ) -> dict[str, Statistics]:
     """Share of pictures whose judged attribute is what the caption states, by attribute; unsaid ones are not counted.
 
     A caption without eyewear counts as "glasses: none" only where the attributes say so.
     """
-    judged = read(list(images))
     hits: dict[str, list[bool]] = {name: [] for name in JUDGED}
     for (attributes, text, _), seen in zip(rows, judged, strict=True):
         said = parse(text)
@@ -118,15 +115,37 @@ def text_agreement(
 
 def face_rate(rows: list[tuple[Attributes, str, int]], images: NDArray[np.uint8]) -> Statistics:
     """Share of pictures in which MTCNN finds a face: photo-style figures whose caption names neither sunglasses nor a style."""
-    from sow.metrics.faces import detect_faces
-
     chosen = []
     for k, (attributes, text, _) in enumerate(rows):
         plain = parse(text).get("style", "photo") == "photo" and attributes.style == "photo"
         if plain and attributes.presence == "person" and attributes.glasses != "sunglasses":
             chosen.append(k)
-    found = detect_faces([Image.fromarray(images[k]) for k in chosen])
-    return share([box is not None for box in found])
+    return _found(images[chosen]) if chosen else share([])
+
+
+def one_face(rows: list[tuple[Attributes, str, int]], readings: list[Reading]) -> Statistics:
+    """Share of the pictures of a person in which the judge sees exactly one face, whole or in part."""
+    return share([r.faces == 1 for (a, *_), r in zip(rows, readings, strict=True) if a.presence == "person"])
+
+
+def decoded_faces(pipeline: StableDiffusionPipeline, count: int) -> dict[str, Statistics]:
+    """MTCNN's face rate on held-out photo-style scenes of people without sunglasses, as rendered and encoded and decoded."""
+    drawn = [render(HELD_OUT_SEEDS + k, 128) for k in range(count)]
+    chosen = [
+        p.image
+        for p in drawn
+        if p.attributes.style == "photo"
+        and p.attributes.presence == "person"
+        and p.attributes.glasses != "sunglasses"
+    ]
+    images = np.stack(chosen)
+    return {"renders": _found(images), "decoded": _found(reconstruct(pipeline.vae, images))}
+
+
+def _found(images: NDArray[np.uint8]) -> Statistics:
+    from sow.metrics.faces import detect_faces
+
+    return share([box is not None for box in detect_faces([Image.fromarray(image) for image in images])])
 
 
 def sample_quality(
@@ -134,21 +153,21 @@ def sample_quality(
 ) -> dict[str, Any]:
     """Text agreement by the judge and MTCNN's face rate of samples for held-out captions, at each number of DDIM steps."""
 
-    def read(images: list[NDArray[np.uint8]]) -> list[dict[str, str]]:
-        return [reading.attributes for reading in judge.read(images)]
+    def measured(images: NDArray[np.uint8]) -> dict[str, Any]:
+        readings = judge.read(list(images))
+        return {
+            "text": text_agreement([r.attributes for r in readings], rows),
+            "faces": face_rate(rows, images),
+            "one_face": one_face(rows, readings),
+        }
 
     rows = held_out_captions(count)
     prompts, seeds = [text for _, text, _ in rows], [seed for *_, seed in rows]
     renders = np.stack([render(seed, 128).image for seed in seeds])
-    result: dict[str, Any] = {
-        "renders": {"text": text_agreement(read, rows, renders), "faces": face_rate(rows, renders)}
-    }
+    result: dict[str, Any] = {"renders": measured(renders)}
     for number in steps:
         images = sample(pipeline, prompts, seeds, steps=number, guidance=guidance)
-        result[f"{number} steps"] = {
-            "text": text_agreement(read, rows, images),
-            "faces": face_rate(rows, images),
-        }
+        result[f"{number} steps"] = measured(images)
     return result
 
 
@@ -159,6 +178,37 @@ def evaluate(pipeline: StableDiffusionPipeline, recipe: EvaluationRecipe) -> dic
     judge = load_judge()  # first: without its weights nothing is measured for minutes in vain
     return {
         "autoencoder_psnr": autoencoder_quality(pipeline, recipe.figures),
+        "mtcnn": decoded_faces(pipeline, recipe.figures),
         "inversion_psnr": inversion_quality(pipeline, recipe.inversions, recipe.inversion_steps),
         "samples": sample_quality(pipeline, judge, recipe.captions, recipe.guidance, recipe.steps),
     }
+
+
+def markdown(numbers: Mapping[str, Any]) -> str:
+    """The measurements as two tables: the autoencoder's, and those of samples beside renders."""
+    lines = ["| autoencoder | value |", "| --- | ---: |"]
+    named = {"scene": "whole scenes", "closeup": "close-ups at 64 px", "gray": "faces on mid-gray at 64 px"}
+    for key, name in named.items():
+        lines.append(f"| PSNR, {name} | {_value(numbers['autoencoder_psnr'][key])} dB |")
+    for key, values in numbers["inversion_psnr"].items():
+        against = f" (against the decoded picture {values['against_decoded']:.1f})"
+        lines.append(f"| DDIM inversion and back, {key} | {_value(values)} dB{against} |")
+    for key, name in (("renders", "renders"), ("decoded", "the same, encoded and decoded")):
+        lines.append(f"| MTCNN finds a face, {name} | {_value(numbers['mtcnn'][key], percent=True)} |")
+    columns = list(numbers["samples"])
+    lines += ["", "| held-out captions | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    samples = [numbers["samples"][c] for c in columns]
+    for name in JUDGED:
+        cells = (_value(s["text"][name], percent=True) for s in samples)
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    for key, name in (("faces", "MTCNN finds a face"), ("one_face", "exactly one face")):
+        lines.append(f"| {name} | " + " | ".join(_value(s[key], percent=True) for s in samples) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _value(values: Statistics, percent: bool = False) -> str:
+    if values["mean"] is None:
+        return ""
+    scale, unit = (100, " %") if percent else (1, "")
+    error = f" ± {scale * values['standard_error']:.1f}" if np.isfinite(values["standard_error"]) else ""
+    return f"{scale * values['mean']:.1f}{unit}{error} (n = {values['n']})"

@@ -1,0 +1,51 @@
+"""Quality at equal compute: the front, and the table's figure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from test_report import ROWS, SPEC, records
+
+from experiments.benchmark.pareto import draw, front, points_of
+from sow import compose
+from sow.errors import UserError
+from sow.report import tables
+
+POINTS = [
+    ("a", 10, 0.5, 0, 0),
+    ("b", 20, 0.4, 0, 0),
+    ("c", 20, 0.6, 0, 0),
+    ("d", 30, 0.45, 0, 0),
+    ("e", 40, 0.1, 0, 0),
+]
+
+
+def test_the_front_is_what_nobody_beats_in_both() -> None:
+    assert [p[0] for p in front(POINTS, lower=True)] == ["a", "b", "e"]
+    assert [p[0] for p in front(POINTS, lower=False)] == ["a", "c"]
+
+
+def test_a_table_is_drawn_against_its_compute() -> None:
+    column = {"metric": "unet_evaluations", "label": "UNet evaluations", "better": "lower", "format": "count"}
+    spec = {**SPEC, "columns": [*SPEC["columns"], column]}  # type: ignore[misc]
+    made = [{**r, "unet_evaluations": 114 if r["row"] == "full" else 50} for r in records()]
+    table = tables.make(spec, ROWS, made)
+    points = points_of(table, "failure")
+    assert sorted((p[1], round(p[2], 2)) for p in points) == [(50, 0.5), (114, 0.1)]
+    axes = draw(table, ["id_distance", "failure"]).axes
+    assert [a.get_ylabel() for a in axes] == ["ID-Distance ↓", "Failure Rate ↓"]
+    assert all(a.get_xscale() == "log" for a in axes)
+    assert dataclasses.replace(table.columns[2]).text(113.6) == "114"
+
+
+def test_compute_must_be_a_column() -> None:
+    with pytest.raises(UserError, match=r"unet_evaluations as columns.*study\.pareto"):
+        compose(["study=benchmark", "study.pareto=[id_distance]"])
+
+
+def test_the_experiment_composes_with_every_rival() -> None:
+    study = compose(["experiment=table_today"]).study
+    assert {"masactrl", "mca_ctrl", "sdedit", "lanpaint", "sow", "sow_800_400"} <= {
+        r.name for r in study.parsed
+    }

@@ -1,0 +1,101 @@
+"""`--from image.png`: a picture says how it was made; a stranger's picture runs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sow.config.repeat import CHUNK, OWN, words_of
+from sow.errors import UserError
+from sow.runs.records import NOT_THE_RUN, RunFolder
+
+
+def picture(place: Path, text: str | None) -> str:
+    told = PngInfo()
+    if text is not None:
+        told.add_text(CHUNK, text)
+    Image.new("RGB", (8, 8)).save(place / "image.png", pnginfo=told)
+    return str(place / "image.png")
+
+
+def with_words(place: Path, *words: str) -> str:
+    return picture(place, json.dumps({"words": list(words), "key": "x"}))
+
+
+def test_a_run_folders_image_holds_its_words_and_key(tmp_path: Path) -> None:
+    words = ["prompt=a 'quoted' caf\u00e9, at night", "+ablation=no_dam", "seed=3"]
+    path = RunFolder(tmp_path, {"words": words, "key": "0123"}).save_image("a.png", Image.new("RGB", (8, 8)))
+    assert words_of(str(path)) == words
+    with Image.open(path) as opened:
+        assert json.loads(opened.text[CHUNK])["key"] == "0123"  # type: ignore[attr-defined]
+
+
+def test_without_about_nothing_is_said(tmp_path: Path) -> None:
+    path = RunFolder(tmp_path).save_image("a.png", Image.new("RGB", (8, 8)))
+    with pytest.raises(UserError, match=r"does not say how it was made.*--from"):
+        words_of(str(path))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "hydra.run.dir=/tmp/x",
+        "+hydra.callbacks.x._target_=os.system",
+        "hydra/launcher=joblib",
+        "paths.outputs=/tmp/x",
+        "tracker.project=x",
+        "tracker=wandb",
+        "planner.base_url=https://example.org",
+        "++planner.api_key_env=HOME",
+        "+x._target_=os.system",
+        "prompt=${oc.env:HOME}",
+        "--config-dir=/tmp/x",
+        "-m",
+        "cache.folder=/tmp/x",
+        "~tracker",
+    ],
+)
+def test_a_strangers_picture_runs_and_sends_nothing(tmp_path: Path, word: str) -> None:
+    with pytest.raises(UserError, match=r"an image may not.*--from"):
+        words_of(with_words(tmp_path, "seed=3", word))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"words": 3}', '{"words": [3]}', "[" * 100_000, "nothing"])
+def test_damaged_words_are_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="--from") as refused:
+        words_of(picture(tmp_path, text))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "text.png", ""])
+def test_what_is_no_picture_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.png").write_text("nothing")
+    with pytest.raises(UserError, match=r"cannot read .*--from"):
+        words_of(str(tmp_path / name))
+
+
+def test_what_is_not_the_run_is_left_to_the_user() -> None:
+    assert set(NOT_THE_RUN) <= set(OWN)
+
+
+def test_the_command_repeats_a_picture(tmp_path: Path, command_line, run_folders) -> None:
+    """With words as people type them; the picture is the same, and is known to have been made."""
+    words = ["experiment=debug", "prompt=a person, at night: 'here' {now}", "cycle.cycles=1", "seed=41"]
+    first = command_line(*words, "width=64", "height=64")
+    assert first.status == 0, first.err
+    (folder,) = run_folders()
+    image = str(folder / "image.png")
+    again = command_line("--from", image)
+    assert again.status == 0 and "done before" in again.out, again.err
+    forced = command_line("--from", image, "force=true")
+    assert forced.status == 0, forced.err
+    other = run_folders()[-1]
+    assert other != folder and Image.open(other / "image.png").tobytes() == Image.open(image).tobytes()
+    shown = command_line("--from", image, "--cfg", "job", "seed=42")
+    assert "seed: 42" in shown.out.splitlines() and "at night: ''here'' {now}" in shown.out
+    refused = command_line("--from", with_words(tmp_path, "hydra.run.dir=x"))
+    assert refused.status == 1 and len(refused.err.strip().splitlines()) == 1
