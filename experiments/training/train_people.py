@@ -200,7 +200,7 @@ def _encode(study: TrainPeople, part: tuple[int, int] = (0, 1)) -> None:
     while not (work / "vae" / "config.json").exists():
         time.sleep(5)
     model = AutoencoderKL.from_pretrained(work / "vae").eval()
-    model = torch.nn.Module.to(model, study.denoiser.device, memory_format=torch.channels_last)
+    model = torch.nn.Module.to(model, study.denoiser.device).to(memory_format=torch.channels_last)
     _, tokenizer = study._text_parts()
     recipe = study.figures
     for _ in encode_shards(

@@ -45,7 +45,8 @@ class Preservation:
         if cycle.t1 == self.calibrated_t1:
             return scale
         moved = sorted({self.moved(t, cycle) for t in scale}, reverse=True)
-        log.info("t3 %s moved to %s with t1=%g", scale, moved, cycle.t1)
+        if moved != scale:
+            log.info("t3 %s moved to %s with t1=%g", scale, moved, cycle.t1)
         return moved
 
     def moved(self, t: float, cycle: Cycle) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from queue import Empty
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,14 +104,14 @@ def _draw(recipe: Recipe, seed: int, queue: torch.multiprocessing.Queue) -> None
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch on another device."""
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(
-        batch,
-        **{
-            name: {n: v.to(device) for n, v in value.items()} if isinstance(value, dict) else value.to(device)
-            for name, value in values.items()
-        },
-    )
+    values: dict[str, Any] = {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, dict):
+            values[field.name] = {name: labels.to(device) for name, labels in value.items()}
+        else:
+            values[field.name] = value.to(device)
+    return Batch(**values)
 
 
 class Trainer:
@@ -130,7 +131,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = network or JudgeNetwork()
-        self.network = self.network.to(self.device, memory_format=torch.channels_last)
+        self.network = self.network.to(self.device).to(memory_format=torch.channels_last)
         # Only in training: the numbers behind an identity teach the features where to look.
         self.shape = nn.Linear(self.network.embedding.in_features, len(SHAPE) + 3).to(self.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)

@@ -171,7 +171,7 @@ def train_autoencoder(
     + features `FeatureLoss`."""
     torch.set_num_threads(recipe.threads)
     model = AutoencoderKL.from_pretrained(recipe.start) if recipe.start else build_autoencoder(recipe)
-    model = torch.nn.Module.to(model.train(), recipe.device, memory_format=torch.channels_last)
+    model = torch.nn.Module.to(model.train(), recipe.device).to(memory_format=torch.channels_last)
     if recipe.decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)

@@ -61,9 +61,9 @@ def sample(
 
 
 def people_grid(
-    pipeline: StableDiffusionPipeline, path: Path, *, count: int = 16, steps: int = 10, guidance: float = 7.5
+    pipeline: StableDiffusionPipeline, path: Path, *, count: int = 24, steps: int = 10, guidance: float = 7.5
 ) -> list[str]:
-    """Save a picture of pairs, the render left and a sample right, four pairs a row; returns the captions in that order."""
+    """Save a picture of pairs, the render left and a sample right, four pairs a row (of 24 that nobody picked); returns the captions in that order."""
     rows = held_out_captions(count)
     captions = [text for _, text, _ in rows]
     samples = sample(pipeline, captions, [seed for *_, seed in rows], steps=steps, guidance=guidance)

@@ -55,8 +55,8 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
                 (self._matrices if group["matrices"] else self._vectors)(moved, group["lr"])
 
-    def _matrices(self, moved: list[torch.nn.Parameter], lr: float) -> None:
-        grads = [p.grad for p in moved]
+    def _matrices(self, moved: list[torch.Tensor], lr: float) -> None:
+        grads = [p.grad for p in moved if p.grad is not None]
         momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in moved]
         torch._foreach_mul_(momenta, self.momentum)
         torch._foreach_add_(momenta, grads)
@@ -72,13 +72,14 @@ class Muon(torch.optim.Optimizer):
                 [s.reshape(moved[k].shape) for s, k in zip(steps, rows, strict=True)],
             )
 
-    def _vectors(self, moved: list[torch.nn.Parameter], lr: float) -> None:
+    def _vectors(self, moved: list[torch.Tensor], lr: float) -> None:
         for p in moved:
             if not self.state[p]:
                 self.state[p] |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
             self.state[p]["step"] += 1
         one, two = self.betas
-        grads, count = [p.grad for p in moved], self.state[moved[0]]["step"]
+        grads = [p.grad for p in moved if p.grad is not None]
+        count = self.state[moved[0]]["step"]
         means, squares = ([self.state[p][k] for p in moved] for k in ("mean", "square"))
         torch._foreach_lerp_(means, grads, 1 - one)
         torch._foreach_mul_(squares, two)
