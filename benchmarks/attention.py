@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.bare import components, open_gate
-from sow.attention.processor import Modulator
+from sow.attention.modulator import Modulator
 from sow.attention.regions import SampleRegions
 from sow.method import noise
 

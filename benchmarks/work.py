@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.timing import Timed, ratio
-from sow.attention.processor import Modulator, SelfAttentionProcessor, modulated, self_attention
+from sow.attention.modulator import Modulator
+from sow.attention.processor import SelfAttentionProcessor, modulated, self_attention
 
 
 @dataclass(frozen=True)

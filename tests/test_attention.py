@@ -11,7 +11,7 @@ from sow.attention import block
 from sow.attention.decay import DistanceDecay, NoDistanceDecay, TimeDecay, gamma
 from sow.attention.gate import AlwaysOpen, RegionGate, nearest_count, r_c
 from sow.attention.modulation import Modulation, Strength, modulated_attention
-from sow.attention.processor import Modulator
+from sow.attention.modulator import Modulator
 from sow.attention.regions import SampleRegions, buckets, layer_sizes, nearest
 from sow.attention.split import attention_with_lse, merge
 from sow.method import noise

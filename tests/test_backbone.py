@@ -137,7 +137,8 @@ def test_modulated_attention_runs_in_a_fused_model(folder):
 
 
 def test_autocast_keeps_weights_results_and_gates_in_float32(folder, monkeypatch):
-    from sow.attention.processor import Modulator, modulated
+    from sow.attention.modulator import Modulator
+    from sow.attention.processor import modulated
     from sow.method.seed_init import Batch
     from sow.pipeline.cached import identity
     from sow.types import Request, VisualCondition

@@ -14,7 +14,8 @@ from sow.attention import block
 from sow.attention.decay import DistanceDecay
 from sow.attention.gate import RegionGate
 from sow.attention.modulation import Modulation
-from sow.attention.processor import Modulator, modulated
+from sow.attention.modulator import Modulator
+from sow.attention.processor import modulated
 from sow.attention.regions import SampleRegions
 from sow.method import noise
 from sow.models.tiny import Tiny

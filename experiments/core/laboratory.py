@@ -17,6 +17,7 @@ from sow.dynamics.measures.levels import Condition
 from sow.errors import UserError
 from sow.method import noise
 from sow.method.diffusion import Schedule, ddim_step
+from sow.method.process import need_noise, process_of
 
 if TYPE_CHECKING:
     from sow.dynamics.measures.patching import Tape
@@ -50,7 +51,7 @@ class Laboratory:
         """The configuration's model at `count` timesteps, evenly spaced in log SNR over the whole
         schedule."""
         sampler = context.sampler()
-        schedule = Schedule.from_config(sampler.backbone.scheduler_config, steps)
+        schedule = need_noise(process_of(sampler.backbone, steps))
         known = known_levels(schedule)
         wanted = np.linspace(known.min(), known.max(), count)
         timesteps = tuple(dict.fromkeys(int(np.abs(known - v).argmin()) for v in wanted))

@@ -34,11 +34,16 @@ class Modulation:
     `normalisation`  "row" per head and query row, "head" per head, "none" adds P to the logits, "literal"
                      leaves the scores of modulated rows normalised in the softmax (A12)
     `resolutions`    longer sides, in tokens, of the layers to modulate, None = all; `blocks` of down, mid, up
-                     (A15)
+                     of a UNet; `layers` the numbers, from 0 in the network's order, of the layers that see
+                     the image, None = all (A15)
     `branches`       "text": only the text branch of the guidance, "all": every branch (A16)
     `conditions`     "union": c is the union of the conditions; "each": one key set and one R_c per condition
                      (A18)
     `region`         "box": c is box_v; "mask": the condition's latent mask (A9)
+    `text_keys`      where text and image share one attention: P- lowers the keys of nc alone ("kept"), or
+                     the text's too ("lowered": everything outside c; A23)
+    `text_reads`     where text and image share one attention: "all": the text's rows read every key;
+                     "condition": not those of nc, which closes the way nc -> text -> c (A24)
     """
 
     normalisation: Literal["row", "head", "none", "literal"]
@@ -47,6 +52,9 @@ class Modulation:
     branches: Literal["text", "all"]
     conditions: Literal["union", "each"]
     region: Literal["box", "mask"]
+    layers: list[int] | None = None
+    text_keys: Literal["kept", "lowered"] = "kept"
+    text_reads: Literal["all", "condition"] = "all"
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -82,6 +90,21 @@ class Strength:
     plus: float | Tensor
     gate: Gate
     normalisation: str = "row"
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Keys and values (b, H, M, d) that image rows read besides the image's: text, and padding.
+
+    `mask` (b, M) bool, False where there is nothing to read; None = all of them are read. P+ and P- leave
+    them as they are where they are `kept` (Eq. 4 and 5 speak of the image's tokens); else P- lowers them
+    with the keys of nc (A23).
+    """
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None = None
+    kept: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,17 +195,19 @@ def modulated_attention(
     strength: Strength,
     scale: float,
     previous: Tensor | None = None,
+    text: Text | None = None,
 ) -> tuple[Tensor, Reading]:
     """softmax(A') V for the samples of one bucket (Eq. 8).
 
-    `q`, `k`, `v` (b, H, N, d); `previous` (b, parts) an R_c to use in place of this layer's own, nan where
-    there is none. Returns (b, H, N, d) in the dtype of `v`, and this layer's reading (its own R_c and the
-    factor that was applied).
+    `q`, `k`, `v` (b, H, N, d) of the image's tokens, `text` what its rows read besides;
+    `previous` (b, parts) an R_c to use in place of this layer's own, nan where there is none.
+    Returns (b, H, N, d) in the dtype of `v`, and this layer's reading (its own R_c and the factor that was
+    applied).
     """
     import torch
 
     from sow.attention.gate import r_c
-    from sow.attention.split import attention_with_lse, merge, take
+    from sow.attention.split import attention_with_lse, masked_with_lse, merge, take
 
     parts = len(bucket.keys) - 1
     gate = strength.gate
@@ -213,23 +238,39 @@ def modulated_attention(
     for p in range(parts + 1):
         out, lse = attention_with_lse(q, k_parts[p], v_parts[p], scale)
         if p < parts:
-            lse = lse + row_bias(rows, width, bucket, strength, factor[:, p], p, lse)
+            lse = lse + row_bias(rows, width, row_amount(bucket, strength, factor, p), lse)
+        outs.append(out)
+        scores.append(lse)
+    if text is not None:
+        out, lse = masked_with_lse(q, text.k, text.v, scale, text.mask)
+        if text.kept:  # P- lowers the keys of nc: beside them the text's are raised, as the condition's are
+            lse = lse + row_bias(rows, width, kept_amount(bucket, strength, factor), lse)
         outs.append(out)
         scores.append(lse)
     # 6. The sets together, weighted by their log-sum-exps: softmax(A') V.
     return merge(outs, scores), Reading(own, factor)
 
 
-def row_bias(
-    rows: Rows, width: Tensor, bucket: Bucket, strength: Strength, factor: Tensor, part: int, like: Tensor
-) -> Tensor:
-    """Bias of every row (b, H, N) on the keys of condition part `part`, relative to the other keys (Eq. 4 and
+def row_amount(bucket: Bucket, strength: Strength, factor: Tensor, part: int) -> Tensor:
+    """P of the modulated rows (b, R) on the keys of condition part `part`, relative to those of nc (Eq. 4 and
     5)."""
-    import torch
-
+    factor = factor[:, part]
     own = bucket.own[part].to(factor.dtype) * strength.minus
     near = bucket.nearness[part].to(factor.dtype) * strength.plus
     # P- is negative on everything outside the condition, which is positive on the condition's own keys.
-    bias = width * ((own + near) * factor[:, None]).unsqueeze(1)
+    return (own + near) * factor[:, None]
+
+
+def kept_amount(bucket: Bucket, strength: Strength, factor: Tensor) -> Tensor:
+    """P of the modulated rows (b, R) on keys that it leaves alone, relative to those of nc."""
+    own = [own.to(factor.dtype) * factor[:, p : p + 1] for p, own in enumerate(bucket.own)]
+    return sum(own[1:], own[0]) * strength.minus
+
+
+def row_bias(rows: Rows, width: Tensor, amount: Tensor, like: Tensor) -> Tensor:
+    """Bias of every row (b, H, N) from P of the modulated ones, `amount` (b, R), mapped back (A12)."""
+    import torch
+
+    bias = width * amount.unsqueeze(1)
     index = rows.index[:, None].expand(-1, like.shape[1], -1)
     return torch.zeros_like(like).scatter(2, index, bias.to(like.dtype))

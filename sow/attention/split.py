@@ -52,6 +52,21 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
     return (logits.softmax(-1) @ v.float()).to(q.dtype), logits.logsumexp(-1)
 
 
+def masked_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`attention_with_lse` over the keys that `mask` (B, M, bool; None = all) lets through.
+
+    A sample without any has the log-sum-exp -inf, which gives its output no weight in `merge`.
+    """
+    if mask is None:
+        return attention_with_lse(q, k, v, scale)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    logits = (q.to(dtype) @ k.to(dtype).transpose(-1, -2)) * scale
+    logits = logits.masked_fill(~mask[:, None, None], -torch.inf)
+    return (logits.softmax(-1).nan_to_num(0.0) @ v.to(dtype)).to(q.dtype), logits.logsumexp(-1)
+
+
 def merge(outs: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
     """Sum of `outs` (each (B, H, N, d)) weighted by the softmax of `scores` (each (B, H, N)) over the
     parts."""

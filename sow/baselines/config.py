@@ -71,10 +71,11 @@ class Baseline:
         from sow.method.denoiser import Model
 
         engine = named(self.engine)
-        if backbone.flow:
+        if backbone.flow or backbone.transformer:
+            what = "a rectified flow" if backbone.flow else "a diffusion transformer"
             raise UserError(
-                f"method={config.choices['method']} was written for models that predict noise, and this one "
-                "is a rectified flow: take method=sow (method, model)"
+                f"method={config.choices['method']} was written for UNets that predict noise, and this model "
+                f"is {what}: take method=sow (method, model)"
             )
         own, more = engine.loaded(self, backbone)
         try:

@@ -24,7 +24,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sow.attention.processor import Modulator, SelfAttentionProcessor
+from sow.attention.modulator import Modulator
+from sow.attention.processor import SelfAttentionProcessor
 from sow.attention.regions import SampleRegions, layer_sizes, nearest
 
 REGIONS = ("condition", "related", "rest")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sow.attention.gate import nearest_count
-from sow.attention.processor import Modulator
+from sow.attention.modulator import Modulator
 from sow.attention.regions import SampleRegions
 from sow.dynamics.observe import REGIONS, AttentionMass, ShadowGate, Watcher, observed, three_regions
 from sow.dynamics.perturb import (

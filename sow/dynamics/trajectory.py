@@ -20,6 +20,7 @@ from sow.errors import UserError
 from sow.method import noise
 from sow.method.denoiser import Denoiser
 from sow.method.diffusion import Schedule
+from sow.method.process import need_noise, process_of
 from sow.method.guidance import ClassifierFree
 from sow.models.backbone import Backbone
 
@@ -37,7 +38,7 @@ class Trajectory:
         """The trajectory of `steps` steps K; raises UserError when the model's schedule has no such K."""
         if batch < 1:
             raise UserError(f"need at least one latent per UNet call, got {batch} (study.batch)")
-        return cls(backbone, Schedule.from_config(backbone.scheduler_config, steps), batch)
+        return cls(backbone, need_noise(process_of(backbone, steps)), batch)
 
     @property
     def steps(self) -> int:

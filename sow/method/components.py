@@ -44,6 +44,7 @@ class Components(Method):
         _ = self.t1, self.t3  # both are resolved, or fail, before anything runs
         self.inversion.check_start(self.seed_init.start)
         self.inversion.check_process(self.schedule)
+        self.inversion.check_positions(self.backbone.transformer)
         if self.inversion.official or self.cycle.official:
             self.schedule.need_official()
 

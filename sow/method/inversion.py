@@ -57,6 +57,14 @@ class Inversion:
                 "variance-preserving: take inversion.solver=reverse (inversion.solver)"
             )
 
+    def check_positions(self, transformer: bool) -> None:
+        """Raise UserError for a crop inverted alone by a transformer, at whose origin it would lie (A2)."""
+        if transformer and self.condition == "alone" and self.solver != "free":
+            raise UserError(
+                "a crop inverted alone lies at the origin of a transformer's positions, not where it is "
+                "placed: take inversion=flow or inversion.condition=canvas (inversion.condition)"
+            )
+
     def calls(self, states: int) -> int:
         """How many steps with a network call an inversion x_0 -> x_states takes."""
         return 0 if self.solver == "free" else states

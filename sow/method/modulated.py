@@ -20,7 +20,7 @@ from sow.types import StepContext
 if TYPE_CHECKING:
     from sow.attention.decay import DecayInDistance
     from sow.attention.gate import Gate
-    from sow.attention.processor import Modulator
+    from sow.attention.modulator import Modulator
     from sow.attention.regions import SampleRegions
     from sow.method.seed_init import Batch
 
@@ -41,7 +41,7 @@ class ModulatedAttention:
     @cached_property
     def modulator(self) -> Modulator:
         """What the attention's layers are given to."""
-        from sow.attention.processor import Modulator
+        from sow.attention.modulator import Modulator
 
         return Modulator(
             self.modulation, self.gate, self.decay_distance, self.regions, self.latent_size, self.device

@@ -7,7 +7,7 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from sow.errors import UserError
 from sow.models import checkpoint
@@ -35,6 +35,9 @@ class Backbone:
     `autocast`: the UNet's products in bfloat16, over float32 weights; text and pictures keep their precision.
     """
 
+    transformer: ClassVar[bool] = False  # whether the network is one
+    embedded_guidance: float | None = None  # what a guidance-distilled network is told
+
     def __init__(
         self,
         vae: Any,
@@ -57,7 +60,8 @@ class Backbone:
         self.tokenizer = tokenizer
         self.scheduler_config = dict(scheduler_config)
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.channels = int(unet.config.out_channels)  # inpainting UNets take more than the latents
+        # Inpainting UNets take more than the latents; a transformer may leave its channels open.
+        self.channels = int(getattr(unet.config, "out_channels", None) or vae.config.latent_channels)
         self.autocast = False
         self.compiled = False
         self.evaluations: Counter[tuple[int, int]] = Counter()
@@ -135,15 +139,15 @@ class Backbone:
         tokens = tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
-        self._warn_lost(prompt, length)
+        self.warn_lost(prompt, self.tokenizer, length)
         return tokens.input_ids
 
-    def _warn_lost(self, prompt: str, length: int) -> None:
+    def warn_lost(self, prompt: str, tokenizer: Any, length: int) -> None:
         """Say once which words of a prompt lie past the tokenizer's length and are lost."""
-        full = self.tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
+        full = tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
         if len(full) > length and prompt not in self._warned:
             self._warned.add(prompt)
-            lost = self.tokenizer.decode(full[length - 1 : -1]).strip()
+            lost = tokenizer.decode(full[length - 1 : -1]).strip()
             log.warning("the prompt is longer than %d tokens; these words are lost: %r", length, lost)
 
     def encode(self, images: Tensor, noises: Tensor | None = None) -> Tensor:
@@ -241,17 +245,21 @@ class Backbone:
         height, width = latents.shape[-2:]
         self.evaluations[height, width] += len(latents)
         self.calls += 1
-        with torch.no_grad():
-            own = self.unet_inputs(latents, prompt_embeds)
-            if "added_cond_kwargs" in more:
-                own["added_cond_kwargs"] = {
-                    **own.get("added_cond_kwargs", {}),
-                    **more.pop("added_cond_kwargs"),
-                }
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                output = self.unet(latents, self.on_device(timestep), return_dict=False, **own, **more)[0]
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.call(latents, timestep, prompt_embeds, **more)
         # A copy where it is compiled: a CUDA graph writes over what it handed out.
         return output.to(latents.dtype, copy=self.compiled)
+
+    def call(self, latents: Tensor, timestep: float, prompt_embeds: Tensor, **more: Any) -> Tensor:
+        """The network's output, as `predict` asks for it."""
+        own = self.unet_inputs(latents, prompt_embeds)
+        if "added_cond_kwargs" in more:
+            own["added_cond_kwargs"] = {**own.get("added_cond_kwargs", {}), **more.pop("added_cond_kwargs")}
+        return self.unet(latents, self.on_device(timestep), return_dict=False, **own, **more)[0]
+
+    def widest(self, height: int, width: int) -> int:
+        """Numbers in the network's largest feature map of one picture with latents of (height, width)."""
+        return height * width * int(self.unet.config.block_out_channels[0])
 
     def compile(self, **how: Any) -> None:
         """Compile the UNet; `how` goes to torch.compile. A graph for each batch size and latent size.

@@ -34,6 +34,29 @@ def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None,
     return model
 
 
+def load_parts(
+    parts: Mapping[str, str], source: str, hub: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A pipeline's folder, part by part: `parts` are folders and classes of diffusers or transformers."""
+    import diffusers
+    import transformers
+    from transformers.models.t5gemma import T5GemmaModuleConfig, modeling_t5gemma
+
+    found = {}
+    for part, name in parts.items():
+        cls = next(getattr(m, name) for m in (transformers, diffusers, modeling_t5gemma) if hasattr(m, name))
+        if part.startswith("tokenizer"):
+            found[part] = cls.from_pretrained(source, subfolder=part, **hub)
+        else:
+            more = {}
+            if (
+                name == "T5GemmaEncoder"
+            ):  # whose class reads the configuration of encoder and decoder together
+                more["config"] = T5GemmaModuleConfig.from_pretrained(source, subfolder=part, **hub)
+            found[part] = load_whole(cls, source, subfolder=part, **options, **more)
+    return found
+
+
 def fill(module: Any, state: Mapping[str, Any], place: str, key: str) -> None:
     """Load `state` into `module`, counters of batch normalisation apart; raises UserError where they do not
     fit."""

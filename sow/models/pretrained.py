@@ -12,7 +12,8 @@ from typing import Any, Literal
 from sow.errors import UserError
 from sow.models import checkpoint
 from sow.models.backbone import Backbone, ConditionSize, Dtype, Size, make_canvas, pick_device
-from sow.models.loading import load_whole
+from sow.models.loading import load_parts, load_whole
+from sow.models.transformer import PATCH, TransformerBackbone, adapter_of, distilled
 from sow.store.checksums import check_files
 from sow.store.inputs import hub_revision
 from sow.types import Canvas, component
@@ -47,6 +48,11 @@ class Pretrained:
     `compile`         none, or the mode that torch.compile takes for the UNet, modulated attention included
     `prediction_type`, `timestep_spacing`  in place of the scheduler's own, for a fine-tune that is labelled
                                            wrongly
+    `embedded_guidance`  what a network is told that takes its guidance as an input (FLUX.1 dev); None = it
+                         does not
+    `licence`, `gated`   of the hub's files, said before they are fetched
+
+    A diffusion transformer's folder, which has `transformer` in place of `unet`, loads through its adapter.
     """
 
     path: str | None
@@ -68,6 +74,9 @@ class Pretrained:
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"]
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None
+    embedded_guidance: float | None = None
+    licence: str | None = None
+    gated: bool = False
 
     def __post_init__(self) -> None:
         if self.path is None and self.repo_id is None:
@@ -114,6 +123,9 @@ class Pretrained:
         if self.path is not None:
             return self._load(str(self.folder()), local=True)
         tried = [str(self.repo_id), *self.mirrors]
+        if self.licence is not None:
+            gate = "; its page must be accepted once, and a token given to the hub" if self.gated else ""
+            log.warning("%s has the licence %s%s (model.repo_id)", tried[0], self.licence, gate)
         for source in tried:
             try:
                 return self._load(source, local=False)
@@ -123,6 +135,7 @@ class Pretrained:
             f"no weights for {tried[0]} on this disk or from the hub (tried {', '.join(tried)}): download "
             "one of them, or "
             "give a local folder with model=local model.path=DIR (model.repo_id, model.mirrors)"
+            + ("; the hub gives it to those who accepted its page and are logged in" if self.gated else "")
         )
 
     def _load(self, source: str, local: bool) -> Backbone:
@@ -141,6 +154,8 @@ class Pretrained:
         try:
             if local:
                 check_files(Path(source), "model.path")
+            if (adapter := self._adapter(source, local)) is not None:
+                return self._finish(self._load_transformer(adapter, source, hub, options))
             for part, cls in {"unet": UNet2DConditionModel, "vae": AutoencoderKL}.items():
                 config = cls.load_config(source, subfolder=part, **hub)
                 known = inspect.signature(cls.__init__).parameters
@@ -165,6 +180,47 @@ class Pretrained:
             raise UserError(f"cannot load the model in {source}: {error} ({options['key']})") from error
         fit_together(made, source)
         return self._finish(made)
+
+    def _adapter(self, source: str, local: bool) -> Any:
+        """The adapter of a diffusion transformer, None for a UNet."""
+        from diffusers import DiffusionPipeline
+
+        if local and not (Path(source) / "transformer").is_dir():
+            return None
+        try:
+            index = DiffusionPipeline.load_config(source, **({} if local else {"revision": self.revision}))
+        except OSError:
+            if local:
+                raise
+            return None  # a folder of parts without a model_index.json, as some mirrors are
+        return adapter_of(index, source) if local or "transformer" in index else None
+
+    def _load_transformer(
+        self, adapter: Any, source: str, hub: dict[str, Any], options: dict[str, Any]
+    ) -> Backbone:
+        from diffusers import DDIMScheduler
+
+        scheduler = self.scheduler(DDIMScheduler.load_config(source, subfolder="scheduler", **hub), source)
+        parts = load_parts(adapter.PARTS, source, hub, options)
+        checkpoint.check_vae(parts["vae"].config, f"{source}/vae/config.json")
+        made = adapter(parts, scheduler, pick_device(self.device), self.dtype)
+        if word := distilled(source):
+            log.warning(
+                "%s is distilled to a few steps (%r): its velocities are no path that can be "
+                "walked back, and inversion on such models is reported to fail; take the model it was "
+                "made from (model.path, model.repo_id)",
+                source,
+                word,
+            )
+        guided = bool(getattr(made.unet.config, "guidance_embeds", False))
+        if guided != (self.embedded_guidance is not None):
+            need = "takes its guidance as an input: give model.embedded_guidance=3.5"
+            raise UserError(
+                f"{source} {need if guided else 'takes no guidance as an input: leave it out'} "
+                "(model.embedded_guidance)"
+            )
+        made.embedded_guidance = self.embedded_guidance
+        return made
 
     def scheduler(self, config: dict[str, Any], source: str) -> dict[str, Any]:
         """The checkpoint's scheduler configuration, with what `prediction_type` and `timestep_spacing` put
@@ -211,6 +267,14 @@ class Pretrained:
         """Diffusers' low-memory options on a loaded model, and those for speed."""
         import torch
 
+        if backbone.transformer:
+            wrong = [n for n in ("attention_slicing", "channels_last", "fuse_qkv") if getattr(self, n)]
+            wrong += ["compile"] if self.compile != "none" else []
+            if wrong:
+                names = ", ".join(f"model.{n}" for n in wrong)
+                raise UserError(
+                    f"{names} is for UNets, and this is a diffusion transformer: leave it out ({names})"
+                )
         if self.vae_slicing:
             backbone.vae.enable_slicing()
         if self.vae_tiling:
@@ -236,28 +300,48 @@ class Pretrained:
         return backbone
 
     def canvas_of(self, backbone: Backbone, width: int | None, height: int | None) -> Canvas:
-        """The canvas of a run: what the user asked for, else the config's, else the UNet's training size."""
+        """The canvas of a run: what the user asked for, else the config's, else the training's."""
+        if isinstance(backbone, TransformerBackbone):
+            return self._canvas({"sample_size": backbone.side()}, backbone.factor, width, height, PATCH)
         return self._canvas(backbone.unet.config, backbone.factor, width, height)
 
-    def known(self, width: int | None, height: int | None) -> tuple[Canvas, Mapping[str, Any]] | None:
-        """The canvas of a run and the UNet's configuration, as a local folder says before it is loaded."""
-        if self.path is None:
+    def known(self, width: int | None, height: int | None) -> tuple[Canvas, Mapping[str, Any] | None] | None:
+        """The canvas of a run and the UNet's configuration, as a local folder says before it is loaded; None
+        where it does not."""
+        if self.path is None or (self.folder() / "transformer").is_dir():
             return None
         unet, vae = (checkpoint.read(self.folder() / part / "config.json") for part in ("unet", "vae"))
         factor = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
         return self._canvas(unet, factor, width, height), unet
 
-    def _canvas(self, unet: Mapping[str, Any], factor: int, width: int | None, height: int | None) -> Canvas:
+    def _canvas(
+        self,
+        unet: Mapping[str, Any],
+        factor: int,
+        width: int | None,
+        height: int | None,
+        patch: int = 1,
+    ) -> Canvas:
         size = unet.get("sample_size") or 64  # Stable Diffusion's own, where the file is silent
         tall, wide = (size, size) if isinstance(size, int) else size
         default = self.canvas or [wide * factor, tall * factor]
-        return make_canvas(width or default[0], height or default[1], factor, self.condition_size)
+        wide, tall = width or default[0], height or default[1]
+        if wide % (factor * patch) or tall % (factor * patch):
+            raise UserError(
+                f"the canvas must be a multiple of {factor * patch} pixels, got {wide} x {tall} (width, "
+                "height, model.canvas)"
+            )
+        return make_canvas(wide, tall, factor, self.condition_size)
 
 
 def check_folder(folder: Path) -> None:
     """Fail early and clearly when a folder is no Stable-Diffusion-format model."""
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder} (model.path)")
+    if (folder / "transformer").is_dir():
+        need(folder, tuple(adapter_of(checkpoint.read(folder / "model_index.json"), str(folder)).PARTS))
+        checkpoint.check_vae(checkpoint.read(folder / "vae" / "config.json"), f"{folder}/vae/config.json")
+        return
     need(folder, PARTS)
     unet = checkpoint.read(folder / "unet" / "config.json")
     if unet.get("addition_embed_type") == "text_time":

@@ -28,7 +28,7 @@ def automatic_batch_size(backbone: Backbone, canvas: Canvas, branches: int) -> i
     call."""
     size = torch.empty((), dtype=backbone.dtype).element_size()
     height, width = canvas.latent_size
-    unet = UNET_COPIES * branches * height * width * backbone.unet.config.block_out_channels[0] * size
+    unet = UNET_COPIES * branches * backbone.widest(height, width) * size
     decoder = DECODER_COPIES * canvas.height * canvas.width * backbone.vae.config.block_out_channels[0] * size
     found = int(SHARE * free_memory(backbone.device) / max(unet, decoder))
     chosen = max(1, min(LARGEST, found))

@@ -178,6 +178,7 @@ def identity(backbone: Backbone) -> str:
         torch.get_float32_matmul_precision(),
         type(backbone).__qualname__,
         getattr(backbone, "zero_empty", None),
+        backbone.embedded_guidance,
         backbone.tokenizer.get_vocab(),
         int(backbone.tokenizer.model_max_length),
     ]

@@ -92,6 +92,8 @@ def pipeline(config: Config, method: Any) -> Pipeline:
 
 def need_plain(backbone: Backbone) -> None:
     """Raise UserError for an inpainting checkpoint, whose UNet takes more than the latents."""
+    if backbone.transformer:
+        return
     unet = backbone.unet.config
     if unet.in_channels != unet.out_channels:
         raise UserError(

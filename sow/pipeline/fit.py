@@ -22,11 +22,13 @@ def check_fit(config: Config) -> None:
     known = check_canvas(config)
     if known is not None and isinstance(config.modulation, Modulation):
         canvas, unet = known
-        config.modulation.check_layers(attention_layers(unet, canvas.latent_size))
+        if unet is not None:
+            config.modulation.check_layers(attention_layers(unet, canvas.latent_size))
 
 
-def check_canvas(config: Config) -> tuple[Canvas, Mapping[str, Any]] | None:
-    """The canvas and the UNet's configuration, None for a model that is still to be fetched.
+def check_canvas(config: Config) -> tuple[Canvas, Mapping[str, Any] | None] | None:
+    """The canvas and the UNet's configuration (None for a transformer), None for a model that is still to be
+    fetched.
 
     Raises UserError for sides that the model cannot make and for a box of the user that leaves the canvas.
     """
