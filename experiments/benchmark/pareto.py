@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sow.report.tables import Table
 
+
 @dataclass(frozen=True)
 class Point:
     """A row: its UNet evaluations, a column's mean with its interval, and the groups that it rests on."""

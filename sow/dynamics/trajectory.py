@@ -20,8 +20,8 @@ from sow.errors import UserError
 from sow.method import noise
 from sow.method.denoiser import Denoiser
 from sow.method.diffusion import Schedule
-from sow.method.process import need_noise, process_of
 from sow.method.guidance import ClassifierFree
+from sow.method.process import need_noise, process_of
 from sow.models.backbone import Backbone
 
 
