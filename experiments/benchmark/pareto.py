@@ -32,7 +32,8 @@ class Point:
 def front(points: Sequence[Point], lower: bool) -> list[Point]:
     """The points that no other beats, by evaluations.
 
-    One beats another where it takes no more evaluations and its interval lies wholly on the better side of the other's.
+    One beats another where it takes no more evaluations and its interval lies wholly on the better side of
+    the other's.
     Points of fewer groups than the most are not compared: they rest on other pictures.
     """
     most = max((p.groups for p in points), default=0)
