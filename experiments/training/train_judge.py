@@ -87,7 +87,8 @@ class TrainJudge:
             steps = trainer.run(trainer.spent + seconds_until(str(self.until)), time.monotonic)
         mean: dict[str, float] = {}
         for step, progress, terms in steps:
-            mean = {n: 0.97 * mean.get(n, float(v)) + 0.03 * float(v) for n, v in terms.items()}
+            now = {n: float(v) for n, v in terms.items()}
+            mean = {n: 0.97 * mean.get(n, v) + 0.03 * v for n, v in now.items()}
             if step % 50 == 0:
                 line = " ".join(f"{n} {v:.3f}" for n, v in mean.items())
                 print(f"step {step} {progress:6.1%} {line}", flush=True)

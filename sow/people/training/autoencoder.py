@@ -21,7 +21,7 @@ from sow.people.training.checkpoint import (
     save_state,
     unpack,
 )
-from sow.people.training.figures import read_shard
+from sow.people.training.figures import read_shard, shard_paths
 from sow.people.training.muon import Muon
 from sow.people.training.pace import Average, Pace
 from sow.people.training.recipes import AutoencoderRecipe
@@ -108,7 +108,7 @@ class CropPool:
         """Take in one unseen shard of each kind and drop a random old one where the pool is full."""
         while True:
             for mark, pool in (("-scene-", self.scenes), (f"-{self.recipe.crop}.", self.closeups)):
-                shards = [p for p in sorted(self.folder.glob("*.npz")) if mark in p.name]
+                shards = [p for p in shard_paths(self.folder) if mark in p.name]
                 fresh = [p for p in shards if p not in pool]
                 if fresh:
                     if len(pool) >= self.recipe.pool:

@@ -127,12 +127,8 @@ class Kept:
 
     def add(self, more: list[Kept]) -> Kept:
         """These figures and those."""
-        everything = [self, *more]
-        return Kept(
-            torch.cat([k.latents for k in everything]),
-            torch.cat([k.tokens for k in everything]),
-            torch.cat([k.squares for k in everything]),
-        )
+        columns = zip(*((k.latents, k.tokens, k.squares) for k in (self, *more)), strict=True)
+        return Kept(*(torch.cat(column) for column in columns))
 
 
 class LatentStream:
