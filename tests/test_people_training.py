@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from omegaconf import OmegaConf
 
 from experiments.training import people_evaluation, train_people
@@ -370,6 +370,15 @@ def test_every_phase_runs_on_what_the_phase_before_left(tmp_path, study, monkeyp
     assert np.array_equal(picture, grids.sample(pipeline, ["a person"], [0], steps=2))
     images = figures.held_out_images(2, 48, "gray")
     assert people_evaluation.round_trip(pipeline, images, ["a face"] * 2, steps=2).shape == images.shape
+    flow = dataclasses.replace(tiny.denoiser, predicts="velocity")
+    dataclasses.replace(tiny, output=str(tmp_path / "flow"), denoiser=flow)._export(no_tracker)
+    for other in (
+        export.load_pipeline(tmp_path / "flow"),
+        export.load_pipeline(tmp_path / "weights", tmp_path / "flow"),
+    ):
+        drawn = grids.sample(other, ["a person"], [0], steps=2)
+        assert isinstance(other.scheduler, FlowMatchEulerDiscreteScheduler)
+        assert not np.array_equal(picture, drawn)
 
 
 def test_the_study_names_what_is_wrong(study):
@@ -403,4 +412,6 @@ def test_the_evaluation_becomes_tables() -> None:
     ).splitlines()
     assert "| hair color | 50.0 % ± 5.0 (n = 100) | 50.0 % ± 5.0 (n = 100) |" in lines
     assert "| MTCNN finds a face | 50.0 % ± 5.0 (n = 100) |  |" in lines
+    alone = people_evaluation.markdown({"samples": {"renders": sample}})
+    assert alone.startswith("| held-out captions | renders |")
     assert people_evaluation.one_face([], []) == people_evaluation.share([])

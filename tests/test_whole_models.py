@@ -135,9 +135,30 @@ def test_what_ships_is_what_its_lists_say():
     import sow.people
 
     room = Path(sow.people.__file__).parent
-    for name in ("weights", "judge", "controlnet"):
+    for name in ("weights", "judge", "controlnet", "flow"):
         assert (room / name / checksums.LIST).is_file()
         checksums.check_files(room / name, name)
+
+
+def test_another_unet_stands_in_place_of_the_models_own(tmp_path):
+    flow = compose(["model=people_flow", "tracker=none"]).model
+    assert {flow.unet_folder(), flow.folder()} == set(flow.files())
+    backbone = flow.load()
+    assert backbone.scheduler_config["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+    file = flow.unet_folder() / "unet" / "diffusion_pytorch_model.safetensors"
+    assert torch.equal(backbone.unet.conv_in.weight, load_file(file)["conv_in.weight"].float())
+    other = tmp_path / "flow"
+    shutil.copytree(flow.unet_folder(), other)
+    words = ["model=people", f"model.unet_path={other}", "tracker=none"]
+    flip(other / "unet" / file.name)
+    with pytest.raises(UserError, match=r"is damaged or was changed.*model\.unet_path"):
+        compose(words).model.load()
+    shutil.rmtree(other / "scheduler")
+    with pytest.raises(UserError, match=r"lacks scheduler.*model\.unet_path"):
+        compose(words)
+    shutil.rmtree(other)
+    with pytest.raises(UserError, match=r"no such folder.*model\.unet_path"):
+        compose(words)
 
 
 def test_a_damaged_judge_is_not_asked(tmp_path):

@@ -111,8 +111,10 @@ def about_model(choices: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     where = model.get("path") or model.get("repo_id")
     if target.endswith("Tiny"):
         return "random weights (model=tiny): the pictures mean nothing"
-    if choices.get("model") == "people" or "/people/weights" in str(where):
-        return "the embedded model of drawn people (model=people)"
+    if choices.get("model") in ("people", "people_flow") or "/people/weights" in str(where):
+        flow = model.get("unet_path") is not None
+        kind = "flow" if flow else "model"
+        return f"the embedded {kind} of drawn people (model={'people_flow' if flow else 'people'})"
     return (
         f"{where} (model={choices.get('model', 'local')})" if where else str(choices.get("model", "unknown"))
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,9 +150,14 @@ def _found(images: NDArray[np.uint8]) -> Statistics:
 
 
 def sample_quality(
-    pipeline: StableDiffusionPipeline, judge: Judge, count: int, guidance: float, steps: tuple[int, ...]
+    pipeline: StableDiffusionPipeline,
+    judge: Judge,
+    count: int,
+    guidance: tuple[float, ...],
+    steps: tuple[int, ...],
 ) -> dict[str, Any]:
-    """Text agreement by the judge and MTCNN's face rate of samples for held-out captions, at each number of DDIM steps."""
+    """Text agreement by the judge and MTCNN's face rate of samples for held-out captions, at each number of steps and
+    guidance scale."""
 
     def measured(images: NDArray[np.uint8]) -> dict[str, Any]:
         readings = judge.read(list(images))
@@ -165,27 +171,44 @@ def sample_quality(
     prompts, seeds = [text for _, text, _ in rows], [seed for *_, seed in rows]
     renders = np.stack([render(seed, 128).image for seed in seeds])
     result: dict[str, Any] = {"renders": measured(renders)}
-    for number in steps:
-        images = sample(pipeline, prompts, seeds, steps=number, guidance=guidance)
-        result[f"{number} steps"] = measured(images)
+    for number, scale in product(steps, guidance):
+        images = sample(pipeline, prompts, seeds, steps=number, guidance=scale)
+        result[f"{number} steps, guidance {scale:g}"] = measured(images)
     return result
 
 
 def evaluate(pipeline: StableDiffusionPipeline, recipe: EvaluationRecipe) -> dict[str, Any]:
-    """All measurements as a plain dictionary of means, standard errors and numbers of pictures."""
+    """All measurements as a plain dictionary of means, standard errors and numbers of pictures; those of the samples
+    alone where the unet is another than the model's."""
     from sow.people.judge import load_judge
 
     judge = load_judge()  # first: without its weights nothing is measured for minutes in vain
+    samples = sample_quality(pipeline, judge, recipe.captions, recipe.guidance, recipe.steps)
+    if recipe.unet is not None:
+        return {"samples": samples}
     return {
         "autoencoder_psnr": autoencoder_quality(pipeline, recipe.figures),
         "mtcnn": decoded_faces(pipeline, recipe.figures),
         "inversion_psnr": inversion_quality(pipeline, recipe.inversions, recipe.inversion_steps),
-        "samples": sample_quality(pipeline, judge, recipe.captions, recipe.guidance, recipe.steps),
+        "samples": samples,
     }
 
 
 def markdown(numbers: Mapping[str, Any]) -> str:
-    """The measurements as two tables: the autoencoder's, and those of samples beside renders."""
+    """The measurements as tables: the autoencoder's, where it was measured, and those of samples beside renders."""
+    lines = [] if "autoencoder_psnr" not in numbers else [*_autoencoder(numbers), ""]
+    columns = list(numbers["samples"])
+    lines += ["| held-out captions | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    samples = [numbers["samples"][c] for c in columns]
+    for name in JUDGED:
+        cells = (_value(s["text"][name], percent=True) for s in samples)
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    for key, name in (("faces", "MTCNN finds a face"), ("one_face", "exactly one face")):
+        lines.append(f"| {name} | " + " | ".join(_value(s[key], percent=True) for s in samples) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _autoencoder(numbers: Mapping[str, Any]) -> list[str]:
     lines = ["| autoencoder | value |", "| --- | ---: |"]
     named = {"scene": "whole scenes", "closeup": "close-ups at 64 px", "gray": "faces on mid-gray at 64 px"}
     for key, name in named.items():
@@ -195,15 +218,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         lines.append(f"| DDIM inversion and back, {key} | {_value(values)} dB{against} |")
     for key, name in (("renders", "renders"), ("decoded", "the same, encoded and decoded")):
         lines.append(f"| MTCNN finds a face, {name} | {_value(numbers['mtcnn'][key], percent=True)} |")
-    columns = list(numbers["samples"])
-    lines += ["", "| held-out captions | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-    samples = [numbers["samples"][c] for c in columns]
-    for name in JUDGED:
-        cells = (_value(s["text"][name], percent=True) for s in samples)
-        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    for key, name in (("faces", "MTCNN finds a face"), ("one_face", "exactly one face")):
-        lines.append(f"| {name} | " + " | ".join(_value(s[key], percent=True) for s in samples) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _value(values: Statistics, percent: bool = False) -> str:

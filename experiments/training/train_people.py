@@ -140,7 +140,7 @@ class TrainPeople:
         from sow.people.training.export import export_weights
 
         unet = UNet2DConditionModel.from_pretrained(self._work / "denoiser" / "average")
-        export_weights(Path(self.output), self._vae(), *self._text_parts(), unet)
+        export_weights(Path(self.output), self._vae(), *self._text_parts(), unet, self.denoiser.predicts)
 
     def _evaluate(self, track: Tracker) -> None:
         import torch
@@ -151,9 +151,10 @@ class TrainPeople:
         from .people_evaluation import evaluate, markdown
 
         torch.set_num_threads(self.denoiser.threads)
-        pipeline = load_pipeline(Path(self.output))
         look = self.evaluation
-        people_grid(pipeline, Path(look.grid), steps=max(look.steps), guidance=look.guidance)
+        other = None if look.unet is None else Path(look.unet)
+        pipeline = load_pipeline(Path(self.output), other)
+        people_grid(pipeline, Path(look.grid), steps=max(look.steps), guidance=look.guidance[0])
         numbers = evaluate(pipeline, self.evaluation)
         self._work.mkdir(parents=True, exist_ok=True)
         (self._work / "evaluation.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -161,7 +162,7 @@ class TrainPeople:
         (self._work / "evaluation.md").write_text(text)
         print(text)
         if look.publish:
-            write_block(Path(self.output) / "README.md", "measured", text)
+            write_block((other or Path(self.output)) / "README.md", "measured", text)
 
     def _vae(self) -> AutoencoderKL:
         from diffusers import AutoencoderKL
@@ -177,9 +178,10 @@ class TrainPeople:
         return encoder, CLIPTokenizer.from_pretrained(text / "tokenizer")
 
     def _pipeline(self, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
-        from sow.people.training.export import assemble
+        from sow.people.training.export import assemble, schedule_of
 
-        return assemble(self._vae(), *self._text_parts(), unet)
+        scheduler = schedule_of(self.denoiser.predicts)
+        return assemble(self._vae(), *self._text_parts(), unet, scheduler)
 
 
 def _render(study: TrainPeople, part: tuple[int, int] = (0, 1)) -> None:

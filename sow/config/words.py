@@ -33,6 +33,7 @@ PATHS = (
     "method.cache",
     "method.path",
     "model.path",
+    "model.unet_path",
     "paths.outputs",
     "planner.path",
     "planner.store",

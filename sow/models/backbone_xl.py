@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sow.models.backbone import Backbone
+from sow.models.backbone import Backbone, Dtype
+from sow.models.loading import load_whole
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -79,3 +81,30 @@ class XLBackbone(Backbone):
                 "time_ids": sizes.to(prompt_embeds.device).expand(len(prompt_embeds), -1),
             },
         }
+
+
+def load_xl(
+    source: str,
+    hub: dict[str, Any],
+    options: dict[str, Any],
+    vae: Any,
+    text: Any,
+    tokenizer: Any,
+    unet: Any,
+    scheduler: dict[str, Any],
+    device: torch.device,
+    dtype: Dtype,
+) -> XLBackbone:
+    """The Stable-Diffusion-XL-format model in `source`, whose other parts are loaded: its second encoder and
+    tokenizer are added."""
+    from diffusers import StableDiffusionXLPipeline
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    second = load_whole(CLIPTextModelWithProjection, source, subfolder="text_encoder_2", **options)
+    tokenizers = [tokenizer, CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **hub)]
+    try:
+        index = StableDiffusionXLPipeline.load_config(source, **hub)
+    except OSError:  # a folder of parts without a model_index.json
+        index = {}
+    zero_empty = bool(index.get("force_zeros_for_empty_prompt", True))
+    return XLBackbone(vae, [text, second], tokenizers, unet, scheduler, device, dtype, zero_empty)

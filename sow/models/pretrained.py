@@ -12,15 +12,18 @@ from typing import Any, Literal
 from sow.errors import UserError
 from sow.models import checkpoint
 from sow.models.backbone import Backbone, ConditionSize, Dtype, Size, make_canvas, pick_device
-from sow.models.loading import load_parts, load_whole
-from sow.models.transformer import PATCH, TransformerBackbone, adapter_of, distilled
+from sow.models.loading import load_whole
+from sow.models.transformer import PATCH, TransformerBackbone, adapter_of, load_transformer
 from sow.store.checksums import check_files
 from sow.store.inputs import hub_revision
 from sow.types import Canvas, component
 
 log = logging.getLogger(__name__)
 
-PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+OWN = ("unet", "scheduler")
+PARTS = ("vae", "text_encoder", "tokenizer", *OWN)
+PEOPLE = Path(__file__).parents[1] / "people"
+SHIPPED = {"people": PEOPLE / "weights", "people_flow": PEOPLE / "flow"}  # come with the package
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 CHECKS = {
     "vae": checkpoint.check_vae,
@@ -50,6 +53,8 @@ class Pretrained:
                                            wrongly
     `embedded_guidance`  what a network is told that takes its guidance as an input (FLUX.1 dev); None = it
                          does not
+    `unet_path`          folder with another unet and scheduler for the same latents and prompt embeddings;
+                         "people_flow" = the rectified flow of the embedded model; None = the model's own
     `licence`, `gated`   of the hub's files, said before they are fetched
 
     A diffusion transformer's folder, which has `transformer` in place of `unet`, loads through its adapter.
@@ -75,6 +80,7 @@ class Pretrained:
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None
     embedded_guidance: float | None = None
+    unet_path: str | None = None
     licence: str | None = None
     gated: bool = False
 
@@ -93,19 +99,29 @@ class Pretrained:
         if low > high:
             raise UserError(f"need smallest <= largest, got {self.condition_size} (model.condition_size)")
         if self.path is not None:
-            folder = self.folder()
-            check_folder(folder)
-            self.scheduler(checkpoint.read(folder / checkpoint.SCHEDULER_FILE), str(folder))
+            check_folder(self.folder())
+        if self.unet_path is not None:
+            need(self.unet_folder(), OWN, "model.unet_path")
+            where = self.unet_folder() / "unet" / "config.json"
+            checkpoint.check_unet(checkpoint.read(where), str(where))
+        if self.path is not None or self.unet_path is not None:
+            where = self.unet_folder()
+            self.scheduler(checkpoint.read(where / checkpoint.SCHEDULER_FILE), str(where))
 
     def folder(self) -> Path:
         """The local folder; "people" names the weights that come with the package."""
-        if self.path == "people":
-            return Path(__file__).parents[1] / "people" / "weights"
-        return Path(str(self.path)).expanduser()
+        return SHIPPED.get(str(self.path)) or Path(str(self.path)).expanduser()
+
+    def unet_folder(self) -> Path:
+        """The local folder of unet and scheduler."""
+        if self.unet_path is None:
+            return self.folder()
+        return SHIPPED.get(self.unet_path) or Path(self.unet_path).expanduser()
 
     def files(self) -> list[Path]:
-        """All that lies in the local folder."""
-        return [] if self.path is None else [self.folder()]
+        """All that lies in the local folders."""
+        own = [] if self.path is None else [self.folder()]
+        return own if self.unet_path is None else [*own, self.unet_folder()]
 
     def revisions(self) -> dict[str, str]:
         """The commits of the hub's models on this disk that may be loaded."""
@@ -143,6 +159,8 @@ class Pretrained:
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
+        from sow.models.backbone_xl import load_xl
+
         hub = {} if local else {"revision": self.revision}
         options = {
             **hub,
@@ -154,24 +172,42 @@ class Pretrained:
         try:
             if local:
                 check_files(Path(source), "model.path")
+            own = source  # of unet and scheduler
+            if self.unet_path is not None:
+                own = str(self.unet_folder())
+                check_files(self.unet_folder(), "model.unet_path")
+            device = pick_device(self.device)
             if (adapter := self._adapter(source, local)) is not None:
-                return self._finish(self._load_transformer(adapter, source, hub, options))
+                if self.unet_path is not None:
+                    raise UserError(
+                        f"{source} holds a diffusion transformer, which has no unet: leave it out "
+                        "(model.unet_path)"
+                    )
+                scheduler = self.scheduler(
+                    DDIMScheduler.load_config(source, subfolder="scheduler", **hub), source
+                )
+                return self._finish(
+                    load_transformer(
+                        adapter, source, hub, options, scheduler, device, self.dtype, self.embedded_guidance
+                    )
+                )
             for part, cls in {"unet": UNet2DConditionModel, "vae": AutoencoderKL}.items():
-                config = cls.load_config(source, subfolder=part, **hub)
+                place = own if part == "unet" else source
+                config = cls.load_config(place, subfolder=part, **hub)
                 known = inspect.signature(cls.__init__).parameters
-                checkpoint.check_known(config, known, f"{source}/{part}/config.json")
-                CHECKS[part](config, f"{source}/{part}/config.json")
-            scheduler = self.scheduler(
-                DDIMScheduler.load_config(source, subfolder="scheduler", **hub), source
-            )
-            unet = load_whole(UNet2DConditionModel, source, subfolder="unet", **options)
+                checkpoint.check_known(config, known, f"{place}/{part}/config.json")
+                CHECKS[part](config, f"{place}/{part}/config.json")
+            scheduler = self.scheduler(DDIMScheduler.load_config(own, subfolder="scheduler", **hub), own)
+            unet = load_whole(UNet2DConditionModel, own, subfolder="unet", **options)
             vae = load_whole(AutoencoderKL, source, subfolder="vae", **options)
             text = load_whole(CLIPTextModel, source, subfolder="text_encoder", **options)
             tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **hub)
             if unet.config.addition_embed_type == "text_time":
-                made = self._load_xl(source, hub, options, unet, vae, text, tokenizer, scheduler)
+                made = load_xl(
+                    source, hub, options, vae, text, tokenizer, unet, scheduler, device, self.dtype
+                )
             else:
-                made = Backbone(vae, text, tokenizer, unet, scheduler, pick_device(self.device), self.dtype)
+                made = Backbone(vae, text, tokenizer, unet, scheduler, device, self.dtype)
         except UserError:
             raise
         except Exception as error:
@@ -195,33 +231,6 @@ class Pretrained:
             return None  # a folder of parts without a model_index.json, as some mirrors are
         return adapter_of(index, source) if local or "transformer" in index else None
 
-    def _load_transformer(
-        self, adapter: Any, source: str, hub: dict[str, Any], options: dict[str, Any]
-    ) -> Backbone:
-        from diffusers import DDIMScheduler
-
-        scheduler = self.scheduler(DDIMScheduler.load_config(source, subfolder="scheduler", **hub), source)
-        parts = load_parts(adapter.PARTS, source, hub, options)
-        checkpoint.check_vae(parts["vae"].config, f"{source}/vae/config.json")
-        made = adapter(parts, scheduler, pick_device(self.device), self.dtype)
-        if word := distilled(source):
-            log.warning(
-                "%s is distilled to a few steps (%r): its velocities are no path that can be "
-                "walked back, and inversion on such models is reported to fail; take the model it was "
-                "made from (model.path, model.repo_id)",
-                source,
-                word,
-            )
-        guided = bool(getattr(made.unet.config, "guidance_embeds", False))
-        if guided != (self.embedded_guidance is not None):
-            need = "takes its guidance as an input: give model.embedded_guidance=3.5"
-            raise UserError(
-                f"{source} {need if guided else 'takes no guidance as an input: leave it out'} "
-                "(model.embedded_guidance)"
-            )
-        made.embedded_guidance = self.embedded_guidance
-        return made
-
     def scheduler(self, config: dict[str, Any], source: str) -> dict[str, Any]:
         """The checkpoint's scheduler configuration, with what `prediction_type` and `timestep_spacing` put
         right."""
@@ -235,33 +244,6 @@ class Pretrained:
         config = {**config, **own}
         checkpoint.check_scheduler(config, f"{source}/{checkpoint.SCHEDULER_FILE}")
         return config
-
-    def _load_xl(
-        self,
-        source: str,
-        hub: dict[str, Any],
-        options: dict[str, Any],
-        unet: Any,
-        vae: Any,
-        text: Any,
-        tokenizer: Any,
-        scheduler: dict[str, Any],
-    ) -> Backbone:
-        """The rest of a Stable-Diffusion-XL-format model: its second text encoder and tokenizer."""
-        from diffusers import StableDiffusionXLPipeline
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
-
-        from sow.models.backbone_xl import XLBackbone
-
-        second = load_whole(CLIPTextModelWithProjection, source, subfolder="text_encoder_2", **options)
-        tokenizers = [tokenizer, CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **hub)]
-        try:
-            index = StableDiffusionXLPipeline.load_config(source, **hub)
-        except OSError:  # a folder of parts without a model_index.json
-            index = {}
-        zero_empty = bool(index.get("force_zeros_for_empty_prompt", True))
-        device = pick_device(self.device)
-        return XLBackbone(vae, [text, second], tokenizers, unet, scheduler, device, self.dtype, zero_empty)
 
     def _finish(self, backbone: Backbone) -> Backbone:
         """Diffusers' low-memory options on a loaded model, and those for speed."""
@@ -310,7 +292,8 @@ class Pretrained:
         where it does not."""
         if self.path is None or (self.folder() / "transformer").is_dir():
             return None
-        unet, vae = (checkpoint.read(self.folder() / part / "config.json") for part in ("unet", "vae"))
+        unet = checkpoint.read(self.unet_folder() / "unet" / "config.json")
+        vae = checkpoint.read(self.folder() / "vae" / "config.json")
         factor = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
         return self._canvas(unet, factor, width, height), unet
 
@@ -336,8 +319,7 @@ class Pretrained:
 
 def check_folder(folder: Path) -> None:
     """Fail early and clearly when a folder is no Stable-Diffusion-format model."""
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder} (model.path)")
+    need(folder, ())
     if (folder / "transformer").is_dir():
         need(folder, tuple(adapter_of(checkpoint.read(folder / "model_index.json"), str(folder)).PARTS))
         checkpoint.check_vae(checkpoint.read(folder / "vae" / "config.json"), f"{folder}/vae/config.json")
@@ -351,13 +333,13 @@ def check_folder(folder: Path) -> None:
             check(checkpoint.read(folder / part / "config.json"), f"{folder / part}/config.json")
 
 
-def need(folder: Path, parts: Sequence[str]) -> None:
-    """Raise UserError for the parts of a model that the folder lacks."""
+def need(folder: Path, parts: Sequence[str], key: str = "model.path") -> None:
+    """Raise UserError for a folder that is not there, and for the parts of a model that it lacks."""
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder} ({key})")
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
-        raise UserError(
-            f"{folder} lacks {', '.join(missing)}: give a Stable-Diffusion-format folder (model.path)"
-        )
+        raise UserError(f"{folder} lacks {', '.join(missing)}: give a Stable-Diffusion-format folder ({key})")
 
 
 def fit_together(backbone: Backbone, source: str) -> None:

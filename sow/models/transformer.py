@@ -9,14 +9,20 @@ everywhere; a transformer that wants them packed gets them packed in `call`.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sow.errors import UserError
-from sow.models.backbone import Backbone
+from sow.models import checkpoint
+from sow.models.backbone import Backbone, Dtype
+from sow.models.loading import load_parts
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 # Pipelines of diffusers -> adapters.
 ADAPTERS = {
@@ -161,3 +167,37 @@ def own_size(backbone: TransformerBackbone, latent_size: Sequence[int] | None) -
     """(h, w) of latents, the model's own where none is given."""
     height, width = latent_size or (backbone.side(), backbone.side())
     return int(height), int(width)
+
+
+def load_transformer(
+    adapter: Any,
+    source: str,
+    hub: dict[str, Any],
+    options: dict[str, Any],
+    scheduler: dict[str, Any],
+    device: torch.device,
+    dtype: Dtype,
+    embedded_guidance: float | None,
+) -> TransformerBackbone:
+    """A diffusion transformer's folder or hub id through its adapter; raises UserError where
+    `embedded_guidance` does not fit the network, and warns of distilled ones."""
+    parts = load_parts(adapter.PARTS, source, hub, options)
+    checkpoint.check_vae(parts["vae"].config, f"{source}/vae/config.json")
+    made = adapter(parts, scheduler, device, dtype)
+    if word := distilled(source):
+        log.warning(
+            "%s is distilled to a few steps (%r): its velocities are no path that can be walked back, and "
+            "inversion on such models is reported to fail; take the model it was made from "
+            "(model.path, model.repo_id)",
+            source,
+            word,
+        )
+    guided = bool(getattr(made.unet.config, "guidance_embeds", False))
+    if guided != (embedded_guidance is not None):
+        need = "takes its guidance as an input: give model.embedded_guidance=3.5"
+        raise UserError(
+            f"{source} {need if guided else 'takes no guidance as an input: leave it out'} "
+            "(model.embedded_guidance)"
+        )
+    made.embedded_guidance = embedded_guidance
+    return made

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sow.people.training.denoiser import noise_schedule
+from sow.people.training.denoiser import flow_schedule, noise_schedule
 from sow.store.checksums import LIST, write_checksums
 from sow.store.files import atomic_folder
 
+Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler
 SHARD = "15MB"  # of one weight file, at most
 
 
@@ -23,8 +31,9 @@ def export_weights(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
+    predicts: str = "epsilon",
 ) -> Path:
-    """Write the pipeline to `folder` in float16 as Stable Diffusion's layout, beside it first and then renamed.
+    """Write the pipeline, whose unet predicts "epsilon" or a flow's "velocity", to `folder` in float16 as Stable Diffusion's layout, beside it first and then renamed.
 
     `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)` reads it. Files of
     the old folder that no export writes (the judge's weights, the model card) move along.
@@ -41,13 +50,19 @@ def export_weights(
             copy.load_state_dict(model.state_dict())
             copy.half().save_pretrained(fresh / name, max_shard_size=SHARD, safe_serialization=True)
             forget_origin(fresh / name / "config.json")
-        noise_schedule().save_pretrained(fresh / "scheduler")
+        scheduler = schedule_of(predicts)
+        scheduler.save_pretrained(fresh / "scheduler")
         tokenizer_files = Path(tokenizer.name_or_path)
         shutil.copytree(tokenizer_files, fresh / "tokenizer")
-        _write_index(fresh)
+        _write_index(fresh, type(scheduler).__name__)
         carry_over(folder, fresh)
         write_checksums(fresh)
     return folder
+
+
+def schedule_of(predicts: str) -> Scheduler:
+    """The scheduler of what the noise predictor was trained to predict."""
+    return flow_schedule() if predicts == "velocity" else noise_schedule()
 
 
 def forget_origin(config: Path) -> None:
@@ -57,13 +72,13 @@ def forget_origin(config: Path) -> None:
     config.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _write_index(folder: Path) -> None:
+def _write_index(folder: Path, scheduler: str) -> None:
     classes = {
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", scheduler],
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
@@ -85,20 +100,33 @@ def carry_over(old: Path, fresh: Path) -> None:
 
 
 def assemble(
-    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+    scheduler: Scheduler | None = None,
 ) -> StableDiffusionPipeline:
-    """The parts as a pipeline in memory."""
+    """The parts as a pipeline in memory; the schedule is the noise predictor's where none is given."""
+    scheduler = scheduler or noise_schedule()
     pipeline = StableDiffusionPipeline(
-        vae, text_encoder, tokenizer, unet, noise_schedule(), None, None, requires_safety_checker=False
+        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def load_pipeline(folder: Path) -> StableDiffusionPipeline:
-    """The exported pipeline in float32 on the CPU, without a progress bar."""
+def load_pipeline(folder: Path, unet: Path | None = None) -> StableDiffusionPipeline:
+    """The exported pipeline in float32 on the CPU, without a progress bar; with the unet and scheduler of another folder
+    where one is given."""
+    other: dict[str, Any] = {}
+    if unet is not None:
+        config = DDIMScheduler.load_config(unet, subfolder="scheduler")
+        flow = config["_class_name"] == FlowMatchEulerDiscreteScheduler.__name__
+        cls = FlowMatchEulerDiscreteScheduler if flow else DDIMScheduler
+        weights = UNet2DConditionModel.from_pretrained(unet, subfolder="unet", dtype=torch.float32)
+        other = {"unet": weights, "scheduler": cls.from_config(config)}
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, safety_checker=None, feature_extractor=None, dtype=torch.float32
+        folder, safety_checker=None, feature_extractor=None, dtype=torch.float32, **other
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

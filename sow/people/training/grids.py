@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from sow.method import noise
@@ -41,11 +41,15 @@ def sample(
     side: int = 16,
     batch: int = 16,
 ) -> NDArray[np.uint8]:
-    """Images (N, 8 side, 8 side, 3) uint8 by DDIM with classifier-free guidance; one seed an image."""
+    """Images (N, 8 side, 8 side, 3) uint8 by DDIM, or Euler's steps of a flow, with classifier-free guidance; one seed
+    per image."""
     images = []
     for k in range(0, len(prompts), batch):
-        scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-        scheduler.set_timesteps(steps)
+        scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist())
+        else:
+            scheduler.set_timesteps(steps)
         part = prompts[k : k + batch]
         both, _ = pipeline.encode_prompt(part, "cpu", 1, False)
         empty, _ = pipeline.encode_prompt([""] * len(part), "cpu", 1, False)

@@ -161,7 +161,8 @@ class EvaluationRecipe:
     inversions: int
     inversion_steps: int
     captions: int
-    guidance: float
+    guidance: tuple[float, ...]
     steps: tuple[int, ...]
     grid: str
+    unet: str | None
     publish: bool
