@@ -41,6 +41,8 @@ COLUMNS = {  # headline number -> what it is called in a table
     "c_to_nc": "attention c -> nc",
     "cr_to_c": "attention cr -> c",
     "rest_to_c": "attention rest -> c",
+    "text_to_nc": "attention text -> nc",
+    "c_to_text": "attention c -> text",
     "r_c": "R_c",
     "open": "gates open",
 }

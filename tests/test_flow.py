@@ -10,7 +10,7 @@ import torch
 from sow import build, compose
 from sow.attention.regions import SampleRegions
 from sow.dynamics import perturb, record, summary
-from sow.dynamics.observe import REGIONS, AttentionMass, observed, three_regions
+from sow.dynamics.observe import REGIONS, AttentionMass, SelfAttention, observed, three_regions
 from sow.dynamics.plain import plain
 from sow.dynamics.samples import spread
 from sow.types import Request
@@ -58,7 +58,7 @@ def test_masses_are_sums_of_the_softmax(sampler) -> None:
         2, 64, attention.to_q.in_features, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     watcher = AttentionMass([regions(), regions()], (8, 8), torch.device("cpu"))
-    watcher.see(name, attention, hidden)
+    watcher.see(name, SelfAttention(attention, hidden))
     watcher.end()
     got = watcher.calls[0][name][0]
     q, k = (
@@ -101,7 +101,7 @@ def test_watching_changes_nothing_and_leaves_nothing(sampler, config, request_an
 
 
 def test_hooks_are_gone_after_an_exception(sampler) -> None:
-    with pytest.raises(ZeroDivisionError), observed(sampler.backbone.unet, lambda: True):
+    with pytest.raises(ZeroDivisionError), observed(sampler.backbone.unet, (8, 8), lambda: True):
         raise ZeroDivisionError
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in sampler.backbone.unet.modules())
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from sow.attention.modulation import Modulation
 from sow.attention.modulator import Modulator
 from sow.attention.processor import modulated
 from sow.attention.regions import SampleRegions
+from sow.dynamics import record, summary
 from sow.errors import UserError
 from sow.method import noise
 from sow.method.denoiser import Model
@@ -257,6 +259,47 @@ def test_a_run_leaves_finite_pictures_and_open_gates(name: str, folders: dict[st
     sample = sampler.generate([request()], plans=[PLAN])[0]
     assert sample.image.size == (64, 64) and sample.latents.isfinite().all()
     assert any(v > 0 for row in sample.trace for n, v in row.items() if n.startswith("gate/"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_transformer_is_watched_as_it_attends(name: str, folders: dict[str, Path]) -> None:
+    more = ("gate.tau=0", "gate.min_points=0", "cycle.t2=6", "modulation.layers=[0]", "model.dtype=float64")
+    sampler = build(compose(words(folders[name], name, *more)))
+    untouched = sampler.generate([request()], plans=[PLAN])[0]
+    config = compose(words(folders[name], name, *more))
+    shadows = {"own": (config.modulation, config.gate, config.decay_distance)}
+    attention, gates, (sample,) = record.flow_rows(sampler, [request()], [PLAN], "mask", shadows)
+    assert torch.equal(sample.latents, untouched.latents)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in sampler.backbone.unet.modules())
+    table = pd.DataFrame(attention)
+    assert ("text" in set(table.key)) == (name != "pixart")
+    sums = table.groupby(["step", "layer", "query"])["mass"].sum(min_count=1).dropna()
+    assert len(sums) and sums.to_numpy() == pytest.approx(1.0, abs=1e-5)
+    # What the shadow gate reads is what the run's own gate read.
+    own = pd.DataFrame(sample.trace)
+    own = own[(own.phase == "cycle") & (own.event == "denoise")].reset_index(drop=True)
+    mine = pd.DataFrame(gates)
+    mine = mine[mine.phase == "cycle"]
+    assert len(mine)
+    for row in mine.itertuples():
+        assert row.r_c == pytest.approx(own.loc[row.step, f"r_c/{row.layer}"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
+def test_the_way_round_through_the_text_is_seen_and_closed(name: str, folders: dict[str, Path]) -> None:
+    leak = {}
+    for reads in ("all", "condition"):
+        more = ("gate.tau=0", "gate.min_points=0", "cycle.t2=6", f"modulation.text_reads={reads}")
+        sampler = build(compose(words(folders[name], name, *more)))
+        rows, _, _ = record.flow_rows(sampler, [request()], [PLAN], "mask", {})
+        table = pd.DataFrame(rows)
+        assert {"text_to_nc", "c_to_text"} <= summary.attention_ratios(table).keys()
+        inside = table[(table.phase == "cycle") & (table["query"] == "text")]
+        leak[reads] = inside[inside.key.isin(["related", "rest"])]["mass"].groupby(inside.layer).mean()
+    image_alone = [n for n in leak["all"].index if "noise_refiner" in n or n.endswith("attn2")]
+    both = leak["all"].drop(image_alone).dropna()
+    assert len(both) and (both > 0.01).all()
+    assert (leak["condition"].drop(image_alone).dropna() == 0).all()
 
 
 REFUSED = [

@@ -9,10 +9,11 @@ and the rotary embedding, and no processor is written a second time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,11 @@ LAYOUTS = {
     "PRXTransformer2DModel": Layout(r"blocks\.\d+\.attention", False),
     "ZImageTransformer2DModel": Layout(r"(noise_refiner|layers)\.\d+\.attention", True),
 }
+
+
+OPTIONS = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")  # of the call, in its order
+MODULATED: WeakSet[nn.Module] = WeakSet()  # networks inside `joined`
+WATCHING: WeakKeyDictionary[nn.Module, list[Callable[..., None]]] = WeakKeyDictionary()
 
 
 def image_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -83,6 +89,14 @@ class TakenOver(TorchFunctionMode):
             )
 
 
+class Unchecked(TakenOver):
+    """The same for a watcher, which sees nothing of a layer that another has taken over."""
+
+    def leave_layer(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """The hook after a layer."""
+        self.layer = None
+
+
 @contextmanager
 def joined(network: nn.Module, modulator: Modulator) -> Iterator[None]:
     """Within the block the transformer's image attention is `modulator`'s; afterwards nothing is left."""
@@ -92,13 +106,33 @@ def joined(network: nn.Module, modulator: Modulator) -> Iterator[None]:
         modulator.number([name for name, _ in modulator.layers[network]])
 
     def attend(layer: str, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
-        names = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-        options = {**dict(zip(names, more, strict=False)), **options}
-        return attend_jointly(modulator, layout.first, layer, (query, key, value), options)
+        options = {**dict(zip(OPTIONS, more, strict=False)), **options}
 
-    mode, hooks = TakenOver(attend), []
+        def again(values: Tensor) -> Tensor:
+            return attend_jointly(modulator, layout.first, layer, (query, key, values), options)
+
+        out = again(value)
+        kept = modulator.readings.get(layer)
+        for see in WATCHING.get(network, ()):
+            see(layer, Call(again, query, key, value, options, layout.first, modulator.image_tokens))
+        if kept is not None:  # what a watcher asked for again is no reading of the run's
+            modulator.readings[layer] = kept
+        return out
+
+    MODULATED.add(network)
     try:
-        for name, module in modulator.layers[network]:
+        with taking_over(TakenOver(attend), modulator.layers[network]):
+            yield
+    finally:
+        MODULATED.discard(network)
+
+
+@contextmanager
+def taking_over(mode: TakenOver, layers: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Within the block `mode` has the attention of the layers."""
+    hooks = []
+    try:
+        for name, module in layers:
             hooks.append(module.register_forward_pre_hook(mode.enter_layer(name)))
             hooks.append(module.register_forward_hook(mode.leave_layer, always_call=True))
         with mode:
@@ -106,6 +140,44 @@ def joined(network: nn.Module, modulator: Modulator) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of attention as a watcher sees it: `again` is the same attention on other values, P+ and P-
+    included; `q`, `k`, `v` (branches x B, H, length, d); the image's `tokens` come `first` or last."""
+
+    again: Callable[[Tensor], Tensor]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    options: dict[str, Any]
+    first: bool
+    tokens: int
+
+
+@contextmanager
+def watching(network: nn.Module, tokens: int, see: Callable[[str, Call], None]) -> Iterator[None]:
+    """Within the block `see` gets each call of the transformer's image attention, modulated or not."""
+    layout = LAYOUTS[type(network).__name__]
+
+    def attend(layer: str, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
+        out = F.scaled_dot_product_attention(query, key, value, *more, **options)
+        if network not in MODULATED:  # else `joined` shows its own
+            given = {**dict(zip(OPTIONS, more, strict=False)), **options}
+
+            def again(values: Tensor) -> Tensor:
+                return F.scaled_dot_product_attention(query, key, values, **given)
+
+            see(layer, Call(again, query, key, value, given, layout.first, tokens))
+        return out
+
+    WATCHING.setdefault(network, []).append(see)
+    try:
+        with taking_over(Unchecked(attend), image_layers(network)):
+            yield
+    finally:
+        WATCHING[network].remove(see)
 
 
 def attend_jointly(

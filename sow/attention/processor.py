@@ -11,7 +11,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from sow.attention.joint import LAYOUTS, joined
+from sow.attention.joint import LAYOUTS, image_layers, joined
 from sow.attention.modulator import Modulator
 
 
@@ -78,3 +78,10 @@ def modulated(unet: nn.Module, modulator: Modulator) -> Iterator[Modulator]:
 def self_attention(unet: nn.Module) -> list[tuple[str, Attention]]:
     """Names and modules of the UNet's self-attention layers, in order."""
     return [(name, module) for name, module in unet.named_modules() if name.endswith(".attn1")]
+
+
+def modulated_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Names and modules of the layers that P+ and P- may act in, in the order of their numbers."""
+    if type(network).__name__ in LAYOUTS:
+        return image_layers(network)
+    return list(self_attention(network))

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sow.attention.gate import nearest_count
 from sow.attention.modulator import Modulator
+from sow.attention.processor import modulated_layers
 from sow.attention.regions import SampleRegions
-from sow.dynamics.observe import REGIONS, AttentionMass, ShadowGate, Watcher, observed, three_regions
+from sow.dynamics.observe import REGIONS, TEXT, AttentionMass, ShadowGate, Watcher, observed, three_regions
 from sow.dynamics.perturb import (
     HELD,
     Perturbation,
@@ -61,7 +62,7 @@ def watch(
         if step.event == "denoise" and phase[0] in phases:
             contexts.append(step.context)
 
-    with observed(sampler.backbone.unet, lambda: phase[0] in phases, *watchers):
+    with observed(sampler.backbone.unet, sampler.canvas.latent_size, lambda: phase[0] in phases, *watchers):
         watched = perturbed(sampler, {}).variant(batch_size=len(requests))
         samples = watched.generate(requests, plans=plans, on_step=on_step)
     return samples, contexts
@@ -96,6 +97,9 @@ def flow_rows(
             name: ShadowGate(Modulator(m, gate, decay, found[m.region], size, device), branch)
             for name, (m, gate, decay) in shadows.items()
         }
+        names = [name for name, _ in modulated_layers(sampler.backbone.unet)]
+        for watcher in watchers.values():
+            watcher.modulator.number(names)
         made, contexts = watch(sampler, group, planned, *masses, *watchers.values(), phases=phases)
         samples += made
         for step, context in enumerate(contexts):
@@ -121,7 +125,8 @@ def mass_rows(
 ) -> list[Row]:
     """Rows of one layer of one step; `value` (B, R, R)."""
     tokens = masses.tokens[layer]
-    share, values = masses.share(tokens).tolist(), value.tolist()
+    share, values = masses.shares[layer].tolist(), value.tolist()
+    names = (*REGIONS, TEXT)[: value.shape[-1]]
     return [
         {
             "request": request.id,
@@ -135,8 +140,8 @@ def mass_rows(
             "uniform": share[b][y],
         }
         for b, request in enumerate(requests)
-        for x, query in enumerate(REGIONS)
-        for y, key in enumerate(REGIONS)
+        for x, query in enumerate(names)
+        for y, key in enumerate(names)
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sow.dynamics.observe import TEXT
 from sow.dynamics.perturb import HELD, one_wayness
 
 OTHERS = ("related", "rest")
@@ -68,8 +69,8 @@ def mean_w(table: pd.DataFrame, way_out: str) -> float | None:
 def attention_ratios(attention: pd.DataFrame) -> dict[str, float | None]:
     """Attention mass over that of uniform attention, mean over steps, layers and requests: 1 = no preference.
 
-    c_to_nc, cr_to_c, rest_to_c as in "attention from X to Y": queries in X, keys in Y; and c_to_cr, the way
-    back of P+.
+    c_to_nc, cr_to_c, rest_to_c as in "attention from X to Y": queries in X, keys in Y; c_to_cr, the way back
+    of P+; where text and image share the attention, text_to_nc and c_to_text, the way round through the text.
     """
     return {name: finite(table.ratio.mean()) for name, table in ratios(attention).items()}
 
@@ -83,6 +84,8 @@ def ratios(attention: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "cr_to_c": ("related", ("condition",)),
         "rest_to_c": ("rest", ("condition",)),
     }
+    if TEXT in set(attention["key"]):  # nc -> text -> c, the way round
+        pairs |= {"text_to_nc": (TEXT, OTHERS), "c_to_text": ("condition", (TEXT,))}
     out = {}
     for name, (query, targets) in pairs.items():
         part = attention[(attention["query"] == query) & attention["key"].isin(targets)]
