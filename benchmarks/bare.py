@@ -25,7 +25,9 @@ from sow.method.inversion import Inversion
 from sow.method.preservation import Preservation
 from sow.method.run import OneWayDiffusion
 from sow.method.seed_init import Background
+from sow.models import checkpoint as understood
 from sow.models.backbone import Backbone, make_canvas
+from sow.models.loading import load_whole
 from sow.models.tiny import SCHEDULER, byte_tokenizer
 from sow.pipeline.pipeline import Pipeline
 from sow.types import Box, Plan, Request, VisualCondition
@@ -105,23 +107,26 @@ def pipeline(backbone: Backbone, *, batch_size: int = 4, **changes: Any) -> Fixe
 
 
 def checkpoint(folder: Path, device: str, dtype: str) -> Backbone:
-    """A folder in Stable Diffusion's format."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    """A folder in Stable Diffusion's format, whole; raises UserError for what is not understood in it."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.utils import logging as of_diffusers
     from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils import logging as of_transformers
 
     of_diffusers.disable_progress_bar()
     of_transformers.disable_progress_bar()
-    return Backbone(
-        AutoencoderKL.from_pretrained(folder, subfolder="vae"),
-        CLIPTextModel.from_pretrained(folder, subfolder="text_encoder"),
-        CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        UNet2DConditionModel.from_pretrained(folder, subfolder="unet"),
-        dict(DDIMScheduler.from_pretrained(folder, subfolder="scheduler").config),
-        device,
-        dtype,
-    )
+    scheduler = understood.read(folder / understood.SCHEDULER_FILE)
+    understood.check_scheduler(scheduler, f"{folder}/{understood.SCHEDULER_FILE}")
+    parts = {}
+    for name, cls, check in (
+        ("vae", AutoencoderKL, understood.check_vae),
+        ("text_encoder", CLIPTextModel, understood.check_text_encoder),
+        ("unet", UNet2DConditionModel, understood.check_unet),
+    ):
+        check(understood.read(folder / name / "config.json"), f"{folder}/{name}/config.json")
+        parts[name] = load_whole(cls, str(folder), "--weights", subfolder=name)
+    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+    return Backbone(parts["vae"], parts["text_encoder"], tokenizer, parts["unet"], scheduler, device, dtype)
 
 
 def stable_diffusion(device: str, dtype: str, small: bool = False) -> Backbone:

@@ -11,7 +11,14 @@ from sow.models.backbone import make_canvas
 
 __all__ = ["made_limits", "picture", "requests", "sampler", "stable_diffusion"]
 
-WORDS = ["planner=fixed", "intensify=none", "metrics=none", "tracker=none", "cache.memory_mb=0"]
+WORDS = [
+    "calibration=paper",
+    "planner=fixed",
+    "intensify=none",
+    "metrics=none",
+    "tracker=none",
+    "cache.memory_mb=0",
+]
 
 
 def sampler(model: str, device: str, dtype: str) -> Any:

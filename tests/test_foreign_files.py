@@ -119,6 +119,18 @@ FILES = {
     "handler of a log": ("hydra: {job_logging: {root: {handlers: [a]}}}", "hydra.job_logging.root.handlers"),
     "version of a log": ("hydra: {job_logging: {version: 3}}", "hydra.job_logging.version"),
     "verbosity": ("hydra: {verbose: 3.5}", "hydra.verbose"),
+    "where a key goes": (
+        "planner: {_target_: sow.planner.openai_compatible.OpenAICompatible, base_url: 'http://a.example/v1'}",
+        "planner.base_url in a file",
+    ),
+    "where Google's key goes": (
+        "defaults: [{override /planner: gemini}]\nplanner: {base_url: 'http://a.example'}",
+        "planner.base_url in a file",
+    ),
+    "which key goes": (
+        "defaults: [{override /planner: openai}]\nplanner: {api_key_env: AWS_SECRET_ACCESS_KEY}",
+        "planner.api_key_env in a file",
+    ),
     "name of several lines": ('hydra: {job: {name: "a\\nrm x"}}', "more than one line"),
 }
 

@@ -150,6 +150,29 @@ def test_a_file_put_back_with_its_old_time_is_read_again(tmp_path: Path) -> None
         file_hashes.file_sha256(tmp_path / "none")
 
 
+def test_linked_folders_are_read_and_what_decides_nothing_is_not(tmp_path: Path) -> None:
+    @dataclass
+    class Reader:
+        folder: Path
+
+        def files(self) -> list[Path]:
+            return [self.folder]
+
+    place, elsewhere = tmp_path / "model", tmp_path / "blobs"
+    for folder in (place, elsewhere):
+        folder.mkdir()
+    (elsewhere / "a.bin").write_bytes(b"1")
+    (place / "unet").symlink_to(elsewhere)
+    (elsewhere / "again").symlink_to(place)  # a circle ends
+    before = inputs.contents(Reader(place))
+    assert [name for name, _ in before["files"]] == ["model/unet/a.bin"]
+    for name in ("README.md", ".DS_Store"):
+        (place / name).write_text("said anew")
+    assert inputs.contents(Reader(place)) == before
+    (elsewhere / "a.bin").write_bytes(b"2")
+    assert inputs.contents(Reader(place)) != before
+
+
 def test_the_place_of_an_input_is_no_part_of_it(tmp_path: Path) -> None:
     @dataclass
     class Component:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
+from sow.config.command_line import _traceback
 from sow.config.compose import compose
 from sow.errors import UserError
 from sow.store import secrets
@@ -115,6 +116,18 @@ def test_logs_and_files_lose_secrets(
     file.write_text(f"a: {KEY}\n")
     redact_file(file)
     assert file.read_text() == "a: ***\n"
+
+
+def test_a_traceback_loses_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    try:
+        raise RuntimeError(f"no answer to {KEY}")
+    except RuntimeError as error:
+        _traceback(type(error), error, error.__traceback__)
+    told = capsys.readouterr().err
+    assert "RuntimeError: no answer to ***" in told and "test_secrets.py" in told
 
 
 def test_a_configuration_is_told_without_passwords_and_composes_with_them() -> None:

@@ -8,8 +8,10 @@ import io
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -36,6 +38,7 @@ def command_line() -> int:
     sys.argv[1:] = redact(arguments)  # which W&B keeps
     failed.clear()
     redact_logs()
+    sys.excepthook = _traceback
     try:
         if arguments == ["doctor"]:
             return int(module("experiments.doctor").doctor())
@@ -85,6 +88,8 @@ def _do(arguments: Sequence[str]) -> None:
     flags = parser.parse_intermixed_args(list(arguments))
     if flags.experimental_rerun is not None:
         raise UserError("--experimental-rerun runs a pickle: give the run's own words instead")
+    if flags.cfg is None and (flags.resolve or flags.package is not None):
+        raise UserError("--resolve and --package say how --cfg prints: add --cfg job, or leave them out")
     folders = [Path(flags.config_dir).absolute()] if flags.config_dir is not None else []
     conf = str(CONF) if flags.config_path is None else str(Path(flags.config_path).absolute())
     if flags.image is not None:
@@ -111,6 +116,11 @@ def _do(arguments: Sequence[str]) -> None:
         hydra.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
     else:
         hydra.run(name, job, [*words, "hydra.mode=RUN"])
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python prints of a fault of ours, without the secrets in its messages."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _refuse(message: str) -> NoReturn:

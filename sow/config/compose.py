@@ -56,6 +56,7 @@ class Calibration:
     t2: float
     cycles: int
     guidance_scale: float
+    inversion_guidance_scale: float
     preservation: Mapping[str, Any]
     condition_size: list[int]
 

@@ -73,6 +73,10 @@ COMMANDS = (
 )
 
 
+# Where a secret goes, and which: a stranger's file decides neither. What conf/ itself says passes.
+SENDING = ("planner.base_url", "planner.api_key_env")
+
+
 @cache
 def components(group: str = "*") -> frozenset[str]:
     """Every `_target_` that conf/ names, in the options of one group or of all."""
@@ -104,6 +108,7 @@ def refuse_foreign(config: DictConfig, words: Sequence[str], composed: Sequence[
         _check_log_names(section[:-1], OmegaConf.to_container(config.hydra[section[6:-1]]))
     _check_files(config)
     _check_commands(config, words)
+    _check_sending(config, words)
     _check_batch_script(config)
 
 
@@ -257,6 +262,25 @@ def _check_commands(config: DictConfig, words: Sequence[str]) -> None:
     storage = OmegaConf.select(config, "hydra.sweeper.storage")
     if isinstance(storage, str) and not storage.startswith("sqlite:///"):
         raise UserError(f"hydra.sweeper.storage={storage} is no sqlite:///FILE (hydra.sweeper.storage)")
+
+
+def _check_sending(config: DictConfig, words: Sequence[str]) -> None:
+    """The key of a planner goes where the command line says, or nowhere new."""
+    for key in SENDING:
+        group, name = key.split(".")
+        value = OmegaConf.select(config, key)
+        if value is not None and value not in _own_values(group, name) and not _given(key, words):
+            raise UserError(
+                f"{key} in a file would send a key of yours where the file says: give {key}=... on the "
+                f"command line ({key})"
+            )
+
+
+@cache
+def _own_values(group: str, name: str) -> frozenset[Any]:
+    """What conf/ gives a field of a group's options."""
+    loaded = (OmegaConf.load(file) for file in CONF.glob(f"{group}/*.yaml"))
+    return frozenset(config.get(name) for config in loaded if OmegaConf.is_dict(config))
 
 
 def _check_batch_script(config: DictConfig) -> None:

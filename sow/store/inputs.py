@@ -7,6 +7,7 @@ One that takes a model from the hub has `revisions()`: the commit of each on thi
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -46,9 +47,22 @@ def _named(path: str | Path) -> Iterator[tuple[Path, str]]:
     """A file, or those of a folder, each with its name from there:
     the place on this machine is not what is read."""
     place = Path(path).expanduser()
-    for file in place.rglob("*") if place.is_dir() else [place]:
+    for file in _below(place) if place.is_dir() else [place]:
         if file.is_file():
             yield file, file.relative_to(place.parent).as_posix()
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """Files below a folder, through linked folders too, each folder once; what is hidden and a model's card
+    decide no result."""
+    seen = set()
+    for folder, inner, names in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield from (Path(folder, n) for n in sorted(names) if not n.startswith(".") and n != "README.md")
 
 
 def contents(value: Any) -> dict[str, Any]:
