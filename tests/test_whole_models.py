@@ -135,7 +135,7 @@ def test_what_ships_is_what_its_lists_say():
     import sow.people
 
     room = Path(sow.people.__file__).parent
-    for name in ("weights", "judge", "controlnet", "flow"):
+    for name in ("weights", "judge", "controlnet", "weights_flow"):
         assert (room / name / checksums.LIST).is_file()
         checksums.check_files(room / name, name)
 

@@ -139,27 +139,42 @@ class Photo:
             )
         return masks
 
-    def _one(self, path: str, mask_name: str, box: Box | None) -> VisualCondition:
-        image, alpha = read_image(path)
-        if mask_name == "none":
-            mask = alpha
-            if alpha is not None:
-                if not any(alpha.histogram()[128:]):
-                    raise UserError(
-                        f"{path} is transparent everywhere: give an opaque image (condition.image)"
-                    )
-                image = without_hidden_colours(image, alpha)
+    def _one(self, path: str, mask: str, box: Box | None) -> VisualCondition:
+        name = Path(path.removeprefix(SAMPLE)).stem
+        return photograph(path, mask, self.keep, self.crop, box, name)
+
+
+def photograph(
+    source: str | Image.Image,
+    mask: str | Image.Image,
+    keep: str,
+    crop: str,
+    box: Box | None = None,
+    name: str = "condition",
+) -> VisualCondition:
+    """A condition of a photograph and a mask, each a path or an image in memory, the mask also `none` or
+    `face` (see `Photo`). Raises UserError for what cannot be used."""
+    image, alpha = read_image(source)
+    path = source if isinstance(source, str) else "the image"
+    found: Image.Image | None
+    if isinstance(mask, str) and mask == "none":
+        found = alpha
+        if alpha is not None:
+            if not any(alpha.histogram()[128:]):
+                raise UserError(f"{path} is transparent everywhere: give an opaque image (condition.image)")
+            image = without_hidden_colours(image, alpha)
+    else:
+        if alpha is not None:
+            image = Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
+        if isinstance(mask, str) and mask == "face":
+            found = face_ellipse(image, path)
         else:
-            if alpha is not None:
-                image = Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
-            if mask_name == "face":
-                mask = face_ellipse(image, path)
-            else:
-                mask = fit_mask(read_mask(mask_name, self.keep), image.size, mask_name)
-        if mask is not None and (self.crop == "mask" or (self.crop == "auto" and mask_name == "face")):
-            window = _square_around(mask)
-            image, mask = image.crop(window), mask.crop(window)
-        return VisualCondition(image=image, mask=mask, box=box, name=Path(path.removeprefix(SAMPLE)).stem)
+            where = mask if isinstance(mask, str) else "in memory"
+            found = fit_mask(read_mask(mask, keep), image.size, where)
+    if found is not None and (crop == "mask" or (crop == "auto" and mask == "face")):
+        window = _square_around(found)
+        image, found = image.crop(window), found.crop(window)
+    return VisualCondition(image=image, mask=found, box=box, name=name)
 
 
 def face_ellipse(image: Image.Image, name: str = "the image") -> Image.Image:

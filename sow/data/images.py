@@ -22,12 +22,15 @@ LARGEST = 2**27  # pixels of a file: a photograph of 134 megapixels; beyond it a
 SHOWN = 6  # values of a mask in an error
 
 
-def read_image(path: str, key: str = "condition.image") -> tuple[Image.Image, Image.Image | None]:
-    """An upright 8-bit sRGB image and its alpha as "L" (None when it has none or is opaque).
+def read_image(
+    path: str | Image.Image, key: str = "condition.image"
+) -> tuple[Image.Image, Image.Image | None]:
+    """An upright 8-bit sRGB image and its alpha as "L" (None when it has none or is opaque), of a file or of
+    an image in memory.
 
     Raises UserError naming `key` for a missing, damaged, too large or unreadable file.
     """
-    image = _open(path, key)
+    image, path = _opened(path, key)
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_eight_bits(np.asarray(image), path, key))
@@ -40,14 +43,15 @@ def read_image(path: str, key: str = "condition.image") -> tuple[Image.Image, Im
     return image.convert("RGB"), None if alpha is None or alpha.getextrema()[0] == 255 else alpha
 
 
-def read_mask(path: str, keep: str, key: str = "condition.mask") -> Image.Image:
-    """The mask in an image file as "L", upright: 255 for pixels that belong to the condition.
+def read_mask(path: str | Image.Image, keep: str, key: str = "condition.mask") -> Image.Image:
+    """The mask in an image file, or in an image in memory, as "L", upright: 255 for pixels that belong to the
+    condition.
 
     `keep` white or black: which pixels those are. A file of two values is a mask whatever they are, the
     larger one white; other files are read as drawn in black and white. Transparent pixels never belong.
     Raises UserError for a file that cannot be read, that keeps nothing, or whose values are neither.
     """
-    image = _open(path, key)
+    image, path = _opened(path, key)
     values, visible = _mask_values(image, path, key)
     found = np.unique(values[visible] if visible.any() else values)
     if len(found) == 1 and not visible.all():
@@ -107,6 +111,14 @@ def without_hidden_colours(image: Image.Image, alpha: Image.Image) -> Image.Imag
         return image
     rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
     return Image.fromarray(np.asarray(image)[rows, columns])
+
+
+def _opened(source: str | Image.Image, key: str) -> tuple[Image.Image, str]:
+    """The picture, upright, and what it is called in errors."""
+    if isinstance(source, str):
+        return _open(source, key), source
+    _check_size(source.size, "the image", key)
+    return ImageOps.exif_transpose(source), "the image"
 
 
 def _open(path: str, key: str) -> Image.Image:

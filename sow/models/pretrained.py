@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 OWN = ("unet", "scheduler")
 PARTS = ("vae", "text_encoder", "tokenizer", *OWN)
 PEOPLE = Path(__file__).parents[1] / "people"
-SHIPPED = {"people": PEOPLE / "weights", "people_flow": PEOPLE / "flow"}  # come with the package
+SHIPPED = {"people": PEOPLE / "weights", "people_flow": PEOPLE / "weights_flow"}  # come with the package
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
 CHECKS = {
     "vae": checkpoint.check_vae,
