@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..core.study import StudyContext
 
 CARD = PACKAGE / "people" / "judge" / "README.md"
-STATES = {"clean": "as rendered", "softened": "softened, noisy or recoloured", "closeups": "close-ups"}
+STATES = {"clean": "as rendered", "softened": "softened, noisy or recoloured", "closeups": "close-ups", "redrawn": "redrawn by the model"}
 NUMBERS = {
     "face_found": "face found",
     "nobody_called_nobody": "nobody there, nobody found",
@@ -181,7 +181,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines.append(f"| {name} | " + " | ".join(_share(report[s].get(key)) for s in states) + " |")
     lines += ["", "| attribute | " + " | ".join(STATES[s] for s in states) + " |", rule]
     for name in report[states[0]]["attributes"]:
-        values = (_share(report[s]["attributes"].get(name)) for s in states)
+        values = (_share(report[s].get("attributes", {}).get(name)) for s in states)
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 

@@ -36,6 +36,7 @@ class TrainJudge:
     pairs: int
     broken: int
     empty: int
+    redrawn: int
     identities: int
     views: int
     scenes: int

@@ -45,6 +45,7 @@ class Figure:
     colorless: bool = False  # a pencil sketch, at least in part
     bare: bool = False  # hair and hat are cut away
     doubled: bool = False  # parts of a second face overlap the first, which `faces` does not list
+    misdrawn: bool = False  # what the face shows may have changed
 
     @property
     def second(self) -> bool:
@@ -254,6 +255,29 @@ def doubled(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure:
     weight = feather(_moved(mask, shift, scale, center), rng.uniform(0.5, 3))
     image = blend(figure.image, _moved(source.image, shift, scale, center), weight * rng.uniform(0.6, 1.0))
     return replace(_with_image(figure, image), doubled=True)
+
+
+def misdrawn(rng: np.random.Generator, figure: Figure) -> Figure:
+    """A figure of one face whose features are bent, rubbed out or smeared: badly drawn, and no second face."""
+    x, y, w, h = figure.face_shown
+    size = figure.image.shape[0]
+    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
+    image = figure.image
+    if rng.random() < 0.7:  # a smooth field moves features by up to a tenth of the face and draws none twice
+        bend = rng.standard_normal((2, 4, 4), dtype=np.float32) * np.float32(rng.uniform(0.02, 0.06) * w)
+        inside = feather(figure.face_mask, 0.06 * w)[..., 0]
+        dx, dy = (cv2.resize(b, (size, size), interpolation=cv2.INTER_CUBIC) * inside for b in bend)
+        image = cv2.remap(image, columns + dx, rows + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    for _ in range(int(rng.integers(0, 3))):
+        cx, cy = x + w * rng.uniform(0.2, 0.8), y + h * rng.uniform(0.25, 0.85)
+        rx, ry = w * rng.uniform(0.08, 0.2), h * rng.uniform(0.06, 0.15)
+        spot = ((columns - cx) / rx) ** 2 + ((rows - cy) / ry) ** 2 < 1
+        if rng.random() < 0.5:
+            over = cv2.inpaint(image, spot.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+        else:
+            over = cv2.blur(image, (max(3, int(w * rng.uniform(0.1, 0.3))), 3))
+        image = blend(image, over, feather(spot, rng.uniform(0.3, 1.5)))
+    return replace(_with_image(figure, image), misdrawn=True)
 
 
 def _swapped(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure:

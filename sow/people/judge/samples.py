@@ -18,9 +18,10 @@ from torch import Tensor
 from sow.people.captions.attributes import VOCABULARY, sample_attributes, with_identity
 from sow.people.drawing.identity import geometry
 from sow.people.drawing.render import render
-from sow.people.judge.composites import Figure, degraded, disturbed, doubled, truncated
+from sow.people.judge.composites import Figure, degraded, disturbed, doubled, misdrawn, truncated
 from sow.people.judge.crops import CLOSE, FIGURE, crop, to_tensor
 from sow.people.judge.network import CLOSE_HEADS, FIGURE_HEADS, GRID_STRIDE, SCENE_HEADS, SIDE
+from sow.people.judge.redrawn import generated_look
 
 TRAINING_SEED, CALIBRATION_SEED, EVALUATION_SEED = (
     3_000_000_000,
@@ -28,6 +29,7 @@ TRAINING_SEED, CALIBRATION_SEED, EVALUATION_SEED = (
     3_300_000_000,
 )
 HELD_OUT_IDENTITY = 30_000_000
+REDRAW_EVERY = 16  # steps; eight pictures cost about three steps of the training
 SHAPE = {  # middle and half range of each number of an identity's geometry
     "half_width": (0.365, 0.04), "jaw": (0.82, 0.11), "chin": (0.33, 0.12), "eye_x": (0.166, 0.022), "eye_y": (0.0, 0.02),
     "eye_half": (0.078, 0.012), "eye_open": (0.034, 0.009), "eye_tilt": (0.02, 0.16), "brow_y": (-0.105, 0.022),
@@ -62,7 +64,7 @@ def readable(figure: Figure) -> dict[str, int]:
         hidden.update(("hair", "hair_color", "hat"))
     if not figure.clothed:
         hidden.update(("clothing", "clothing_color"))
-    if figure.doubled:
+    if figure.doubled or figure.misdrawn:
         hidden.update(FACE_FIELDS)
     return {name: -1 if name in hidden else index for name, index in labels.items()}
 
@@ -129,10 +131,13 @@ class Pool:
         views: int,
         empty: int,
         first: int = TRAINING_SEED,
+        redrawn: int = 0,
     ) -> None:
         self.rng = np.random.default_rng([seed, 17])
         self.views, self.next_seed = views, first + seed * 10_000_000
-        self.sizes = identities, empty
+        self.sizes = identities, empty, redrawn
+        self.redrawn: tuple[list[Figure], list[Figure]] = [], []  # of one face, and of two
+        self.turn = 0
         # A quarter is enough to begin with; the rest grows while the training runs.
         self.people = [self._person() for _ in range(-(-identities // 4))]
         self.empty = [self._scene() for _ in range(-(-empty // 4))]
@@ -143,6 +148,10 @@ class Pool:
             self._put(self.people, self._person(), self.sizes[0])
         for _ in range(scenes):
             self._put(self.empty, self._scene(), self.sizes[1])
+        if self.sizes[2] and self.turn % REDRAW_EVERY == 0:
+            for figure in generated_look(self.rng, [self._scene_of_one() for _ in range(8)]):
+                self._put(self.redrawn[figure.second], figure, self.sizes[2] // 2)
+        self.turn += 1
 
     def _put(self, members: list[Any], new: object, size: int) -> None:
         if len(members) < size:
@@ -166,8 +175,9 @@ class Pool:
     def _scene(self) -> Figure:
         return figure_of(self._seed(), None, nobody=True)
 
-    def figures(self, pairs: int, broken: int, empty: int) -> list[Figure]:
-        """`pairs` identities twice (some disturbed or with a second face), `broken` truncated outlines, `empty` scenes."""
+    def figures(self, pairs: int, broken: int, empty: int, redrawn: int = 0) -> list[Figure]:
+        """`pairs` identities twice (some disturbed, misdrawn or with a second face), `broken` truncated outlines, `empty`
+        scenes and at most `redrawn` pictures that the embedded model has redrawn, half of one face and half of two."""
         rng, chosen = self.rng, []
         for k in rng.choice(len(self.people), pairs, replace=False):
             for v in rng.choice(self.views, 2, replace=False):
@@ -178,6 +188,8 @@ class Pool:
                         figure = disturbed(rng, figure, self._anyone())
                     elif u < 0.4:
                         figure = doubled(rng, figure, self._anyone())
+                    elif u < 0.46:
+                        figure = misdrawn(rng, figure)
                 chosen.append(figure)
         while broken > 0:
             donor = self._anyone(first=rng.random() < 0.6)
@@ -187,7 +199,16 @@ class Pool:
                 chosen.append(figure)
                 broken -= 1
         chosen.extend(self.empty[int(k)] for k in rng.integers(0, len(self.empty), empty))
+        for members in self.redrawn:
+            picked = rng.choice(len(members), min(redrawn // 2, len(members)), replace=False)
+            chosen.extend(members[int(k)] for k in picked)
         return chosen
+
+    def _scene_of_one(self) -> Figure:
+        while True:
+            figure = self._anyone()
+            if figure.framing == "scene":
+                return figure
 
     def _anyone(self, first: bool = False) -> Figure:
         views = self.people[int(self.rng.integers(len(self.people)))]
@@ -251,7 +272,7 @@ def batch_of(figures: list[Figure], rng: np.random.Generator | None, jitter: flo
         scene_labels=scene_labels,
         close_labels={n: column(n, rows) for n in CLOSE_HEADS},
         figure_labels={n: column(n, rows) for n in FIGURE_HEADS},
-        identity=torch.tensor([-1 if figures[i].doubled else figures[i].identity for i in rows]),
+        identity=torch.tensor([-1 if figures[i].doubled or figures[i].misdrawn else figures[i].identity for i in rows]),
         shape=torch.tensor([face_shape(figures[i].identity) for i in rows], dtype=torch.float32),
         whole=torch.tensor([figures[i].whole for i in rows]),
         second=torch.tensor([float(f.second) for f in figures]),

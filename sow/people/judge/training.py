@@ -30,6 +30,7 @@ class Recipe:
     pairs: int
     broken: int
     empty: int
+    redrawn: int
     identities: int
     views: int
     scenes: int
@@ -87,10 +88,10 @@ def contrastive(
 
 
 def _drawn(recipe: Recipe, seed: int) -> Iterator[Batch]:
-    pool = Pool(seed, recipe.identities, recipe.views, recipe.scenes)
+    pool = Pool(seed, recipe.identities, recipe.views, recipe.scenes, redrawn=100 * recipe.redrawn)
     while True:
         pool.refresh(recipe.refresh, 1)
-        yield batch_of(pool.figures(recipe.pairs, recipe.broken, recipe.empty), pool.rng)
+        yield batch_of(pool.figures(recipe.pairs, recipe.broken, recipe.empty, recipe.redrawn), pool.rng)
 
 
 def _draw(recipe: Recipe, seed: int, queue: torch.multiprocessing.Queue) -> None:
