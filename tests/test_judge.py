@@ -13,17 +13,18 @@ from PIL import Image
 from sow.errors import UserError
 from sow.people.captions.attributes import VOCABULARY
 from sow.people.judge import Calibration, Judge, load_judge
-from sow.people.judge.composites import disturbed, doubled, truncated
+from sow.people.judge.composites import disturbed, doubled, misdrawn, truncated
 from sow.people.judge.crops import CLOSE, FIGURE, crop, iou, letterbox, to_tensor
 from sow.people.judge.evaluation import best_temperature, best_threshold, pair_distances, verification
 from sow.people.judge.network import CROP, SIDE, JudgeNetwork, parameters, strongest_face
 from sow.people.judge.reader import WEIGHTS, save_judge
+from sow.people.judge.redrawn import redrawn, remaining
 from sow.people.judge.samples import Pool, batch_of, figure_of, grid_targets, readable
 from sow.people.judge.training import Recipe, Trainer
 from sow.types import Box
 
 TOY = Recipe(
-    pairs=2, broken=1, empty=1, identities=3, views=2, scenes=2, refresh=1,
+    pairs=2, broken=1, empty=1, redrawn=0, identities=3, views=2, scenes=2, refresh=1,
     learning_rate=1e-3, weight_decay=0.0,
     warmup=1, average=0.9, scene_share=0.5, queue=16, contrast=0.1,
 )  # fmt: skip
@@ -113,6 +114,39 @@ def test_the_pool_is_deterministic_and_its_batches_are_labelled() -> None:
     assert batch.identity[0] == batch.identity[1] or (batch.identity < 20_000_000).all()
     assert batch.whole[-1] == 0 and set(batch.whole.tolist()) <= {-1, 0, 1}
     assert len({x.image.tobytes() for x in fa}) == len(fa)
+
+
+def test_a_badly_drawn_face_is_one_and_says_nothing_of_its_person() -> None:
+    rng = np.random.default_rng(1)
+    for figure in people():
+        made = misdrawn(rng, figure)
+        assert not made.second and len(made.faces) == 1
+        labels = readable(made)
+        assert labels["expression"] == -1 and labels["scene"] == readable(figure)["scene"]
+        x, y, w, h = (int(v) for v in figure.face_shown)
+        outside = np.ones(made.image.shape[:2], bool)
+        outside[max(0, y - h // 4) : y + h + h // 4, max(0, x - w // 4) : x + w + w // 4] = False
+        assert np.array_equal(made.image[outside], figure.image[outside])
+    assert int(batch_of([made], None).identity[0]) == -1
+
+
+def test_the_model_redraws_pictures_and_its_pixels_say_what_is_left() -> None:
+    rng = np.random.default_rng(2)
+    first, second = redrawn(rng, list(people()[:2]))
+    for before, after in zip(people(), (first, second), strict=False):
+        error = np.abs(after.image.astype(int) - before.image).mean()
+        assert 0 < error < 40 and after.misdrawn and after.whole == -1
+    image = people()[0].image
+    added = doubled(rng, people()[0], people()[1]).image
+    assert remaining(image, added, added) == 1 and remaining(image, added, image) == 0
+    between = ((image.astype(int) + added) // 2).astype(np.uint8)
+    assert 0.4 < remaining(image, added, between) < 0.6
+    pool = Pool(3, 8, 2, 2, redrawn=4)
+    pool.refresh(0, 0)
+    one, two = (len(members) for members in pool.redrawn)
+    assert 0 < one + two <= 8
+    found = pool.figures(2, 1, 1, redrawn=4)
+    assert sum(f.misdrawn and f.whole == -1 for f in found) <= 4 and len(found) > 6
 
 
 def test_two_steps_train_and_a_training_goes_on_where_it_was_killed(tmp_path: Path) -> None:

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from ..core.study import StudyContext
 
 CARD = PACKAGE / "people" / "judge" / "README.md"
-STATES = {"clean": "as rendered", "softened": "softened, noisy or recoloured", "closeups": "close-ups", "redrawn": "redrawn by the model"}
+STATES = {
+    "clean": "as rendered",
+    "softened": "softened, noisy or recoloured",
+    "closeups": "close-ups",
+    "redrawn": "redrawn by the model",
+}
 NUMBERS = {
     "face_found": "face found",
     "nobody_called_nobody": "nobody there, nobody found",

@@ -35,11 +35,9 @@ FOLDER_FILE = '''"""Selective One-Way Diffusion for diffusers' `custom_pipeline`
 It needs the package: pip install the repository that this file came from.
 """
 
-from sow.apps.diffusers_pipeline import SOWPipeline as _SOWPipeline
+from sow.apps.diffusers_pipeline import SOWPipeline
 
-
-class SOWPipeline(_SOWPipeline):
-    """As in the package; diffusers looks for a pipeline defined in this file."""
+__all__ = ["SOWPipeline"]
 '''
 
 

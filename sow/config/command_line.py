@@ -42,6 +42,9 @@ def command_line() -> int:
     try:
         if arguments == ["doctor"]:
             return int(module("experiments.doctor").doctor())
+        if len(arguments) == 2 and arguments[0] == "pipeline":
+            print(module("sow.apps.diffusers_pipeline").save_custom_pipeline(arguments[1]))
+            return 0
         _do(arguments)
     except Refusal as refused:
         print(f"error: {redact(str(refused.error))}", file=sys.stderr)

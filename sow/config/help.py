@@ -24,6 +24,7 @@ EXAMPLES = {
     "experiment=table2": "a table of the paper",
     "--from image.png seed=1": "what made this image, with another seed",
     "doctor": "what this machine has and what is missing",
+    "pipeline DIR": "a folder for diffusers' DiffusionPipeline.from_pretrained(MODEL, custom_pipeline=DIR)",
 }
 
 

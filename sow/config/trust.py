@@ -280,7 +280,7 @@ def _check_sending(config: DictConfig, words: Sequence[str]) -> None:
 def _own_values(group: str, name: str) -> frozenset[Any]:
     """What conf/ gives a field of a group's options."""
     loaded = (OmegaConf.load(file) for file in CONF.glob(f"{group}/*.yaml"))
-    return frozenset(config.get(name) for config in loaded if OmegaConf.is_dict(config))
+    return frozenset(config.get(name) for config in loaded if isinstance(config, DictConfig))
 
 
 def _check_batch_script(config: DictConfig) -> None:

@@ -10,7 +10,6 @@ from sow.models.backbone import Backbone, Dtype
 from sow.models.loading import load_whole
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -92,7 +91,7 @@ def load_xl(
     tokenizer: Any,
     unet: Any,
     scheduler: dict[str, Any],
-    device: torch.device,
+    device: str,
     dtype: Dtype,
 ) -> XLBackbone:
     """The Stable-Diffusion-XL-format model in `source`, whose other parts are loaded: its second encoder and

@@ -198,6 +198,7 @@ class Pretrained:
                 checkpoint.check_known(config, known, f"{place}/{part}/config.json")
                 CHECKS[part](config, f"{place}/{part}/config.json")
             scheduler = self.scheduler(DDIMScheduler.load_config(own, subfolder="scheduler", **hub), own)
+            made: Backbone
             unet = load_whole(UNet2DConditionModel, own, subfolder="unet", **options)
             vae = load_whole(AutoencoderKL, source, subfolder="vae", **options)
             text = load_whole(CLIPTextModel, source, subfolder="text_encoder", **options)

@@ -19,7 +19,6 @@ from sow.models.backbone import Backbone, Dtype
 from sow.models.loading import load_parts
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ def load_transformer(
     hub: dict[str, Any],
     options: dict[str, Any],
     scheduler: dict[str, Any],
-    device: torch.device,
+    device: str,
     dtype: Dtype,
     embedded_guidance: float | None,
 ) -> TransformerBackbone:

@@ -21,7 +21,10 @@ from sow.people.training.autoencoder import to_images
 from sow.people.training.export import load_pipeline
 from sow.people.training.latents import encode_shard
 
-LEVELS = (100, 450)  # training timesteps from which a picture is sampled again; above, any second face is drawn away
+LEVELS = (
+    100,
+    450,
+)  # training timesteps from which a picture is sampled again; above, any second face is drawn away
 GUIDANCE = (1.0, 4.0, 7.5)
 STEPS = 4
 
@@ -91,7 +94,7 @@ def generated_look(rng: np.random.Generator, people: list[Figure]) -> list[Figur
 
 def remaining(before: Picture, added: Picture, after: Picture) -> float:
     """How much of what `added` puts on `before` is left in `after`, from 0 (none) to 1; pictures (H, W, 3) uint8."""
-    before, added, after = (p.astype(np.float32) for p in (before, added, after))
-    weight = np.abs(added - before)
-    gone, left = (float((weight * np.abs(after - p)).sum()) for p in (added, before))
+    x, y, z = (p.astype(np.float32) for p in (before, added, after))
+    weight = np.abs(y - x)
+    gone, left = (float((weight * np.abs(z - p)).sum()) for p in (y, x))
     return left / max(gone + left, 1e-6)

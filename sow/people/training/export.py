@@ -21,7 +21,6 @@ from sow.people.training.denoiser import flow_schedule, noise_schedule
 from sow.store.checksums import LIST, write_checksums
 from sow.store.files import atomic_folder
 
-Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler
 SHARD = "15MB"  # of one weight file, at most
 
 
@@ -60,7 +59,7 @@ def export_weights(
     return folder
 
 
-def schedule_of(predicts: str) -> Scheduler:
+def schedule_of(predicts: str) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
     """The scheduler of what the noise predictor was trained to predict."""
     return flow_schedule() if predicts == "velocity" else noise_schedule()
 
@@ -104,7 +103,7 @@ def assemble(
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
-    scheduler: Scheduler | None = None,
+    scheduler: DDIMScheduler | FlowMatchEulerDiscreteScheduler | None = None,
 ) -> StableDiffusionPipeline:
     """The parts as a pipeline in memory; the schedule is the noise predictor's where none is given."""
     scheduler = scheduler or noise_schedule()
