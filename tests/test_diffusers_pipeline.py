@@ -133,7 +133,7 @@ def test_what_it_returns_and_shows(pipe: Any, cutout: Image.Image) -> None:
         ({"height": 100}, "multiple of"),
         ({"callback_on_step_end": lambda *_: {"latents": torch.zeros(1)}}, "latents cannot be changed"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_what_cannot_be_is_refused(
     pipe: Any, cutout: Image.Image, more: dict[str, Any], message: str
