@@ -120,7 +120,7 @@ FILES = {
     "version of a log": ("hydra: {job_logging: {version: 3}}", "hydra.job_logging.version"),
     "verbosity": ("hydra: {verbose: 3.5}", "hydra.verbose"),
     "where a key goes": (
-        "planner: {_target_: sow.planner.openai_compatible.OpenAICompatible, base_url: 'http://a.example/v1'}",
+        "defaults: [{override /planner: openai}]\nplanner: {base_url: 'http://a.example/v1'}",
         "planner.base_url in a file",
     ),
     "where Google's key goes": (

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from sow.config.places import PACKAGE
 from sow.people.captions.captions import caption
 from sow.people.judge.composites import Figure, Picture, doubled, misdrawn
 from sow.people.training.autoencoder import to_images
 from sow.people.training.export import load_pipeline
 from sow.people.training.latents import encode_shard
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
 LEVELS = (
     100,
     450,
@@ -32,7 +33,7 @@ STEPS = 4
 @lru_cache(maxsize=1)
 def pipeline() -> StableDiffusionPipeline:
     """The embedded model."""
-    return load_pipeline(PACKAGE / "people" / "weights")
+    return load_pipeline(WEIGHTS)
 
 
 @torch.no_grad()
