@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.bare import components, open_gate
+from benchmarks.bare import open_gate
 from sow.attention.modulator import Modulator
 from sow.attention.regions import SampleRegions
 from sow.method import noise
+from sow.method.paper import components
 
 LAYERS = {4096: (5, 5), 1024: (10, 5), 256: (20, 5), 64: (20, 1)}  # tokens -> heads of 64, layers
 DIM = 64

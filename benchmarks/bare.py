@@ -14,11 +14,9 @@ from PIL import Image
 
 from sow.attention.gate import AlwaysOpen, RegionGate
 from sow.method import noise
-from sow.method.denoiser import Model
-from sow.method.paper import CONDITION_SIZE, STEPS, components
-from sow.method.run import OneWayDiffusion
+from sow.method.paper import one_way
 from sow.models import checkpoint as understood
-from sow.models.backbone import Backbone, make_canvas
+from sow.models.backbone import Backbone
 from sow.models.loading import load_whole
 from sow.models.tiny import SCHEDULER, byte_tokenizer
 from sow.pipeline.pipeline import Pipeline
@@ -54,9 +52,7 @@ class FixedPlans(Pipeline):
 
 def pipeline(backbone: Backbone, *, batch_size: int = 4, **changes: Any) -> FixedPlans:
     """SOW on a loaded model at its own canvas; `changes` replace components by name."""
-    side = int(backbone.unet.config.sample_size) * backbone.factor
-    canvas = make_canvas(side, side, backbone.factor, CONDITION_SIZE)
-    method = OneWayDiffusion(Model.of(backbone, STEPS), canvas, **{**components(), **changes})
+    method = one_way(backbone, **changes)
     return FixedPlans(method, planner=None, position=None, intensify=None, batch_size=batch_size)
 
 

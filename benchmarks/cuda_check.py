@@ -41,7 +41,7 @@ from benchmarks.timing import interleaved, peak_mib, quartiles  # noqa: E402
 from benchmarks.work import Modulated, Row, row  # noqa: E402
 from sow.attention import split  # noqa: E402
 from sow.attention.processor import modulated  # noqa: E402
-from sow.method import noise  # noqa: E402
+from sow.method import noise, paper  # noqa: E402
 from sow.method.seed_init import Batch  # noqa: E402
 
 FITS = 8192  # MiB that one float16 image of Stable Diffusion's size must fit
@@ -93,7 +93,7 @@ class Machine:
                 if self.weights is None
                 else bare.checkpoint(self.weights, self.device, dtype)
             )
-            cycle = bare.components()["cycle"]
+            cycle = paper.components()["cycle"]
             changes = {"cycle": fewer(cycle)} if self.small else {}
             self.made.update(dtype=dtype, pipeline=bare.pipeline(backbone, batch_size=8, **changes))
         return self.made["pipeline"]
@@ -165,7 +165,7 @@ def row_ranges(machine: Machine) -> Iterator[Found]:
 
 def whole_run(machine: Machine) -> Iterator[Found]:
     """A whole SOW image of the embedded model here and on the CPU, in float32."""
-    changes = {"cycle": fewer(bare.components()["cycle"])} if machine.small else {}
+    changes = {"cycle": fewer(paper.components()["cycle"])} if machine.small else {}
     latents = {}
     for device in dict.fromkeys((machine.device, "cpu")):
         pipeline = bare.pipeline(bare.checkpoint(bare.WEIGHTS, device, "float32"), **changes)

@@ -150,14 +150,17 @@ def test_a_file_put_back_with_its_old_time_is_read_again(tmp_path: Path) -> None
         file_hashes.file_sha256(tmp_path / "none")
 
 
+@dataclass
+class Reader:
+    """A component that reads one place."""
+
+    place: Path
+
+    def files(self) -> list[Path]:
+        return [self.place]
+
+
 def test_linked_folders_are_read_and_what_decides_nothing_is_not(tmp_path: Path) -> None:
-    @dataclass
-    class Reader:
-        folder: Path
-
-        def files(self) -> list[Path]:
-            return [self.folder]
-
     place, elsewhere = tmp_path / "model", tmp_path / "blobs"
     for folder in (place, elsewhere):
         folder.mkdir()
@@ -174,17 +177,10 @@ def test_linked_folders_are_read_and_what_decides_nothing_is_not(tmp_path: Path)
 
 
 def test_the_place_of_an_input_is_no_part_of_it(tmp_path: Path) -> None:
-    @dataclass
-    class Component:
-        place: Path
-
-        def files(self) -> list[Path]:
-            return [self.place]
-
     for name in "ab":
         (tmp_path / name).mkdir()
         photographs(tmp_path / name / "data")
-    one, other = (inputs.contents([Component(tmp_path / name / "data")]) for name in "ab")
+    one, other = (inputs.contents([Reader(tmp_path / name / "data")]) for name in "ab")
     assert one == other and [name for name, _ in one["files"]] == ["data/cat.png", "data/cat_mask.png"]
 
 

@@ -19,11 +19,9 @@ from PIL import Image
 from sow.data.conditions import photograph
 from sow.errors import UserError
 from sow.method import paper
-from sow.method.denoiser import Model
 from sow.method.guidance import ClassifierFree
-from sow.method.run import OneWayDiffusion
 from sow.models import checkpoint
-from sow.models.backbone import Backbone, make_canvas
+from sow.models.backbone import Backbone
 from sow.pipeline.pipeline import Pipeline
 from sow.planner.heuristic import Heuristic
 from sow.planner.intensify import Planned as PlannedPrompt
@@ -129,6 +127,7 @@ class SOWPipeline(DiffusionPipeline):
             photograph(i, "none" if m is None else m, "white", crop, b)
             for i, m, b in zip(images, masks, boxes, strict=True)
         )
+        # Without a generator from torch's own, as diffusers' pipelines do: torch.manual_seed repeats it.
         seed = int(torch.randint(2**31, (1,))) if generator is None else generator.initial_seed()
         requests = [
             Request(conditions, prompt, seed=seed + i, id=str(i)) for i in range(num_images_per_prompt)
@@ -158,14 +157,11 @@ class SOWPipeline(DiffusionPipeline):
         dtype = str(self.unet.dtype).removeprefix("torch.")
         device = str(self._execution_device)
         backbone = Backbone(self.vae, self.text_encoder, self.tokenizer, self.unet, scheduler, device, dtype)
-        side = int(backbone.unet.config.sample_size) * backbone.factor
-        canvas = make_canvas(width or side, height or side, backbone.factor, list(paper.CONDITION_SIZE))
-        parts = paper.components()
-        parts["guidance"] = ClassifierFree(scale=scale, negative_prompt=negative)
-        if wrong := sorted(changes.keys() - parts.keys()):
-            raise UserError(f"{wrong[0]!r} is no component: choose among {', '.join(parts)} (components)")
-        model = Model.of(backbone, steps, canvas.latent_size)
-        method = OneWayDiffusion(model, canvas, **{**parts, **changes})
+        known = paper.components()
+        if wrong := sorted(changes.keys() - known.keys()):
+            raise UserError(f"{wrong[0]!r} is no component: choose among {', '.join(known)} (components)")
+        guidance = ClassifierFree(scale=scale, negative_prompt=negative)
+        method = paper.one_way(backbone, steps, width, height, **{"guidance": guidance, **changes})
         planner = Heuristic(**paper.PLANNER)
         return Pipeline(method, planner, PlannedPosition(), PlannedPrompt(), batch_size=1)
 

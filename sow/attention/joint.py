@@ -69,7 +69,7 @@ class TakenOver(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or self.layer is None:
             return func(*args, **(kwargs or {}))
         self.calls += 1
-        return self.attend(self.layer, *args, **(kwargs or {}))
+        return self.attend(self.layer, *_bound(*args, **(kwargs or {})))
 
     def enter_layer(self, name: str) -> Callable[..., None]:
         """The hook before a layer."""
@@ -89,6 +89,11 @@ class TakenOver(TorchFunctionMode):
             )
 
 
+def _bound(query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> tuple[Any, ...]:
+    """The call's arguments as queries, keys, values and options by name."""
+    return query, key, value, {**dict(zip(OPTIONS, more, strict=False)), **options}
+
+
 class Unchecked(TakenOver):
     """The same for a watcher, which sees nothing of a layer that another has taken over."""
 
@@ -105,9 +110,7 @@ def joined(network: nn.Module, modulator: Modulator) -> Iterator[None]:
         modulator.layers[network] = image_layers(network)
         modulator.number([name for name, _ in modulator.layers[network]])
 
-    def attend(layer: str, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
-        options = {**dict(zip(OPTIONS, more, strict=False)), **options}
-
+    def attend(layer: str, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
         def again(values: Tensor) -> Tensor:
             return attend_jointly(modulator, layout.first, layer, (query, key, values), options)
 
@@ -161,16 +164,13 @@ def watching(network: nn.Module, tokens: int, see: Callable[[str, Call], None]) 
     """Within the block `see` gets each call of the transformer's image attention, modulated or not."""
     layout = LAYOUTS[type(network).__name__]
 
-    def attend(layer: str, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any) -> Tensor:
-        out = F.scaled_dot_product_attention(query, key, value, *more, **options)
+    def attend(layer: str, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
+        def again(values: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(query, key, values, **options)
+
         if network not in MODULATED:  # else `joined` shows its own
-            given = {**dict(zip(OPTIONS, more, strict=False)), **options}
-
-            def again(values: Tensor) -> Tensor:
-                return F.scaled_dot_product_attention(query, key, values, **given)
-
-            see(layer, Call(again, query, key, value, given, layout.first, tokens))
-        return out
+            see(layer, Call(again, query, key, value, options, layout.first, tokens))
+        return again(value)
 
     WATCHING.setdefault(network, []).append(see)
     try:

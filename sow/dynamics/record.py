@@ -88,6 +88,7 @@ def flow_rows(
     samples: list[Sample] = []
     size, device = sampler.canvas.latent_size, sampler.backbone.device
     branch = cyclic(sampler).guidance.in_cycle().text_branch
+    names = [name for name, _ in modulated_layers(sampler.backbone.unet)]
     kinds = {modulation.region for modulation, _, _ in shadows.values()} | ({region} if region else set())
     for here in batches(len(requests), sampler.batch_size):
         group, planned = requests[here], plans[here]
@@ -97,7 +98,6 @@ def flow_rows(
             name: ShadowGate(Modulator(m, gate, decay, found[m.region], size, device), branch)
             for name, (m, gate, decay) in shadows.items()
         }
-        names = [name for name, _ in modulated_layers(sampler.backbone.unet)]
         for watcher in watchers.values():
             watcher.modulator.number(names)
         made, contexts = watch(sampler, group, planned, *masses, *watchers.values(), phases=phases)

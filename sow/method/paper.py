@@ -6,17 +6,23 @@ the composed configuration.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sow.attention.decay import DistanceDecay, TimeDecay
 from sow.attention.gate import RegionGate
 from sow.attention.modulation import Modulation
 from sow.attention.strength import PMinus, PPlus
 from sow.method.cycle import Cycle
+from sow.method.denoiser import Model
 from sow.method.guidance import ClassifierFree
 from sow.method.inversion import Inversion
 from sow.method.preservation import Preservation
+from sow.method.run import OneWayDiffusion
 from sow.method.seed_init import Background
+from sow.models.backbone import make_canvas
+
+if TYPE_CHECKING:
+    from sow.models.backbone import Backbone
 
 STEPS = 10  # K, Sec. V
 CONDITION_SIZE = (180, 256)  # of a canvas of 512 pixels, Sec. V
@@ -64,3 +70,18 @@ def components() -> dict[str, Any]:
             tau=0.273, queries="related", score="logits", scope="layer", min_points=8, fraction=0.2
         ),
     }
+
+
+def one_way(
+    backbone: Backbone,
+    steps: int = STEPS,
+    width: int | None = None,
+    height: int | None = None,
+    **changes: Any,
+) -> OneWayDiffusion:
+    """SOW on a loaded model, at its own canvas where no size in pixels is given; `changes` replace components
+    by name."""
+    side = int(backbone.unet.config.sample_size) * backbone.factor
+    canvas = make_canvas(width or side, height or side, backbone.factor, list(CONDITION_SIZE))
+    model = Model.of(backbone, steps, canvas.latent_size)
+    return OneWayDiffusion(model, canvas, **{**components(), **changes})

@@ -110,13 +110,11 @@ class Pretrained:
 
     def folder(self) -> Path:
         """The local folder; "people" names the weights that come with the package."""
-        return SHIPPED.get(str(self.path)) or Path(str(self.path)).expanduser()
+        return _place(str(self.path))
 
     def unet_folder(self) -> Path:
         """The local folder of unet and scheduler."""
-        if self.unet_path is None:
-            return self.folder()
-        return SHIPPED.get(self.unet_path) or Path(self.unet_path).expanduser()
+        return self.folder() if self.unet_path is None else _place(self.unet_path)
 
     def files(self) -> list[Path]:
         """All that lies in the local folders."""
@@ -316,6 +314,11 @@ class Pretrained:
                 "height, model.canvas)"
             )
         return make_canvas(wide, tall, factor, self.condition_size)
+
+
+def _place(name: str) -> Path:
+    """The folder of a name of SHIPPED or of a path."""
+    return SHIPPED.get(name) or Path(name).expanduser()
 
 
 def check_folder(folder: Path) -> None:

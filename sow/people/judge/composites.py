@@ -48,6 +48,11 @@ class Figure:
     misdrawn: bool = False  # what the face shows may have changed
 
     @property
+    def altered(self) -> bool:
+        """Whether the face no longer shows what the attributes and the identity say."""
+        return self.doubled or self.misdrawn
+
+    @property
     def second(self) -> bool:
         """Whether a second face is there, whole or in part."""
         return self.doubled or len(self.faces) > 1

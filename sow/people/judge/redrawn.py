@@ -22,10 +22,8 @@ from sow.people.training.export import load_pipeline
 from sow.people.training.latents import encode_shard
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-LEVELS = (
-    100,
-    450,
-)  # training timesteps from which a picture is sampled again; above, any second face is drawn away
+# Training timesteps from which a picture is sampled again; above, any second face is drawn away.
+LEVELS = (100, 450)
 GUIDANCE = (1.0, 4.0, 7.5)
 STEPS = 4
 

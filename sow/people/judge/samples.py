@@ -64,7 +64,7 @@ def readable(figure: Figure) -> dict[str, int]:
         hidden.update(("hair", "hair_color", "hat"))
     if not figure.clothed:
         hidden.update(("clothing", "clothing_color"))
-    if figure.doubled or figure.misdrawn:
+    if figure.altered:
         hidden.update(FACE_FIELDS)
     return {name: -1 if name in hidden else index for name, index in labels.items()}
 
@@ -272,9 +272,7 @@ def batch_of(figures: list[Figure], rng: np.random.Generator | None, jitter: flo
         scene_labels=scene_labels,
         close_labels={n: column(n, rows) for n in CLOSE_HEADS},
         figure_labels={n: column(n, rows) for n in FIGURE_HEADS},
-        identity=torch.tensor(
-            [-1 if figures[i].doubled or figures[i].misdrawn else figures[i].identity for i in rows]
-        ),
+        identity=torch.tensor([-1 if figures[i].altered else figures[i].identity for i in rows]),
         shape=torch.tensor([face_shape(figures[i].identity) for i in rows], dtype=torch.float32),
         whole=torch.tensor([figures[i].whole for i in rows]),
         second=torch.tensor([float(f.second) for f in figures]),

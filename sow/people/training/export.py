@@ -32,7 +32,8 @@ def export_weights(
     unet: UNet2DConditionModel,
     predicts: str = "epsilon",
 ) -> Path:
-    """Write the pipeline, whose unet predicts "epsilon" or a flow's "velocity", to `folder` in float16 as Stable Diffusion's layout, beside it first and then renamed.
+    """Write the pipeline, whose unet predicts "epsilon" or a flow's "velocity", to `folder` in float16 as Stable
+    Diffusion's layout, beside it first and then renamed.
 
     `StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)` reads it. Files of
     the old folder that no export writes (the judge's weights, the model card) move along.
