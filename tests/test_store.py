@@ -171,9 +171,9 @@ def test_a_value_larger_than_the_limit_empties_nothing(tmp_path: Path) -> None:
 
 
 def test_files_being_written_stay_and_those_of_killed_processes_go(tmp_path: Path) -> None:
-    (tmp_path / "00").mkdir()
-    written, left = (tmp_path / "00" / f".{i}.json.123-456.part" for i in (1, 2))
+    written, left = (tmp_path / key(i)[:2] / f".{key(i)}.json.123-456.part" for i in (901, 902))
     for part in (written, left):
+        part.parent.mkdir()
         part.write_bytes(bytes(50 * KIB))
     old = time.time() - 2 * ABANDONED
     os.utime(left, (old, old))
@@ -181,6 +181,59 @@ def test_files_being_written_stay_and_those_of_killed_processes_go(tmp_path: Pat
     for i in range(20):
         store.put(key(i), tensor(i))
     assert written.exists() and not left.exists() and taken(tmp_path) <= 20 * KIB
+
+
+# A user's own files in the folder of a store: a row is the place of one and its first bytes.
+
+HASH = "ab" * 32
+FOREIGN: dict[str, tuple[str, bytes]] = {
+    "a text": ("ab/notes.txt", b"notes"),
+    "hidden": ("ab/.hidden", b"kept"),
+    "an abandoned part of another program": ("ab/.download.json.77-88.part", b"half"),
+    "its own place and kind": ("ab/data.safetensors", b"\x08\0\0\0\0\0\0\0{}      "),
+    "named by a hash, in another folder": (f"cd/{HASH}.json", b'{\n "sha256": "'),
+    "named by a hash, of a git store": (f"ab/{HASH[2:]}", b"blob"),
+    "named by a hash, another program's JSON": (f"ab/{HASH}.json", b'{"url": "x", "sha256": "y"}'),
+    "named by a hash, another program's weights": (
+        f"ab/{HASH}.safetensors",
+        b"\x40\0\0\0\0\0\0\0" + b'{"__metadata__":{"format":"pt"}}'.ljust(64),
+    ),
+    "named by a hash, cut": (f"ab/{HASH}.safetensors", b"\xff"),
+    "named by a hash, empty": (f"ab/{HASH}.json", b""),
+    "capital letters": (f"AB/{HASH.upper()}.json", b'{\n "sha256": "'),
+    "beside the folders": ("thesis.json", b"{}"),
+    "a lock": (".lock", b"12345"),
+    "deeper": (f"ab/cd/{HASH}.json", b'{\n "sha256": "'),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_what_a_store_did_not_write_stays_to_the_byte(tmp_path: Path, what: str) -> None:
+    name, start = FOREIGN[what]
+    file, data = tmp_path / name, start + bytes(30 * KIB)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    old = time.time() - 10 * ABANDONED
+    os.utime(file, (old, old))
+    store = Store(tmp_path, 60 * KIB)
+    for i in range(40):
+        store.put(key(i), tensor(i))
+        store.put(key(100 + i), {"plain": "x" * KIB})
+    assert file.read_bytes() == data
+    assert store.get(key(139)) is not None and taken(tmp_path) - len(data) <= 60 * KIB
+
+
+def test_links_in_the_folder_of_a_store_and_what_they_lead_to_stay(tmp_path: Path) -> None:
+    elsewhere = Store(tmp_path / "mine")
+    elsewhere.put(key(1), tensor(1))
+    (file,) = (tmp_path / "mine").rglob("*.safetensors")
+    place = tmp_path / "store"
+    (place / file.parent.name).mkdir(parents=True)
+    (place / file.parent.name / file.name).symlink_to(file)
+    store = Store(place, 20 * KIB)
+    for i in range(10, 40):
+        store.put(key(i), tensor(i))
+    assert (place / file.parent.name / file.name).is_symlink() and same(elsewhere.get(key(1)), tensor(1))
 
 
 def test_memory_is_bounded_and_its_tensors_are_watched(tmp_path: Path) -> None:

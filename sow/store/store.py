@@ -3,7 +3,7 @@
 A value is what JSON holds, tuples and tensors, nested. Plain values are JSON files, those with tensors
 safetensors files; each carries the fingerprint of its content, which is checked when it is read. What is
 damaged is made again, with a warning of one line; a folder that is full, read-only or broken keeps nothing
-and ends no run.
+and ends no run. Only files that a store has written are counted and removed, whatever else lies in its folder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,12 @@ VARIABLE = "SOW_CACHE"  # the folder of `shared`; "off" keeps nothing
 SHARED_LIMIT = 2 << 30  # bytes of it
 SPARE = 0.1  # of the limit is made free when it is reached, so that the next files need no search
 SHARE = 0.05  # of the limit may be written by a process before it looks at what the others wrote
-LOCK = ".lock"
+LOCK = ".sow.lock"
+HEADER = 1 << 24  # bytes of the longest header of a file of tensors
 ABANDONED = 3600.0  # seconds since the last byte of a temporary file whose process must be gone
 TENSOR, TUPLE = "__tensor__", "__tuple__"
+WRITTEN = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.(json|safetensors)")  # a file, by its key
+UNFINISHED = re.compile(r"([0-9a-f]{2})/\.\1[0-9a-f]{62}\.(json|safetensors)\.\d+-\d+\.part")
 Value = TypeVar("Value")
 
 
@@ -214,25 +218,40 @@ class Store:
         """Remove files until `SPARE` of the limit is free, if they exceed it; the bytes that stay."""
         found, total = [], 0
         for file in folder.glob("*/*"):
+            name = file.relative_to(folder).as_posix()
             try:
-                state = file.stat()
-                if file.name.startswith("."):  # being written, or left by a killed process
+                state = file.lstat()
+                if UNFINISHED.fullmatch(name):  # being written, or left by a killed process
                     if time.time() - state.st_mtime > ABANDONED:
                         file.unlink()
-                    continue
+                elif WRITTEN.fullmatch(name):
+                    found.append((state.st_mtime_ns, state.st_size, file))
+                    total += state.st_size
             except OSError:
                 continue
-            found.append((state.st_mtime_ns, state.st_size, file))
-            total += state.st_size
         if total <= self.limit:
             return total
         for _, size, file in sorted(found):
             if total <= (1 - SPARE) * self.limit:
                 break
             with contextlib.suppress(OSError):
-                file.unlink()
+                if _is_of_a_store(file):
+                    file.unlink()
                 total -= size
         return total
+
+
+def _is_of_a_store(file: Path) -> bool:
+    """Whether a file begins as those do that `Store._write` writes; raises OSError."""
+    if file.is_symlink() or not file.is_file():
+        return False
+    with open(file, "rb") as opened:
+        start = opened.read(8)
+        if file.suffix == ".json":
+            return (start + opened.read(8)).startswith(b'{\n "sha256": "')
+        length = int.from_bytes(start, "little")
+        header = opened.read(length) if length <= HEADER else b""
+    return header.startswith(b'{"__metadata__":{') and b'"sha256":"' in header and b'"content":"' in header
 
 
 def _read(file: Path, undigested: bool) -> tuple[Any, float]:
