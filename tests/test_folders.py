@@ -105,12 +105,62 @@ def test_a_folder_of_other_code_or_inputs_is_not_written_to(tmp_path: Path) -> N
         folders.take(folder, "two")
 
 
-@pytest.mark.parametrize("subfolder", ["same", "", "a/b", "0"])
+@pytest.mark.parametrize(
+    "subfolder",
+    ["same", "", "a/b", "0", "${model.dtype}", "${seed}", "${hydra.job.num}/../../x", "/tmp/x${hydra.job.num}",
+     "~/${hydra.job.num}"],
+)  # fmt: skip
 def test_jobs_of_a_sweep_do_not_share_a_folder(command_line: Call, tmp_path: Path, subfolder: str) -> None:
     refused = command_line(
         "-m", DEBUG, "seed=0,1", f"hydra.sweep.dir={tmp_path}/s", f"hydra.sweep.subdir={subfolder}"
     )
     assert refused.status == 1 and "hydra.sweep.subdir" in refused.err and not (tmp_path / "s").exists()
+
+
+# Folders that are somebody's: of the user, or of another program. A row: the files in it.
+
+ANOTHER = "hydra:\n  overrides:\n    task: [experiment=debug, 'paths.outputs={}']\n"
+MINE: dict[str, dict[str, str]] = {
+    "a picture and its numbers": {"image.png": "mine", "metrics.json": "mine"},
+    "a text": {"notes.txt": "mine"},
+    "hidden": {".key": "mine"},
+    "a log": {"run.log": "mine"},
+    "a folder": {"wandb/offline-run-1/data": "mine"},
+    "a job's folder": {"0_seed-0/image.png": "mine"},
+    "a manifest of a page": {"manifest.json": '{"name": "my page", "overrides": []}'},
+    "a run of another program of Hydra": {".hydra/hydra.yaml": ANOTHER, ".hydra/config.yaml": "a: 1"},
+    "another program's run of the same words": {
+        ".hydra/overrides.yaml": "[experiment=debug]",
+        "run.log": "",
+    },
+    "a sweep of another program of Hydra": {"multirun.yaml": ANOTHER, "0/image.png": "mine"},
+    "damaged records": {".hydra/hydra.yaml": "{", "manifest.json": "[", ".sweep.json": "null"},
+}
+
+
+@pytest.mark.parametrize("words", [("hydra.run.dir={}",), ("-m", "seed=0,1", "hydra.sweep.dir={}")], ids=len)
+@pytest.mark.parametrize("what", MINE)
+def test_a_folder_with_somebodys_files_is_not_written_to(
+    tmp_path: Path, command_line: Call, outputs: Path, quick: list[int], what: str, words: tuple[str, ...]
+) -> None:
+    place = tmp_path / "place"
+    for name, text in MINE[what].items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text.format(outputs) if "{}" in text else text)
+    before = contents(tmp_path)
+    refused = command_line(DEBUG, *(w.format(place) for w in words))
+    assert refused.status == 1 and contents(tmp_path) == before and not quick
+    (line,) = refused.err.strip().splitlines()
+    assert line.startswith("error: ") and str(place) in line and "name" in line
+
+
+def test_an_empty_folder_and_a_link_to_one_are_taken(tmp_path: Path, command_line: Call) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert command_line(DEBUG, f"hydra.run.dir={tmp_path}/link").status == 0
+    assert (tmp_path / "empty" / MANIFEST).is_file()
+    refused = command_line(DEBUG, "seed=1", f"hydra.run.dir={tmp_path}/link")
+    assert refused.status == 1 and "other words" in refused.err
 
 
 # Folders that are none.
@@ -128,6 +178,13 @@ NOWHERE = {
     "a file": (DEBUG, "hydra.run.dir=file"),
     "below a file": (DEBUG, "hydra.run.dir=file/run"),
     "a sweep below a file": ("-m", DEBUG, "seed=0,1", "hydra.sweep.dir=file/run"),
+    "a name that is too long": (DEBUG, f"hydra.run.dir={'b' * 260}"),
+    "a long name on the way": (DEBUG, f"hydra.run.dir={'b' * 260}/run"),
+    "a path that is too long": (DEBUG, f"hydra.run.dir={'b/' * 4000}"),
+    "a long name of a sweep": ("-m", DEBUG, "seed=0,1", f"hydra.sweep.dir={'b' * 260}"),
+    "a link to itself": (DEBUG, "hydra.run.dir=loop"),
+    "below a link to itself": (DEBUG, "hydra.run.dir=loop/run"),
+    "a device": (DEBUG, "hydra.run.dir=/dev/null"),
 }
 
 
@@ -138,6 +195,7 @@ def test_a_folder_that_is_none_is_refused_before_anything_is_written(
     here = tmp_path / "here"
     here.mkdir()
     (here / "file").write_text("words")
+    (here / "loop").symlink_to("loop")
     monkeypatch.chdir(here)
     before = sorted(os.listdir(ROOT))
     refused = command_line(*NOWHERE[what])
@@ -202,6 +260,44 @@ def test_a_folder_made_for_a_job_that_failed_at_once_is_gone(
 def test_what_a_failing_run_has_written_stays(command_line: Call, tmp_path: Path) -> None:
     assert command_line(DEBUG, "seed=9", f"hydra.run.dir={tmp_path}/run").status == 1
     assert (tmp_path / "run/metrics.json").is_file() and not (tmp_path / "run" / MANIFEST).exists()
+
+
+HYDRAS = ["config.yaml", "hydra.yaml", "overrides.yaml"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=os.strerror)
+@pytest.mark.parametrize("name", HYDRAS)
+@pytest.mark.parametrize("words", [(DEBUG,), ("-m", DEBUG, "seed=1,2")], ids=len)
+def test_a_disk_that_takes_none_of_hydras_files_leaves_no_half_run(
+    command_line: Call,
+    outputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    name: str,
+    number: int,
+    quick: list[int],
+) -> None:
+    from hydra.core import utils
+
+    def save(config: Any, filename: str, place: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / filename).write_text("half")
+        if filename == name:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(utils, "_save_config", save)
+    failed = command_line(*words)
+    assert failed.status == 1 and not quick
+    (line,) = failed.err.strip().splitlines()
+    assert line.startswith("error: ") and os.strerror(number) in line and "paths.outputs" in line
+    assert not list(outputs.rglob(".hydra")) and not list(outputs.rglob("run.log"))
+
+
+def test_a_jobs_folder_that_cannot_be_made_is_one_line(command_line: Call, outputs: Path) -> None:
+    failed = command_line("-m", DEBUG, "seed=1,2", "hydra.sweep.subdir=${hydra.job.num}" + "c" * 300)
+    assert failed.status == 1 and "File name too long" in failed.err
+    (line,) = failed.err.strip().splitlines()
+    assert line.startswith("error: ") and not list(outputs.rglob(".hydra"))
 
 
 FAILING_FILES = ["metrics.json", MANIFEST, KEY]

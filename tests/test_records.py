@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -151,12 +153,41 @@ def test_latest_leads_to_the_run_completed_last(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [".index", "latest"]
 
 
-def test_a_folder_of_ones_own_called_latest_stays(tmp_path: Path) -> None:
-    (tmp_path / "latest").mkdir()
-    (tmp_path / "run").mkdir()
+# What a user may have called `latest` in the folder of outputs. A row makes it there.
+
+
+def _a_link(words: str) -> Callable[[Path], None]:
+    return lambda place: (place / "latest").symlink_to(words)
+
+
+OWN_LATEST: dict[str, Callable[[Path], None]] = {
+    "a folder": lambda place: (place / "latest").mkdir(),
+    "a file": lambda place: (place / "latest").write_text("mine"),
+    "a link to a folder": _a_link("keep"),
+    "a link to a file": _a_link("keep/notes.txt"),
+    "a link to a folder with another manifest": _a_link("page"),
+    "an absolute link": _a_link("/somewhere"),
+    "a link to a name that is not there": _a_link("gone"),
+    "a link out of here that leads nowhere": _a_link("../disk/gone"),
+    "a link to itself": _a_link("latest"),
+}
+
+
+@pytest.mark.parametrize("what", OWN_LATEST)
+def test_what_ones_own_is_called_latest_stays(tmp_path: Path, what: str) -> None:
+    for name in ("keep", "page", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "keep" / "notes.txt").write_text("mine")
+    (tmp_path / "page" / "manifest.json").write_text('{"name": "a page"}')
+    OWN_LATEST[what](tmp_path)
+    link = tmp_path / "latest"
+
+    def state() -> Any:
+        return os.readlink(link) if link.is_symlink() else link.read_text() if link.is_file() else "folder"
+
+    before = state()
     records.point_latest(tmp_path, tmp_path / "run")
-    assert (tmp_path / "latest").is_dir() and not (tmp_path / "latest").is_symlink()
-    assert len(list(tmp_path.iterdir())) == 2
+    assert state() == before and not list(tmp_path.glob(".latest*"))
 
 
 def test_a_skipped_run_leaves_no_folder_and_in_a_sweep_a_link(

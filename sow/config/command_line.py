@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import logging
 import os
 import shlex
 import sys
@@ -28,6 +30,12 @@ from sow.config.repeat import words_of
 from sow.errors import Refusal, UserError
 from sow.store.secrets import redact, redact_file, redact_logs
 
+# What the system refuses of a file that is meant to be there: no faults of ours, which end in a traceback.
+OF_THE_SYSTEM = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
+)
+
 failed: list[str] = []
 
 
@@ -38,6 +46,7 @@ def command_line() -> int:
     sys.argv[1:] = redact(arguments)  # which W&B keeps
     failed.clear()
     redact_logs()
+    logging.raiseExceptions = False  # a log on a full disk prints no traceback a line
     sys.excepthook = _traceback
     try:
         if arguments == ["doctor"]:
@@ -53,6 +62,12 @@ def command_line() -> int:
         text = str(error) if isinstance(error, UserError) else explain(error, arguments)
         print(f"error: {redact(text)}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in OF_THE_SYSTEM:
+            raise
+        module("sow.runs.folders").discard_unstarted()
+        print(f"error: {redact(_told(error))}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -66,15 +81,20 @@ def job(composed: DictConfig) -> float | None:
     """
     running = HydraConfig.get()
     redact_logs()
-    for file in (
-        *_records(running.runtime.output_dir, running.output_subdir),
-        Path(running.sweep.dir, "multirun.yaml"),
-    ):
-        if file.is_file():
-            redact_file(file)
     try:
+        for file in (
+            *_records(running.runtime.output_dir, running.output_subdir),
+            Path(running.sweep.dir, "multirun.yaml"),
+        ):
+            if file.is_file():
+                redact_file(file)
         return module("experiments.core.job").run_composed(composed, running)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno not in OF_THE_SYSTEM:
+                raise
+            module("sow.runs.folders").discard_untouched(Path(running.runtime.output_dir))
+            error = UserError(_told(error))
         if not running.launcher._target_.endswith(".BasicLauncher"):
             raise UserError(redact(str(error))) from None  # its launcher, in another process, must hear of it
         print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
@@ -119,6 +139,12 @@ def _do(arguments: Sequence[str]) -> None:
         hydra.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
     else:
         hydra.run(name, job, [*words, "hydra.mode=RUN"])
+
+
+def _told(error: OSError) -> str:
+    """What the system has refused, and where."""
+    place = f" {error.filename}" if error.filename else ""
+    return f"cannot use the file or folder{place}: {error.strerror} (paths.outputs)"
 
 
 def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

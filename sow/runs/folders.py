@@ -3,10 +3,11 @@ and no job removes what it did not write."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +21,31 @@ from sow.runs.records import MANIFEST, REPOSITORY
 from sow.store.secrets import redact
 
 SWEEP = ".sweep.json"  # the words of the sweep that a folder belongs to
+CALLBACK = "sow.runs.folders.OwnFolders"  # in Hydra's files, which tells them from another program's
 KEY = ".key"  # of the run that a folder belongs to, from its start on
 _fresh: set[Path] = set()  # folders that were not there when this process's runs and sweeps began
 
 
 class OwnFolders(Callback):
-    """Hydra's callback that refuses a folder before anything is written to it."""
+    """Hydra's callback that refuses a folder before anything is written to it: one that holds anything but an
+    earlier attempt at the same run or sweep."""
 
     def on_run_start(self, config: DictConfig, **rest: Any) -> None:
         """Check and make the folder of one run."""
-        try:
+        with _refusing("hydra.run.dir"):
             place = _place(config, "run")
             _need_unused(place, _words(config))
             _make(place, "hydra.run.dir")
-        except UserError as error:
-            raise Refusal(error) from error
 
     def on_multirun_start(self, config: DictConfig, **rest: Any) -> None:
         """Check, make and claim the folder of a sweep."""
-        try:
+        with _refusing("hydra.sweep.dir"):
             place = _place(config, "sweep")
-            raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-            subfolder = str(raw["subdir"])
-            if "${" not in subfolder:
-                raise UserError(
-                    f"hydra.sweep.subdir={subfolder} gives all jobs of a sweep one folder: let it hold "
-                    "${hydra.job.num} (hydra.sweep.subdir)"
-                )
+            _need_subfolders(config)
             goes_on = str(config.hydra.sweeper._target_).endswith(".BasicSweeper")
             _need_no_other_sweep(place, _words(config), goes_on)
             _make(place, "hydra.sweep.dir")
             _claim(place, _words(config))
-        except UserError as error:
-            raise Refusal(error) from error
 
     def on_multirun_end(self, config: DictConfig, **rest: Any) -> None:
         """Show what the sweep's jobs came to."""
@@ -82,6 +75,28 @@ def discard_untouched(folder: Path) -> None:
         return
     if not _holds_more(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_unstarted() -> None:
+    """Remove the folders that this process has made and in which no job has begun."""
+    for place in _fresh:
+        for folder in (*place.glob("*/"), place):
+            if folder.is_dir() and (folder / ".hydra").exists():
+                discard_untouched(folder)
+        with contextlib.suppress(OSError):
+            place.rmdir()  # if nothing lies in it
+
+
+@contextlib.contextmanager
+def _refusing(key: str) -> Iterator[None]:
+    """Faults of the user's, and of the system's with a folder, on their way through Hydra."""
+    try:
+        yield
+    except UserError as error:
+        raise Refusal(error) from error
+    except (OSError, ValueError) as error:  # a name too long, a zero byte in it
+        reason = getattr(error, "strerror", None) or error
+        raise Refusal(UserError(f"the folder cannot be used: {reason} ({key}, paths.outputs)")) from error
 
 
 def _holds_more(folder: Path) -> bool:
@@ -115,25 +130,52 @@ def _words(config: DictConfig) -> list[str]:
     return redact([str(word) for word in config.hydra.overrides.task])
 
 
+def _need_subfolders(config: DictConfig) -> None:
+    """Raise UserError where jobs of a sweep could share a folder, or have theirs outside the sweep's."""
+    raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    subfolder = str(raw["subdir"])
+    if "${hydra.job.num}" not in subfolder and "${hydra.job.id}" not in subfolder:
+        raise UserError(
+            f"hydra.sweep.subdir={subfolder} may give several jobs of a sweep one folder: let it hold "
+            "${hydra.job.num} (hydra.sweep.subdir)"
+        )
+    if ".." in Path(subfolder).parts or Path(subfolder).expanduser().is_absolute():
+        raise UserError(
+            f"hydra.sweep.subdir={subfolder} leads out of the sweep's folder: name one below hydra.sweep.dir "
+            "(hydra.sweep.subdir)"
+        )
+
+
 def _need_unused(place: Path, words: Sequence[str]) -> None:
-    if (place / SWEEP).exists() or (place / "multirun.yaml").exists():
+    if not place.is_dir() or not any(place.iterdir()):
+        return
+    if (place / SWEEP).exists() or _hydra_words(place / "multirun.yaml") is not None:
         raise UserError(f"{place} holds a sweep: name another folder (hydra.run.dir)")
-    earlier = place / ".hydra" / "overrides.yaml"
-    told = _yaml(earlier) if earlier.exists() else _json(place / MANIFEST, "overrides")
-    used = earlier.exists() or (place / MANIFEST).exists()
-    if used and _holds_more(place) and told != list(words):
+    told = _told(place)
+    if told is None:
+        raise UserError(f"{place} holds files that are no run's: name a new folder (hydra.run.dir)")
+    if told != list(words):
         raise UserError(f"{place} holds a run of other words: name another folder (hydra.run.dir)")
 
 
+def _told(place: Path) -> Any:
+    """The words of the run that a folder belongs to, as its own files say; None where they say nothing."""
+    told = _hydra_words(place / ".hydra" / "hydra.yaml")
+    if told is None and _json(place / MANIFEST, "key"):
+        return _json(place / MANIFEST, "overrides")
+    return told
+
+
 def _need_no_other_sweep(place: Path, words: Sequence[str], goes_on: bool) -> None:
-    told = _json(place / SWEEP, "words") if (place / SWEEP).exists() else _job_words(place / "multirun.yaml")
-    used = (
-        told is not None
-        or any(place.glob("*/.hydra"))
-        or (place / MANIFEST).exists()
-        or (place / ".hydra").exists()
-    )
-    if used and not (goes_on and told == list(words)):
+    if not place.is_dir() or not any(place.iterdir()):
+        return
+    told = _json(place / SWEEP, "words") if (place / SWEEP).exists() else _hydra_words(place / "multirun.yaml")
+    if told is None and not any(map(_told, (place, *place.glob("*/")))):
+        raise UserError(
+            f"{place} holds files that are no sweep's: name a new folder, or leave the key out "
+            "(hydra.sweep.dir)"
+        )
+    if not (goes_on and told == list(words)):
         raise UserError(
             f"{place} holds another run or sweep: name another folder, or leave the key out (hydra.sweep.dir)"
         )
@@ -171,13 +213,15 @@ def _make(place: Path, key: str) -> None:
         _fresh.add(place)
 
 
-def _job_words(file: Path) -> Any:
-    """The job's words in a multirun.yaml of Hydra's; None without the file."""
+def _hydra_words(file: Path) -> Any:
+    """The job's words in a file of Hydra's that a run or sweep of this program wrote; None otherwise."""
     found = _yaml(file)
     try:
-        return list(found["hydra"]["overrides"]["task"])
+        if found["hydra"]["callbacks"]["folders"]["_target_"] == CALLBACK:
+            return list(found["hydra"]["overrides"]["task"])
     except (KeyError, TypeError):
-        return None if found is None else found
+        pass
+    return None
 
 
 def _yaml(file: Path) -> Any:

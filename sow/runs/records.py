@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -219,15 +220,31 @@ def complete(folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, 
 def point_latest(outputs: Path, folder: Path) -> None:
     """Make the link `latest` in `outputs` lead to a complete run; something else of that name stays."""
     link, part = outputs / LATEST, outputs / f".{LATEST}.{os.getpid()}"
-    if link.exists() and not link.is_symlink():
-        log.info("%s is no link: it does not lead to the latest run", link)
+    if os.path.lexists(link) and not _is_own_link(link, outputs):
+        log.warning("%s is not this program's link: it stays, and leads to another run or none", link)
         return
+    words = os.path.relpath(folder.resolve(), outputs.resolve())
     try:
-        part.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()), target_is_directory=True)
+        part.symlink_to(words, target_is_directory=True)
         part.replace(link)  # at once: jobs may end together
-    except OSError as error:  # where links are not to be had
-        log.info("cannot make the link %s: %s", link, error.strerror or error)
+        RunFolder(outputs / ".index").save_bytes(LATEST, words.encode())
+    except (OSError, UserError) as error:  # where links are not to be had
+        log.info("cannot make the link %s: %s", link, error)
         part.unlink(missing_ok=True)
+
+
+def _is_own_link(link: Path, outputs: Path) -> bool:
+    """Whether `point_latest` made a link: it is the last that was made, or leads, by its way from there, to a
+    complete run."""
+    if not link.is_symlink() or os.path.isabs(words := os.readlink(link)):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        if words == (outputs / ".index" / LATEST).read_text(encoding="utf-8"):
+            return True
+    try:
+        return "key" in read_manifest(link / MANIFEST)
+    except UserError:
+        return False
 
 
 def link_earlier(folder: Path, earlier: Path) -> None:
