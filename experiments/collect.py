@@ -48,10 +48,11 @@ class Collect:
         found = manifests_below(Path(self.folder).expanduser())
         return {run: m for run, m in found if m.get("choices", {}).get("study") != "collect"}
 
-    def files(self) -> list[str]:
-        """What the table is made of, for the run key."""
-        names = (MANIFEST, "metrics.json", "records.parquet")
-        return [str(run / name) for run in self.manifests for name in names]
+    def files(self) -> list[tuple[Path, str]]:
+        """What the table is made of, for the run key: a run is known by its place in the folder."""
+        root, names = Path(self.folder).expanduser(), (MANIFEST, "metrics.json", "records.parquet")
+        found = (run / name for run in self.manifests for name in names)
+        return [(file, file.relative_to(root).as_posix()) for file in found]
 
     def run(self, context: StudyContext) -> None:
         """Read, tabulate, draw."""

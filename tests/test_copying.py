@@ -12,6 +12,7 @@ from sow.data.conditions import Person
 from sow.data.folder import ImageFolder
 from sow.metrics.copying import another_picture, copy_paste
 from sow.metrics.readings import readings
+from sow.store.inputs import files_read
 
 
 def on_circle(degrees: float, length: float = 1.0) -> list[float]:
@@ -61,4 +62,4 @@ def test_photographs_are_paired_by_folder(tmp_path: Path) -> None:
     other = another_picture(with_other)
     assert other is not None and np.asarray(other.image)[0, 0, 2] > 200
     assert another_picture(alone) is None
-    assert tmp_path / "others/a.jpg" in data.files()
+    assert tmp_path / "others/a.jpg" in files_read(data)

@@ -13,6 +13,7 @@ from sow.config.compose import compose
 from sow.data import Data
 from sow.data.folder import ImageFolder
 from sow.errors import UserError
+from sow.store.inputs import files_read
 
 
 @pytest.fixture
@@ -155,4 +156,4 @@ def test_the_option_takes_the_runs_prompt_and_setting(root: Path) -> None:
         ["model=tiny", "task=style", "data=folder", f"data.root={root}", "data.mask=none", "prompt=x"]
     )
     assert (config.data.prompt, config.data.setting) == ("x", "style")
-    assert {p.name for p in config.data.files()} >= {"cat.jpg", "cat.png", "car_mask.png"}
+    assert {p.name for p in files_read(config.data)} >= {"cat.jpg", "cat.png", "car_mask.png"}

@@ -107,8 +107,8 @@ def test_a_folder_of_other_code_or_inputs_is_not_written_to(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "subfolder",
-    ["same", "", "a/b", "0", "${model.dtype}", "${seed}", "${hydra.job.num}/../../x", "/tmp/x${hydra.job.num}",
-     "~/${hydra.job.num}"],
+    ["same", "", "a/b", "0", "${model.dtype}", "${seed}", "${hydra.job.num}/../../x", "~/${hydra.job.num}",
+     "/tmp/x${hydra.job.num}"],
 )  # fmt: skip
 def test_jobs_of_a_sweep_do_not_share_a_folder(command_line: Call, tmp_path: Path, subfolder: str) -> None:
     refused = command_line(

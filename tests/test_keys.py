@@ -160,6 +160,135 @@ class Reader:
         return [self.place]
 
 
+def names_in(contents: dict[str, Any]) -> list[str]:
+    """The names of all files that a key holds."""
+    return [name for read in contents.values() for one in read["files"] for name, _ in one]
+
+
+# Two files of which each has a role. A row: the words, and the two that change their contents or their names.
+
+
+def alike(place: Path) -> None:
+    """Two folders with a photograph of one name."""
+    for name, colour in (("a", "red"), ("b", "blue")):
+        (place / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), colour).save(place / name / "x.png")
+
+
+def two_pictures(place: Path) -> None:
+    alike(place)
+    (place / "a/x.png").rename(place / "a/cat.png")
+    (place / "b/x.png").rename(place / "a/cat_mask.png")
+
+
+def two_plans(place: Path) -> None:
+    for name in "ab":
+        (place / name).mkdir(parents=True)
+        (place / name / "plan.json").write_text(f'{{"of": "{name}"}}')
+
+
+def two_models(place: Path) -> None:
+    for name in "ab":
+        without_weights(place / name)
+        (place / name / "unet" / "w.safetensors").write_bytes(name.encode())
+
+
+def two_runs(place: Path) -> None:
+    for name in "ab":
+        (place / name).mkdir(parents=True)
+        (place / name / "manifest.json").write_text(f'{{"key": "{name}", "config": {{}}, "choices": {{}}}}')
+
+
+def two_parts(place: Path) -> None:
+    without_weights(place)
+    for part in ("unet", "vae"):
+        (place / part / "w.safetensors").write_bytes(part.encode())
+
+
+PICTURES, PLANS = ("a/x.png", "b/x.png"), ("a/plan.json", "b/plan.json")
+BOTH = "condition.image=[{0}/a/x.png,{0}/b/x.png]"
+ROLES: dict[str, tuple[tuple[str, ...], Callable[[Path], None], tuple[str, str]]] = {
+    "two photographs": ((*PHOTO, BOTH), alike, PICTURES),
+    "a photograph and its mask": (
+        ("condition=photo", "condition.image={}/a/x.png", "condition.mask={}/b/x.png"),
+        alike,
+        PICTURES,
+    ),
+    "masks of two photographs": (
+        ("condition=photo", "condition.image=[sample:grace_hopper.jpg,sample:logo2.png]",
+         "condition.mask=[{0}/a/x.png,{0}/b/x.png]"),
+        alike,
+        PICTURES,
+    ),
+    "pictures of a folder of data": (
+        ("study=benchmark", "data=folder", "data.root={}/a", "data.prompt=a"),
+        two_pictures,
+        ("a/cat.png", "a/cat_mask.png"),
+    ),
+    "names in a folder of data": (
+        ("study=benchmark", "data=folder", "data.root={}", "data.prompt=a"), alike, ("a", "b")
+    ),
+    "plans of two requests": (("planner=replay", "planner.path={}"), two_plans, PLANS),
+    "names of two plans": (("planner=replay", "planner.path={}"), two_plans, ("a", "b")),
+    "a planner's prompts": (
+        ("planner=gemini", "planner.prompt_version={}"), prompts, ("position.txt", "region.txt")
+    ),
+    "a model and the unet of another": (
+        ("model=local", "model.path={}/a", "+model.unet_path={}/b"), two_models, ("a", "b")
+    ),
+    "weights of two parts of a model": (
+        ("model=local", "model.path={}"), two_parts, ("unet/w.safetensors", "vae/w.safetensors")
+    ),
+    "photographs of a grid": (
+        ("experiment=fig1", "study.images=[{0}/a/x.png,{0}/b/x.png]", "model=tiny"),
+        alike,
+        PICTURES,
+    ),
+    "a grid's photograph and mask": (
+        ("experiment=fig1", "study.images=[{0}/a/x.png]", "study.masks=[{0}/b/x.png]", "model=tiny"),
+        alike,
+        PICTURES,
+    ),
+    "two pictures that make one": (
+        ("study=diffusion_in_diffusion", "study.first={0}/a/x.png", "study.second={0}/b/x.png"),
+        alike,
+        PICTURES,
+    ),
+    "a survey's key and its answers": (
+        ("study=preference_tally", "study.key={}/a/plan.json", "study.answers={}/b/plan.json"),
+        two_plans,
+        PLANS,
+    ),
+    "runs of a collection": (("study=collect", "study.folder={}"), two_runs, ("a", "b")),
+    "curves of two folders": (("study=find_phases", "study.runs=[{0}/a,{0}/b]"), alike, PICTURES),
+    "a picture and a row's ControlNet": (
+        (*PHOTO, "condition.image={}/a/x.png", "study=benchmark",
+         "+study.rows.a={{overrides:['method=controlnet_canny','method.path={}/b']}}"),
+        alike,
+        PICTURES,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ROLES)
+def test_contents_are_bound_to_their_roles(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "code_digests", lambda *roots: {})
+    words, make, (one, other) = ROLES[what]
+    place = tmp_path / "read"
+    make(place)
+    words = tuple(word.format(place) for word in words)
+    before = records.run_key(config(tmp_path / "outputs", *words))
+    for back in (False, True):
+        aside = tmp_path / "aside"
+        (place / one).rename(aside)
+        (place / other).rename(place / one)
+        aside.rename(place / other)
+        seen = records.run_key(config(tmp_path / "outputs", *words))
+        assert (seen == before) == back
+
+
 def test_linked_folders_are_read_and_what_decides_nothing_is_not(tmp_path: Path) -> None:
     place, elsewhere = tmp_path / "model", tmp_path / "blobs"
     for folder in (place, elsewhere):
@@ -168,7 +297,7 @@ def test_linked_folders_are_read_and_what_decides_nothing_is_not(tmp_path: Path)
     (place / "unet").symlink_to(elsewhere)
     (elsewhere / "again").symlink_to(place)  # a circle ends
     before = inputs.contents(Reader(place))
-    assert [name for name, _ in before["files"]] == ["model/unet/a.bin"]
+    assert names_in(before) == ["model/unet/a.bin"]
     for name in ("README.md", ".DS_Store"):
         (place / name).write_text("said anew")
     assert inputs.contents(Reader(place)) == before
@@ -181,7 +310,7 @@ def test_the_place_of_an_input_is_no_part_of_it(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         photographs(tmp_path / name / "data")
     one, other = (inputs.contents([Reader(tmp_path / name / "data")]) for name in "ab")
-    assert one == other and [name for name, _ in one["files"]] == ["data/cat.png", "data/cat_mask.png"]
+    assert one == other and names_in(one) == ["data/cat.png", "data/cat_mask.png"]
 
 
 # The code that a run can reach.

@@ -124,7 +124,7 @@ def method_key(config: Config) -> str:
     return fingerprint(
         {
             "config": jsonable({k: v for k, v in config.resolved.items() if k not in skip}),
-            "reads": inputs.contents(list(chosen.values())),
+            "reads": inputs.contents(chosen),
             "timed": config.cache.memory_mb == 0,  # a batch that found results ready is no measure of time
             "code": code_digests(*records.component_types(chosen)),
         }

@@ -87,10 +87,8 @@ class ImageFolder:
         return {**fixed, "sha256": fingerprint(fixed)}
 
     def files(self) -> list[Path]:
-        """The images, their masks and the prompts' file, those that exist."""
-        names = sorted(self._root().rglob("*")) if self._root().is_dir() else []
-        prompts = [Path(self.prompts).expanduser()] if self.prompts else []
-        return [p for p in (*names, *prompts) if p.is_file()]
+        """The folder of the images and their masks, and the prompts' file."""
+        return [self._root(), *([Path(self.prompts).expanduser()] if self.prompts else [])]
 
     def _root(self) -> Path:
         return Path(self.root).expanduser()

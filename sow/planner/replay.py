@@ -23,10 +23,13 @@ class Replay:
 
     path: str
 
-    def files(self) -> list[Path]:
-        """The file, or those of the folder that may hold a plan."""
+    def files(self) -> list[tuple[Path, str]]:
+        """The file, or those of the folder that may hold a plan, by their names there."""
         place = Path(self.path).expanduser()
-        return [place] if place.is_file() else [*place.glob("*.json"), *place.glob("*/plan.json")]
+        if place.is_file():
+            return [(place, place.name)]
+        found = sorted([*place.glob("*.json"), *place.glob("*/plan.json")])
+        return [(file, file.relative_to(place).as_posix()) for file in found]
 
     def plan(self, requests: Sequence[Request], canvas: Canvas) -> list[Plan]:
         """The stored plan of each request; raises UserError where there is none or it does

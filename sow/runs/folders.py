@@ -169,7 +169,9 @@ def _told(place: Path) -> Any:
 def _need_no_other_sweep(place: Path, words: Sequence[str], goes_on: bool) -> None:
     if not place.is_dir() or not any(place.iterdir()):
         return
-    told = _json(place / SWEEP, "words") if (place / SWEEP).exists() else _hydra_words(place / "multirun.yaml")
+    told = (
+        _json(place / SWEEP, "words") if (place / SWEEP).exists() else _hydra_words(place / "multirun.yaml")
+    )
     if told is None and not any(map(_told, (place, *place.glob("*/")))):
         raise UserError(
             f"{place} holds files that are no sweep's: name a new folder, or leave the key out "

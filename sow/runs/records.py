@@ -177,7 +177,7 @@ def run_key(config: Config, *code: Any) -> str:
     return fingerprint(
         {
             "config": config_hash(config),
-            "reads": [inputs.contents(list(c.values())) for c in chosen],
+            "reads": [inputs.contents(c) for c in chosen],
             "code": code_digests(*code, *(t for c in chosen for t in component_types(c))),
         }
     )

@@ -1,6 +1,7 @@
 """What components read besides their configuration: the files that they declare, by content.
 
-A component that reads files has a method `files()` with their paths; a folder stands for all that lies in it.
+A component that reads files has a method `files()` with their paths, each by the file's own name or beside
+the name that it goes by; a folder stands for all that lies in it.
 One that takes a model from the hub has `revisions()`: the commit of each on this disk.
 """
 
@@ -14,27 +15,35 @@ from typing import Any, Protocol, runtime_checkable
 
 from sow.store.file_hashes import file_sha256
 
+Named = str | Path | tuple[Path, str]
+
 
 @runtime_checkable
 class ReadsFiles(Protocol):
     """A component whose result depends on files."""
 
-    def files(self) -> Iterable[str | Path]:
-        """Paths of files and folders; those that do not exist count as absent."""
+    def files(self) -> Iterable[Named]:
+        """Paths of files and folders, in an order that says which is which; those that do not exist count as
+        absent."""
         ...
 
 
 def components(value: Any) -> Iterator[Any]:
     """A component and those in its fields, containers of them included."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from components(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield value
-        for field in dataclasses.fields(value):
-            yield from components(getattr(value, field.name))
+    return (component for _, component in _placed(value, ""))
+
+
+def _placed(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Each component with its place: the fields, keys and numbers that lead to it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield place, value
+        inner: Any = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    elif isinstance(value, Mapping):
+        inner = value.items()
+    else:
+        inner = enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for name, item in inner:
+        yield from _placed(item, f"{place}.{name}")
 
 
 def files_read(value: Any) -> list[Path]:
@@ -43,9 +52,13 @@ def files_read(value: Any) -> list[Path]:
     return sorted({file.resolve() for path in named for file, _ in _named(path)})
 
 
-def _named(path: str | Path) -> Iterator[tuple[Path, str]]:
+def _named(path: Named) -> Iterator[tuple[Path, str]]:
     """A file, or those of a folder, each with its name from there:
     the place on this machine is not what is read."""
+    if isinstance(path, tuple):
+        if path[0].is_file():
+            yield path
+        return
     place = Path(path).expanduser()
     for file in _below(place) if place.is_dir() else [place]:
         if file.is_file():
@@ -66,15 +79,23 @@ def _below(place: Path) -> Iterator[Path]:
 
 
 def contents(value: Any) -> dict[str, Any]:
-    """Hashes of all that a component reads: files by name, and revisions of models on the hub."""
-    files: set[tuple[str, str]] = set()
-    revisions: dict[str, str] = {}
-    for component in components(value):
+    """Hashes of all that a component reads, by the place of the component that reads it: files in the order
+    in which it names them, and revisions of models on the hub.
+
+    Which of two files holds what is content too, though both be called alike.
+    """
+    found: dict[str, Any] = {}
+    for place, component in _placed(value, ""):
+        read: dict[str, Any] = {}
         if isinstance(component, ReadsFiles):
-            files |= {(name, file_sha256(f)) for path in component.files() for f, name in _named(path)}
+            read["files"] = [
+                [[name, file_sha256(file)] for file, name in _named(path)] for path in component.files()
+            ]
         if hasattr(component, "revisions"):
-            revisions |= component.revisions()
-    return {"files": sorted(files), "revisions": revisions}
+            read["revisions"] = component.revisions()
+        if any(read.values()):
+            found[place] = read
+    return found
 
 
 def hub_revision(repo: str, file: str, revision: str | None = None) -> dict[str, str]:

@@ -3,7 +3,8 @@
 A value is what JSON holds, tuples and tensors, nested. Plain values are JSON files, those with tensors
 safetensors files; each carries the fingerprint of its content, which is checked when it is read. What is
 damaged is made again, with a warning of one line; a folder that is full, read-only or broken keeps nothing
-and ends no run. Only files that a store has written are counted and removed, whatever else lies in its folder.
+and ends no run. Only files that a store has written are counted and removed, whatever else lies in its
+folder.
 """
 
 from __future__ import annotations
