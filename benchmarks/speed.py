@@ -50,10 +50,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="write the table into docs/speed.md, between the marks of speed-DEVICE",
+        help="write the CPU's table into docs/speed.md; a card's is benchmarks.card's",
     )
     chosen = parser.parse_args(words)
     cuda = kind(chosen) == "cuda"
+    if cuda and chosen.publish:
+        parser.error("a card's table is made by benchmarks/cuda_check.py, published by benchmarks.card")
     chosen.model = chosen.model or ("sd21_base" if cuda else "people")
     chosen.dtype = chosen.dtype or ("bfloat16" if cuda else "float32")
     chosen.out = chosen.out or Path("outputs/benchmarks") / f"speed-{kind(chosen)}.json"
@@ -190,7 +192,7 @@ def main(words: Sequence[str] | None = None) -> list[Row]:
     console.print(table(rows))
     console.print(f"written: {chosen.out}")
     if chosen.publish:
-        name, block = f"speed-{kind(chosen)}", markdown(chosen, rows)
+        name, block = "speed-cpu", markdown(chosen, rows)
         if chosen.only and "| ratio |" in (before := blocks.published(name)):
             block = replaced(before, block, conditions(chosen))
         blocks.publish(name, block)

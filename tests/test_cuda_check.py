@@ -12,9 +12,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import bare, cuda_check
+from benchmarks import bare, card, cuda_check
 from benchmarks.attention import calls
 from sow import compose
+from sow.attention import block, regions
+from sow.method.seed_init import Batch
 
 ALLOWED = {"torch", "transformers", "accelerate", "safetensors", "diffusers", "numpy", "PIL", "triton"}
 # Only what this project's own files import is judged: the networks' packages bring what they need themselves.
@@ -77,6 +79,23 @@ def test_the_published_arithmetic_has_its_evaluations() -> None:
     assert backbone.calls == 37 and backbone.encodings == 170
 
 
+def test_what_the_attention_needs_is_sent_before_the_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = bare.pipeline(bare.checkpoint(bare.WEIGHTS, "cpu", "float32"))
+    method, requests = pipeline.method, bare.requests(1)
+    batch = Batch.of(requests, pipeline.plan(requests), method.canvas, method.seed_init)
+    pipeline.generate(requests)  # encodes the prompts and sends the timesteps, once in the life of a model
+    sent: list[str] = []
+    for owner, name in ((regions.Bucket, "to"), (block, "Tables"), (torch, "tensor")):
+        made = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, f=made, n=name, **k: (sent.append(n), f(*a, **k))[1])
+    steps = method.run(batch)
+    next(s for s in steps if s.context.phase == "cycle" and s.event == "replace")
+    assert {"to", "Tables", "tensor"} == set(sent)
+    sent.clear()
+    next(s for s in steps if s.event != "replace" and s.gates)
+    assert sent == []
+
+
 def test_an_error_in_a_part_is_a_line_that_failed_and_a_status(tmp_path: Path, monkeypatch) -> None:
     def broken(machine):
         yield cuda_check.bounded("broken", "not a number", float("nan"), 1.0)
@@ -94,3 +113,21 @@ def test_without_a_card_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.skip("there is a card")
     assert cuda_check.main([]) == 1
     assert "--dry" in capsys.readouterr().err
+
+
+def test_a_report_becomes_tables_that_say_what_failed_and_what_was_not_begun(report: dict[str, Any]) -> None:
+    wrong = {
+        "part": "graphs",
+        "name": "a step",
+        "value": 0.5,
+        "ok": False,
+        "bound": "<= 0.001",
+        "details": {},
+    }
+    late = {"part": "table", "name": "not begun", "value": "9 s left", "ok": None, "bound": "", "details": {}}
+    text = card.markdown({**report, "found": [*report["found"], wrong, late]})
+    assert "| a step | 0.5 | <= 0.001 | **fails** |" in text and "Not begun: table (9 s left)" in text
+    shown = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")}
+    assert {
+        f["name"] for f in report["found"] if f["ok"] is not None or isinstance(f["value"], list)
+    } <= shown

@@ -77,7 +77,7 @@ def guided_attention(method: Components, batch: Batch) -> Attention:
         return method.p_minus.omega * minus, method.p_plus.omega * plus
 
     regions = regions_of(batch.plans, batch.placed, batch.canvas, method.modulation.region)
-    return ModulatedAttention(
+    made = ModulatedAttention(
         method.modulation,
         method.gate,
         method.decay_distance,
@@ -86,3 +86,7 @@ def guided_attention(method: Components, batch: Batch) -> Attention:
         method.backbone.device,
         strengths,
     )
+    # Its tables and indices go to the device now: in the cycles a card would wait for them.
+    with made.applied(method.backbone.unet, method.guidance.in_cycle(), (0.0, 0.0), ()) as read:
+        read()
+    return made

@@ -267,7 +267,11 @@ class Backbone:
         Hooks set on its layers afterwards are not called: to look for them before each call takes longer
         than the call.
         """
-        self.unet.compile(dynamic=False, recompile_limit=GRAPHS, **how)
+        import torch._dynamo.config as limits
+
+        # Not by an argument of compile, which torch 2.11 does not have.
+        limits.recompile_limit = max(limits.recompile_limit, GRAPHS)
+        self.unet.compile(dynamic=False, **how)
         self.compiled = True
 
     def on_device(self, timestep: float) -> Tensor:
