@@ -226,7 +226,14 @@ FLAGS = [
     (["--experimental-rerun", "run.pickle"], "--experimental-rerun runs a pickle"),
     (["-m", "seed=range(0,0)"], "seed=range(0,0) holds no value: name those to sweep over (seed)"),
     (["-m", "gate.tau=glob(*)"], "gate.tau=glob(*) holds no value"),
-    (["tracker=none", "tracker.project=x"], "tracker.project is unknown: there is none, leave it out"),
+    (
+        ["tracker=none", "tracker.project=x"],
+        "project is not of the tracker that is chosen: add tracker=wandb (tracker.project)",
+    ),
+    (
+        ["condition.image=face.png"],
+        "image is not of the condition that is chosen: add condition=photo (condition.image)",
+    ),
     (["seed", "1"], "seed has no value: give seed=... (seed)"),
     (["=1"], "=1 has no key: words are key=value"),
     (["hydra/launcher=3"], "hydra/launcher=3 is no option: name one (hydra/launcher)"),

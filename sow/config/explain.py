@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import yaml
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
+from sow.config.places import CONF
 from sow.errors import unknown
 
 Compose = Callable[[Sequence[str]], Any]
@@ -36,6 +38,10 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
         name = (
             inner if inner.startswith(f"{given}.") else given
         )  # a mapping was given, one of its keys is wrong
+        if options := _options_with(name):
+            group, field = name.rsplit(".", 1)
+            which = f"{group}={options[0]}" if len(options) == 1 else f"{group}= one of {', '.join(options)}"
+            return f"{field} is not of the {group} that is chosen: add {which} ({name})"
         return str(unknown(name, _siblings(name, given, words, compose)))
     several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
     if several:
@@ -62,6 +68,13 @@ def _unreadable(error: OverrideParseException) -> str:
         f"{key}={value} cannot be read ({reason}): quote the value for the shell and for Hydra, "
         f"\"{key}='...'\" ({name})"
     )
+
+
+def _options_with(name: str) -> list[str]:
+    """Options of a shipped group whose files have the field that a key names."""
+    group, _, field = name.rpartition(".")
+    files = sorted((CONF / group).glob("*.yaml")) if group else []
+    return [f.stem for f in files if field in (yaml.safe_load(f.read_text()) or {})]
 
 
 def _siblings(name: str, given: str, words: Sequence[str], compose: Compose) -> list[str]:
