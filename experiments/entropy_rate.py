@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.errors import UserError
@@ -50,6 +51,7 @@ class EntropyRate:
     estimator: Literal["gap", "errors"]
     batch: Annotated[int, Bound(ge=1)]
     resamples: Annotated[int, Bound(ge=100)]
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class EntropyRate:
         from sow.dynamics.measures import change_points
         from sow.dynamics.measures.pixel_information import integral
 
-        from .core.laboratory import placed
+        from .core.laboratory import gathered, placed, window
 
         places = {
             "decided": change_points.peak,
@@ -106,7 +108,7 @@ class EntropyRate:
         }
         how = context.resampling(self.resamples)
         located = placed(places, lab.levels, curves, how)
-        out = {}
+        out: dict[str, Any] = {}
         for one, (name, values) in zip(self.attributes, curves.items(), strict=True):
             whole = integral(lab.levels, torch.from_numpy(values))[:, -1].numpy()
             out[name] = {
@@ -115,7 +117,7 @@ class EntropyRate:
                 "prior": one.prior,
                 "gained": mean_interval(whole, how),
             }
-        return out
+        return {"attributes": out, "window": window(partial(gathered, lab.levels, curves), self.images, how)}
 
     def figure(self, context: StudyContext, lab: Laboratory, curves: Curves) -> Figure:
         """Rates, and the entropy that is left, with bands over images."""
@@ -138,7 +140,7 @@ class EntropyRate:
             left.set_ylabel("information per unit of log SNR, nats")
             right.set_ylabel("entropy left, nats")
             for axis in (left, right):
-                axes(axis, lab)
+                axes(axis, lab.axis)
                 axis.legend()
 
         return figures.draw(8.5, 3.4, paint)
@@ -155,7 +157,7 @@ class EntropyRate:
                 "gained, nats": bracket(of["gained"]),
                 "entropy, nats": of["prior"],
             }
-            for name, of in found.items()
+            for name, of in found["attributes"].items()
         ]
         return (
             f"![When attributes are decided]({NAME}.png)\n\n"

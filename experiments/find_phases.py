@@ -1,40 +1,52 @@
-"""`study=find_phases`: where chaos, semantic formation and refinement lie on a model, and the cycle that
-follows.
+"""`study=find_phases`: seven measures and the paper's own studies on one axis, and the cycle that follows.
 
-Three curves over the noise level (Fig. 4; App. B, Fig. 1 and 2) share two change points a < b
-(`sow/dynamics/regimes.py`). The suggested cycle runs between them with as many UNet calls as the default's;
-both are then held against each other on groups of the data's validation split.
+Each says between which two noise levels it sees things decided (its window):
+
+    entropy_rate, pixel_information  a tenth and nine tenths of the information gathered, medians over
+                                     attributes and texts
+    u_turn, non_locality             where the susceptibility, and the smallest window's error, lie above the
+                                     middle of their smallest and largest value
+    sensitivity                      the two ends of the slope of the reach
+    memorisation                     speciation and collapse of the training set
+    patching                         a tenth and nine tenths of what all layers move
+    the paper's three                the two ends of the slope (`sow/dynamics/regimes.py`); none where the
+                                     slope explains less than `explained` of the curve
+
+The rule (`regimes.propose`), fixed before any of it was measured: t2 at the median noisy end, t1 at the
+median clean end, t3 below t1 down to the last clean end, with as many network calls as the default's. The
+cycle is then held against the default and against random ones as wide on groups of the data's validation
+split.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sow.errors import UserError
-from sow.report import figures
-from sow.report.figures import COLORS
 from sow.types import Bound, component
 
-from .core.fields import Count, Inside, Resamples
-from .core.finding import Finding, markdown_table, number
+from . import find_phases_figure as picture
+from .core.fields import Count, Inside, Resamples, Share
+from .core.finding import Finding, markdown_table
 from .core.groups import evenly, generate_groups
+from .core.laid import Laid, Slopes, laid
+from .core.recompose import with_words
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
-    from sow.dynamics.regimes import Curve, Regimes, Suggestion
+    from sow.dynamics.axis import Axis
+    from sow.dynamics.regimes import Suggestion
     from sow.report.statistics import Resampling
     from sow.types import Sample
 
     from .core.study import StudyContext
 
 NAME = "find_phases"
-TITLES = {
-    "diffusion_in_diffusion": "contrast lost after merging",
-    "semantic_formation": "change by a disturbance",
-    "text_sensitivity": "change by text",
-}
+PAIRED = ("default", "random")  # what the suggested cycle is compared with
 Numbers = list[dict[str, Any]]
 
 
@@ -42,243 +54,209 @@ Numbers = list[dict[str, Any]]
 class FindPhases:
     """See conf/study/find_phases.yaml."""
 
-    steps: int
-    length: int
-    every: int
-    prompts: list[str]
-    seeds: Count
-    pictures: Count
-    size: float
-    layouts: list[str]
-    scale: float
+    studies: Mapping[str, list[str]]
+    only: list[str] | None
     runs: list[str]
     grid: Annotated[int, Bound(ge=2)]
     narrowest: Inside
+    explained: Share
     groups: Annotated[int, Bound(ge=0)]
+    random: Count
     split: str
     level: Inside
     resamples: Resamples
-    batch: int
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
-        if not self.prompts:
-            raise UserError("need at least one prompt (study.prompts)")
+        from .core.laid import KNOWN
+
+        for key, names in (("studies", self.studies), ("only", self.only or ())):
+            for name in names:
+                if name not in KNOWN:
+                    raise UserError(f"{name} is none of {', '.join(KNOWN)} (study.{key})")
 
     def files(self) -> list[str]:
         """The folders whose curves are read."""
         return list(self.runs)
 
-    def run(self, context: StudyContext) -> None:
-        """Curves, regimes, suggestion, comparison."""
-        from sow.dynamics.regimes import regimes, suggest
+    def configurations(self, config: Config) -> list[Config]:
+        """Those of the studies."""
+        return [self.of(config, name) for name in self.chosen]
 
-        config = context.config
+    @property
+    def chosen(self) -> list[str]:
+        """The studies that are taken."""
+        return [name for name in self.studies if self.only is None or name in self.only]
+
+    def of(self, config: Config, name: str) -> Config:
+        """The configuration of a study."""
+        from .core.laid import KNOWN
+
+        sized = ["study.full=true"] if self.full and "full" in KNOWN[name] else []
+        return with_words(config, [f"study={name}", *sized, *self.studies[name]])
+
+    def run(self, context: StudyContext) -> None:
+        """Curves and windows, suggestion, comparison."""
+        from sow.dynamics.axis import Axis
+        from sow.dynamics.regimes import propose
+        from sow.method.process import process_of
+
+        config, how = context.config, context.resampling(self.resamples, self.level)
         if self.groups:
             context.metrics.check()
-        curves = self.curves(context)
-        found = regimes(curves, self.grid, self.narrowest, context.resampling(self.resamples, self.level))
-        cycle = config.cycle
-        default = {"t1": cycle.t1, "t2": cycle.t2, "cycles": cycle.cycles}
-        new = suggest(found.a, found.b, cycle.t1, cycle.t2, cycle.cycles)
-        suggested = {"t1": new.t1, "t2": new.t2, "cycles": new.cycles}
+        folders = self.folders(context)
+        sampler = context.sampler()
+        axis = Axis(process_of(sampler.backbone, 10, sampler.canvas.latent_size))
+        _ = context.tracked  # the input is known to be good
+        slopes = Slopes(self.grid, self.narrowest, self.explained)
+        lines = [laid(name, folder, axis, slopes, how) for name, folder in folders.items()]
+        t1, t2 = config.cycle.resolve(10, axis.process.sigmas)
+        calls = config.cycle.cycles * (t2 - t1)
+        new = propose([one.ends for one in lines], [axis.state(k) for k in range(11)], calls)
         context.console.print(f"suggested: {' '.join(new.words)}")
-        samples, rows, table = self.compare(context, new)
-        sentence = verdict(new, config, table)
-        found_on = f"Found by study=find_phases on model={config.choices['model']}"
-        borders = f"refinement below {found.a:.3g}, chaos above {found.b:.3g} of the noise level"
-        context.folder.save_bytes("found.yaml", new.yaml(f"{found_on}: {borders}.").encode())
+        samples, rows, table = self.compare(context, new, calls)
+        sentence = verdict(table)
+        found_on = f"Found by study=find_phases on model={config.choices['model']}."
+        context.folder.save_bytes("found.yaml", new.yaml(found_on).encode())
+        default = {"t1": t1, "t2": t2, "cycles": config.cycle.cycles}
+        headline = {
+            "measures": {one.name: one.found() for one in lines},
+            "default": default,
+            "suggested": asdict(new),
+            "overrides": " ".join(new.words),
+            "comparison": table,
+            "verdict": sentence,
+        }
         Finding(
             NAME,
+            headline,
+            f"{self.words(lines, axis, new, default)}\n\n{markdown_table(shown(table))}\n{sentence}\n",
+            picture.paint(lines, axis, default, new, samples),
             {
-                **asdict(found),
-                "default": default,
-                "suggested": suggested,
-                "overrides": " ".join(new.words),
-                "comparison": {row["metric"]: row for row in table},
-                "verdict": sentence,
+                NAME: [row for one in lines for row in one.rows()],
+                **({f"{NAME}_groups": rows} if rows else {}),
             },
-            f"{self.words(found, new, config)}\n\n{markdown_table(table)}\n{sentence}\n",
-            paint(curves, found, config, new, samples),
-            {NAME: curve_rows(curves), **({f"{NAME}_groups": rows} if rows else {})},
-            table or [suggested],
+            shown(table) or [{"t1": new.t1, "t2": new.t2, "cycles": new.cycles}],
             history=(),
         ).deliver(context, self.publish)
         place = context.folder.path / "found.yaml"
         context.console.print(f"{sentence}\ncopy {place} to conf/cycle/ for cycle=found")
 
-    def curves(self, context: StudyContext) -> list[Curve]:
-        """The three curves; those of `runs` are read, the others measured."""
-        from PIL import Image
+    def folders(self, context: StudyContext) -> dict[str, Path]:
+        """Where each study's tables lie: in a folder of `runs`, in its complete run, or in one made now.
 
-        from sow.dynamics import measured
-        from sow.dynamics.trajectory import Trajectory
-        from sow.dynamics.windows import window_starts
+        Raises UserError for a folder of `runs` without any of them.
+        """
+        from sow.runs import records
 
-        from .semantic_formation import on_gray, pixel_sizes
+        from .core.laid import KNOWN
+        from .core.study import StudyContext as Job
+        from .core.study import run_job
 
-        config = context.config
-        known = measured.read(self.runs)
-        sampler = context.sampler()
-        _ = context.tracked  # the input is known to be good
-        canvas = sampler.canvas
-        trajectory = Trajectory.of(sampler.backbone, self.steps, self.batch)
-        starts = window_starts(self.steps, self.length, self.every)
-
-        def halves() -> Curve:
-            pair = [Image.new("RGB", (canvas.width, canvas.height), color) for color in ("white", (128,) * 3)]
-            return measured.merging(trajectory, pair, self.layouts)
-
-        def pictures() -> Curve:
-            seeds = range(config.seed, config.seed + self.pictures)
-            (side,) = pixel_sizes([self.size], canvas)
-            images = [on_gray(config.condition.load(seed)[0], side) for seed in seeds]
-            background = trajectory.draw(seeds, canvas.latent_size)
-            return measured.formation(trajectory, images, background, starts, self.length)
-
-        def windows() -> Curve:
-            prompts = [prompt for prompt in self.prompts for _ in range(self.seeds)]
-            seeds = range(config.seed, config.seed + len(prompts))
-            noise = trajectory.draw(seeds, canvas.latent_size)
-            return measured.text(trajectory, noise, prompts, starts, self.length, self.scale)
-
-        out = []
-        for name, make in (
-            ("diffusion_in_diffusion", halves),
-            ("semantic_formation", pictures),
-            ("text_sensitivity", windows),
-        ):
+        out: dict[str, Path] = {}
+        for folder in map(Path, self.runs):
+            names = [n for n in KNOWN if (folder / f"{n}.parquet").is_file()]
+            if not names:
+                raise UserError(
+                    f"{folder} holds no table of {', '.join(KNOWN)}: give run folders of these (study.runs)"
+                )
+            out |= dict.fromkeys(names, folder)
+        for name in self.chosen:
+            if name in out:
+                continue
+            config, place = self.of(context.config, name), context.folder.path / name
+            place.mkdir(parents=True, exist_ok=True)
+            context.console.print(f"{name}:")
             with context.timed(name):
-                out.append(known[name] if name in known else make())
-        return out
+                run_job(config, place, context.group)
+            found = records.find(config.paths.outputs, records.run_key(config, Job))
+            out[name] = found or place
+        return {name: out[name] for name in KNOWN if name in out}
 
     def compare(
-        self, context: StudyContext, suggestion: Suggestion
+        self, context: StudyContext, suggestion: Suggestion, calls: float
     ) -> tuple[dict[str, list[Sample]], Numbers, Numbers]:
-        """Default and suggestion on the same groups: samples by row,
-        one row per group, one row per metric."""
+        """Default, suggested and random cycles on the same groups: samples by row, a row per group, a row
+        per metric."""
+        from sow.dynamics.regimes import elsewhere
+
         if not self.groups:
             return {}, [], []
         config = context.config
-        if (suggestion.t1, suggestion.t2) == (config.cycle.t1, config.cycle.t2):
-            return {}, [], []
         groups = evenly(config.data.groups(self.split), self.groups)
+        others = elsewhere(suggestion, calls)
+        drawn = random.Random(config.seed).sample(others, min(self.random, len(others)))
+        cycles = {"default": [], "suggested": suggestion.words}
+        cycles |= {f"random {one.t2} to {one.t1}": one.words for one in drawn}
         samples: dict[str, list[Sample]] = {}
         rows: Numbers = []
-        for name, words in (("default", []), ("suggested", suggestion.words)):
-            with context.timed(f"{name} cycle"):
+        for name, words in cycles.items():
+            with context.timed("cycles"):
                 samples[name] = generate_groups(config, groups, words)
             rows += [
                 {"row": name, "group": g.id, "setting": g.setting, **values}
                 for g, values in zip(groups, context.measure(samples[name]), strict=True)
             ]
-        return samples, rows, self.paired(rows, context.resampling(self.resamples, self.level))
+        return samples, rows, paired(rows, context.resampling(self.resamples, self.level))
 
-    def paired(self, rows: Numbers, how: Resampling) -> Numbers:
-        """A row per metric: both means, the difference paired by group with its interval, and the p-value."""
-        from sow.dynamics.samples import as_number
-        from sow.report.statistics import by_group, compare
-
-        out = []
-        for metric in dict.fromkeys(k for row in rows for k in row if k not in ("row", "group", "setting")):
-            pair = [
-                [(r["group"], as_number(r.get(metric))) for r in rows if r["row"] == name]
-                for name in ("default", "suggested")
-            ]
-            known = [[v for values in by_group(part).values() for v in values] for part in pair]
-            if not all(known):
-                continue
-            found = compare(pair[1], pair[0], how)
-            default, suggested = (sum(values) / len(values) for values in known)
-            row = {"metric": metric, "default": default, "suggested": suggested}
-            ends = {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
-            out.append({**row, **ends})
-        return out
-
-    def words(self, found: Regimes, suggestion: Suggestion, config: Config) -> str:
+    def words(
+        self, lines: Sequence[Laid], axis: Axis, suggestion: Suggestion, default: Mapping[str, Any]
+    ) -> str:
         """What was found, in words."""
-        fits = ", ".join(f"{TITLES[name].lower()} {number(value)}" for name, value in found.explained.items())
-        a, b = (f"[{low:.3g}, {high:.3g}]" for low, high in (found.a_interval, found.b_interval))
         return (
-            f"Refinement ends at a = {found.a:.3g} {a} and chaos begins at b = {found.b:.3g} {b} of the "
-            f"noise level k / K ({self.level:.0%} bootstrap intervals; share of each curve's variance that "
-            f"two flats and a slope explain: {fits}). Suggested: `{' '.join(suggestion.words)}`; default: "
-            f"t1 {config.cycle.t1:g}, t2 {config.cycle.t2:g}, {config.cycle.cycles} cycles."
+            f"![Seven measures and the paper's studies on one axis]({NAME}.png)\n\n"
+            f"Between which noise levels each measure sees things decided, with {self.level:.0%} bootstrap "
+            "intervals, and the share of the paper's 700 to 500 (of Stable Diffusion, at equal log SNR) that "
+            f"lies in it.\n\n{markdown_table([one.line(axis) for one in lines])}\n"
+            f"Suggested by the rule (t2 at the median noisy end, t1 at the median clean end, t3 down to the "
+            f"last clean end): `{' '.join(suggestion.words)}`; default: t1 {default['t1']}, t2 "
+            f"{default['t2']}, {default['cycles']} cycles."
         )
 
 
-def verdict(suggestion: Suggestion, config: Config, table: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence: which metrics the suggestion changes beyond chance;
-    nothing is claimed where none does."""
-    if (suggestion.t1, suggestion.t2) == (config.cycle.t1, config.cycle.t2):
-        return "The suggested cycle is the default one."
+def paired(rows: Numbers, how: Resampling) -> Numbers:
+    """A row per metric: the means of the cycles, random ones together, and the suggested one minus each of
+    `PAIRED`, paired by group, with interval and p-value."""
+    from sow.dynamics.samples import as_number
+    from sow.report.statistics import by_group, compare
+
+    out = []
+    for metric in dict.fromkeys(k for row in rows for k in row if k not in ("row", "group", "setting")):
+        parts = {
+            name: [(r["group"], as_number(r.get(metric))) for r in rows if r["row"].startswith(name)]
+            for name in ("suggested", *PAIRED)
+        }
+        known = {name: [v for own in by_group(part).values() for v in own] for name, part in parts.items()}
+        if not all(known.values()):
+            continue
+        row: dict[str, Any] = {"metric": metric, **{n: sum(v) / len(v) for n, v in known.items()}}
+        for name in PAIRED:
+            found = compare(parts["suggested"], parts[name], how)
+            row[f"minus_{name}"] = {"value": found.difference, "low": found.low, "high": found.high}
+            row[f"p_{name}"] = found.p
+        out.append(row)
+    return out
+
+
+def shown(table: Numbers) -> Numbers:
+    """The rows of `paired` with intervals in words."""
+    from .core.finding import bracket
+
+    return [{k: bracket(v) if isinstance(v, Mapping) else v for k, v in row.items()} for row in table]
+
+
+def verdict(table: Numbers) -> str:
+    """Which metrics the suggestion changes beyond their intervals; nothing is claimed where none does."""
     if not table:
         return "Not compared: no groups, or metrics that measure nothing."
-    clear = [
-        f"{row['metric']} {row['default']:.3g} to {row['suggested']:.3g}"
-        for row in table
-        if row["low"] > 0 or row["high"] < 0
-    ]
-    if not clear:
-        return "No metric differs from the default's beyond its interval."
-    return f"Beyond their intervals, not corrected for the number of metrics: {', '.join(clear)}."
-
-
-def curve_rows(curves: Sequence[Curve]) -> Numbers:
-    """The tidy table: a row per curve, unit and noise level."""
-    return [
-        {"curve": c.name, "unit": i, "noise": float(u), "value": float(value)}
-        for c in curves
-        for i, unit in enumerate(c.values)
-        for u, value in zip(c.noise, unit, strict=True)
-    ]
-
-
-def paint(
-    curves: Sequence[Curve],
-    found: Regimes,
-    config: Config,
-    suggestion: Suggestion,
-    samples: Mapping[str, Sequence[Sample]],
-) -> Any:
-    """The curves over the noise level with the regimes behind them, cycles as bars; below,
-    the first groups of both."""
-    from sow.dynamics.plots import curve as line
-    from sow.dynamics.plots import montage
-    from sow.dynamics.regimes import ramp
-
-    def fill(figure: Any) -> None:
-        heights = [3, 2] if samples else [3]
-        parts = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
-        axis = parts[0, 0]
-        for i, c in enumerate(curves):
-            explained = found.explained.get(c.name, float("nan"))
-            line(
-                axis,
-                c.noise.tolist(),
-                c.mean(),
-                label=f"{TITLES[c.name]} ({explained:.0%} explained)",
-                number=i,
-            )
-        axis.grid(False)
-        slope = ramp(curves[0].noise, found.a, found.b)
-        axis.plot(curves[0].noise, slope, color=COLORS["gray"], lw=3, alpha=0.5)
-        borders = (0, found.a, found.b, 1)
-        for i, word in enumerate(("refinement", "semantic formation", "chaos")):
-            axis.text((borders[i] + borders[i + 1]) / 2, 1.06, word, ha="center", fontsize=8)
-        axis.axvspan(found.a, found.b, color=COLORS["sky"], alpha=0.15, lw=0)
-        for ends in (found.a_interval, found.b_interval):
-            axis.plot(ends, [1.02, 1.02], color=COLORS["black"], lw=1.5)
-        cycles: Any = ((config.cycle, "default cycle"), (suggestion, "suggested cycle"))
-        for i, (cycle, word) in enumerate(cycles):
-            y, color = -0.08 - 0.07 * i, COLORS["black"] if i else COLORS["gray"]
-            axis.plot([cycle.t1 / 10, cycle.t2 / 10], [y, y], lw=4, color=color)
-            axis.text(cycle.t2 / 10 + 0.01, y, word, va="center", fontsize=7)
-        axis.set(xlim=(0, 1), ylim=(-0.22, 1.14), ylabel="curve, scaled to [0, 1]")
-        axis.set_xlabel("noise level k / K (0 clean, 1 noise)")
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        if samples:
-            shown = [[s.image for s in row[:8]] for row in samples.values()]
-            montage(parts[1, 0], shown, left=list(samples))
-
-    return figures.draw(6.4, 6.0 if samples else 3.8, fill)
+    out = []
+    for name in PAIRED:
+        clear = [
+            f"{row['metric']} {row[name]:.3g} to {row['suggested']:.3g}"
+            for row in table
+            if row[f"minus_{name}"]["low"] > 0 or row[f"minus_{name}"]["high"] < 0
+        ]
+        against = "the default" if name == "default" else "random cycles as wide"
+        out.append(f"against {against} {', '.join(clear) or 'no metric'}")
+    return f"Beyond their intervals, not corrected for the number of metrics: {'; '.join(out)}."

@@ -48,6 +48,7 @@ class Memorisation:
     steps: Annotated[int, Bound(ge=1)]
     batch: Annotated[int, Bound(ge=1)]
     resamples: Annotated[int, Bound(ge=100)]
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
@@ -154,11 +155,15 @@ class Memorisation:
         def collapse(axis: Any, curve: Any) -> float:
             return memorisation.collapse_level(axis, curve, self.count, self.share)
 
+        flat = known.flatten(1).double()
+        speciation = partial(memorisation.speciation_of, (flat @ flat.T).cpu().numpy())
+        few = context.resampling(min(self.resamples, 200))  # an eigenvalue of `count` points each
         found: dict[str, Any] = {
             "pictures": self.count,
-            "speciation": memorisation.speciation_level(known),
+            "speciation": interval(speciation, len(flat), few),
             "collapse": change_points.located(collapse, lab.levels, excess, how),
         }
+        found["window"] = {"from": found["speciation"], "to": found["collapse"]}
         for kind, of in near.items():
             ratio = of.ratio.cpu().numpy()
             found[kind.replace(" ", "_")] = interval(partial(median_of, ratio), len(ratio), how)
@@ -186,11 +191,11 @@ class Memorisation:
             left, right = figure.subplots(1, 2)
             how = context.resampling(self.resamples)
             banded(left, lab.levels, excess / math.log(self.count), how, label="excess entropy", number=0)
-            places = {"speciation": found["speciation"], "collapse": found["collapse"]["value"]}
+            places = {"speciation": found["speciation"]["value"], "collapse": found["collapse"]["value"]}
             for number, (name, place) in enumerate(places.items(), 1):
                 left.axvline(place, color=figures.CYCLE[number], linestyle="--", label=name)
             left.set_ylabel(f"share of log {self.count}")
-            axes(left, lab)
+            axes(left, lab.axis)
             left.legend()
             for number, (kind, of) in enumerate(near.items()):
                 ordered = np.sort(of.ratio.cpu().numpy())
@@ -209,7 +214,7 @@ class Memorisation:
         rows = [
             {
                 "pictures": found["pictures"],
-                "speciation, log SNR": found["speciation"],
+                "speciation, log SNR": bracket(found["speciation"]),
                 "collapse, log SNR": bracket(found["collapse"]),
                 "ratio, samples": bracket(found["samples"]),
                 "ratio, held out": bracket(found["held_out"]),

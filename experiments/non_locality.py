@@ -35,6 +35,7 @@ class NonLocality:
     steps: Annotated[int, Bound(ge=1)]
     batch: Annotated[int, Bound(ge=1)]
     resamples: Annotated[int, Bound(ge=100)]
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
@@ -109,7 +110,10 @@ class NonLocality:
         from sow.dynamics.curves import interval
         from sow.dynamics.measures import change_points
 
-        how, out = context.resampling(self.resamples), {}
+        from .core.laboratory import window
+
+        how = context.resampling(self.resamples)
+        out: dict[str, Any] = {}
         for which, radius in enumerate(self.radii):
 
             def peak(index: Any, which: int = which) -> float:
@@ -121,7 +125,12 @@ class NonLocality:
                 "timestep": lab.timestep(place["value"]),
                 "largest": max(self.curve(found, which, slice(None))),
             }
-        return out
+
+        def ends(index: Any) -> tuple[float, float]:
+            smallest = self.radii.index(min(self.radii))
+            return change_points.half_maximum(lab.levels, self.curve(found, smallest, index))
+
+        return {"radii": out, "window": window(ends, self.images, how)}
 
     def figure(self, context: StudyContext, lab: Laboratory, found: Mapping[float, Any]) -> Figure:
         """e_l over the level with bands, a curve per radius."""
@@ -144,7 +153,7 @@ class NonLocality:
                 mean, low, high = (np.array([p[end] for p in points]) for end in ("value", "low", "high"))
                 curve(axis, lab.levels, mean, low, high, label=f"radius {radius}", number=which)
             axis.set_ylabel("non-locality")
-            axes(axis, lab)
+            axes(axis, lab.axis)
             axis.legend()
 
         return figures.draw(5.5, 3.6, paint)
@@ -158,7 +167,7 @@ class NonLocality:
                 "timestep": of["timestep"],
                 "non-locality there": of["largest"],
             }
-            for radius, of in found.items()
+            for radius, of in found["radii"].items()
         ]
         return (
             f"![Where windows fail]({NAME}.png)\n\n"

@@ -44,6 +44,7 @@ class Patching:
     steps: Annotated[int, Bound(ge=1)]
     batch: Annotated[int, Bound(ge=1)]
     resamples: Annotated[int, Bound(ge=100)]
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
@@ -92,6 +93,7 @@ class Patching:
                 )
         short = self.short(context, rows)
         headline = {"layers": len(layers), "windows": len(spans), "most": short[0]}
+        headline["window"] = self.window(context, lab, rows, spans)
         Finding(
             NAME, headline, self.markdown(short), self.figure(rows, layers), {NAME: rows}, short, history=[]
         ).deliver(context, self.publish)
@@ -132,6 +134,30 @@ class Patching:
             patching.moved(own, other, end, ~where) if not where.all() else torch.full_like(inside, torch.nan)
         )
         return {"moved": inside, "moved_outside": outside}
+
+    def window(
+        self, context: StudyContext, lab: Laboratory, rows: Sequence[Mapping[str, Any]], spans: Any
+    ) -> dict[str, Any]:
+        """By where a tenth and nine tenths of what all layers move in the first region is moved."""
+        import numpy as np
+
+        from sow.dynamics.measures import change_points
+
+        from .core.laboratory import ENDS, window
+
+        moved = np.zeros((self.images, len(spans)))
+        place = {lab.schedule.timesteps[span[0]]: i for i, span in enumerate(reversed(spans))}
+        for row in rows:
+            if row["region"] == self.regions[0]:
+                moved[row["image"], place[row["first_timestep"]]] += row["moved"]
+        borders = [lab.axis.state(self.steps), *(lab.axis.state(span[0]) for span in reversed(spans))]
+
+        def ends(index: Any) -> tuple[float, float]:
+            total = np.concatenate([[0], moved[index].mean(0).cumsum()])
+            early, late = (change_points.crossing(borders, total / total[-1], share) for share in ENDS)
+            return early, late
+
+        return window(ends, self.images, context.resampling(self.resamples))
 
     def short(self, context: StudyContext, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The ten places that move most, with intervals over images."""

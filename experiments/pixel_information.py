@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.errors import UserError
@@ -45,6 +46,7 @@ class PixelInformation:
     estimator: Literal["gap", "errors"]
     batch: Annotated[int, Bound(ge=1)]
     resamples: Annotated[int, Bound(ge=100)]
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
@@ -99,11 +101,11 @@ class PixelInformation:
         from sow.dynamics.curves import mean_interval
         from sow.dynamics.measures import change_points
 
-        from .core.laboratory import placed
+        from .core.laboratory import gathered, placed, window
 
         how = context.resampling(self.resamples)
         located = placed({"peak": change_points.peak}, lab.levels, curves, how)
-        return {
+        texts = {
             name: {
                 **located[name],
                 "timestep": lab.timestep(located[name]["peak"]["value"]),
@@ -112,6 +114,7 @@ class PixelInformation:
             }
             for name in curves
         }
+        return {"texts": texts, "window": window(partial(gathered, lab.levels, curves), self.images, how)}
 
     def figure(
         self,
@@ -138,7 +141,7 @@ class PixelInformation:
                     axis, lab.levels, values, context.resampling(self.resamples), label=name, number=number
                 )
             axis.set_ylabel("nats per unit of log SNR")
-            axes(axis, lab)
+            axes(axis, lab.axis)
             axis.legend()
             grid = below.subplots(2, len(maps), squeeze=False)
             for (name, values), (first, second) in zip(maps.items(), grid.T, strict=True):
@@ -161,7 +164,7 @@ class PixelInformation:
                 "most at log SNR": bracket(of["peak"]),
                 "timestep": of["timestep"],
             }
-            for name, of in found.items()
+            for name, of in found["texts"].items()
         ]
         return (
             f"![Which pixels a text informs]({NAME}.png)\n\n"

@@ -36,6 +36,7 @@ class Sensitivity:
     steps: Annotated[int, Bound(ge=1)]
     batch: Annotated[int, Bound(ge=1)]
     resamples: Annotated[int, Bound(ge=100)]
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
@@ -115,7 +116,13 @@ class Sensitivity:
         from sow.dynamics.curves import mean_interval
         from sow.dynamics.measures import change_points
 
+        from .core.laboratory import window
+
         how = context.resampling(self.resamples)
+
+        def ends(index: Any) -> tuple[float, float]:
+            return change_points.ramp(lab.levels, curves["reach"][index].mean(0))
+
         place = change_points.located(change_points.steepest, lab.levels, curves["reach"], how)
         mean = curves["reach"].mean(0)
         return {
@@ -124,6 +131,7 @@ class Sensitivity:
             "longest": float(mean.max()),
             "shortest": float(mean.min()),
             "one_wayness": mean_interval(curves["one_wayness"].mean(1), how),
+            "window": window(ends, self.images, how),
         }
 
     def figure(
@@ -142,7 +150,7 @@ class Sensitivity:
             for axis, (name, label) in zip(panels, LABELS.items(), strict=False):
                 banded(axis, lab.levels, curves[name], how, label=label, number=0)
                 axis.set_ylabel(label)
-                axes(axis, lab)
+                axes(axis, lab.axis)
             panels[1].axhline(0, color="black", linewidth=0.8)
             for number, level in enumerate(chosen):
                 values = profiles[level]

@@ -45,6 +45,7 @@ class UTurn:
     patch: Annotated[int, Bound(ge=1)]
     batch: Annotated[int, Bound(ge=1)]
     resamples: Annotated[int, Bound(ge=100)]
+    full: bool
     publish: bool
 
     def __post_init__(self) -> None:
@@ -146,22 +147,25 @@ class UTurn:
         from sow.dynamics.curves import interval
         from sow.dynamics.measures import change_points, u_turn
 
+        from .core.laboratory import window
+
         how = context.resampling(self.resamples)
 
-        def peak(index: Any) -> float:
-            chi = [self.statistics(s[level][index])["chi"] for level in lab.levels]
-            return change_points.peak(lab.levels, chi)
+        def chi(index: Any) -> list[float]:
+            return [u_turn.susceptibility(s[v][index, 0] - s[v][index, 1]) for v in lab.levels]
 
         with context.timed("intervals"):
-            found: dict[str, Any] = {"chi_peak": interval(peak, self.images, how)}
-        found["chi_peak_timestep"] = lab.timestep(found["chi_peak"]["value"])
+            peak = interval(lambda index: change_points.peak(lab.levels, chi(index)), self.images, how)
+            ends = window(lambda i: change_points.half_maximum(lab.levels, chi(i)), self.images, how)
+        found: dict[str, Any] = {"peak": peak, "timestep": lab.timestep(peak["value"]), "window": ends}
+        found["kept"] = {}
         for name, values in kept.items():
             chance = u_turn.chance(before[name])
 
             def half(axis: Any, curve: Any, chance: float = chance) -> float:
                 return change_points.crossing(axis, curve, (1 + chance) / 2)
 
-            found[name] = {
+            found["kept"][name] = {
                 "half_kept": change_points.located(half, lab.levels, values, how),
                 "chance": chance,
             }
@@ -198,7 +202,7 @@ class UTurn:
             for axis, (name, label) in zip(panels, LABELS.items(), strict=False):
                 curve(axis, lab.levels, [row[name] for row in rows], label=label, number=0)
                 axis.set_ylabel(label)
-                axes(axis, lab)
+                axes(axis, lab.axis)
             for number, (name, values) in enumerate(kept.items()):
                 how = context.resampling(self.resamples)
                 banded(panels[-1], lab.levels, values, how, label=name, number=number)
@@ -206,15 +210,15 @@ class UTurn:
             if kept:
                 panels[-1].set_ylabel("P(kept); dotted: chance")
                 panels[-1].legend()
-                axes(panels[-1], lab)
+                axes(panels[-1], lab.axis)
 
         return figures.draw(3.2 * (len(LABELS) + bool(kept)), 3.3, paint)
 
     def markdown(self, found: Mapping[str, Any]) -> str:
         """What README says."""
-        rows = [{"place": "susceptibility peaks", "log SNR": bracket(found["chi_peak"])}]
+        rows = [{"place": "susceptibility peaks", "log SNR": bracket(found["peak"])}]
         rows += [
-            {"place": f"{name} half kept", "log SNR": bracket(found[name]["half_kept"])}
+            {"place": f"{name} half kept", "log SNR": bracket(found["kept"][name]["half_kept"])}
             for name in self.attributes
         ]
         return (

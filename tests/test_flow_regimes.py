@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,16 @@ import pytest
 
 from sow import compose
 from sow.dynamics import measured
-from sow.dynamics.regimes import Curve, candidates, change_points, left_over, ramp, regimes, suggest
+from sow.dynamics.regimes import (
+    Curve,
+    candidates,
+    change_points,
+    elsewhere,
+    left_over,
+    propose,
+    ramp,
+    regimes,
+)
 from sow.errors import UserError
 from sow.report.statistics import Resampling
 
@@ -66,44 +74,55 @@ def test_a_falling_curve_is_not_explained_and_a_flat_one_is_refused() -> None:
         change_points([(NOISE, Curve("f", NOISE, np.ones((2, 41))).mean())], PAIRS)
 
 
-def test_every_suggestion_is_a_cycle_the_method_takes() -> None:
+STATES = [6.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0]  # log SNR of x_0 .. x_10
+
+
+def test_every_proposal_is_a_cycle_the_method_takes() -> None:
     default = compose(["model=tiny"])
-    for a in np.linspace(0, 1, 11):
-        for b in np.linspace(0, 1, 11):
-            found = suggest(float(a), float(b), 5, 7, 10)
-            cycle = replace(default.cycle, t1=found.t1, t2=found.t2, cycles=found.cycles)
-            assert cycle.resolve(10) == (found.t1, found.t2)
-            assert all(0 < t3 < found.t1 for t3 in default.preservation.resolve(cycle, 10))
-            assert abs(found.cycles * (found.t2 - found.t1) - 20) <= (found.t2 - found.t1) / 2
-    assert suggest(0.5, 0.7, 5, 7, 10).words == ["cycle.t1=5", "cycle.t2=7", "cycle.cycles=10"]
-    assert suggest(0.4, 0.8, 5, 7, 10).cycles == 5
+    for noisy in np.linspace(-7, 7, 9):
+        for clean in np.linspace(noisy + 0.1, 8, 5):
+            found = propose([(noisy, clean)], STATES, 20)
+            for one in (found, *elsewhere(found, 20)):
+                cycle = replace(default.cycle, t1=one.t1, t2=one.t2, cycles=one.cycles)
+                kept = replace(default.preservation, t3=list(one.t3))
+                assert cycle.resolve(10) == (one.t1, one.t2)
+                assert kept.resolve(cycle, 10) == one.t3 and one.t3
+                assert one.t2 - one.t1 == found.t2 - found.t1
+                assert abs(one.cycles * (one.t2 - one.t1) - 20) <= (one.t2 - one.t1) / 2
+            assert found not in elsewhere(found, 20)
+
+
+def test_the_rule_takes_medians_and_the_last_end() -> None:
+    nan = float("nan")
+    windows = [(-4, -1), (-2, 0), (-3, 2), (nan, nan)]
+    found = propose(windows, STATES, 20)
+    assert (found.t1, found.t2, found.t3, found.cycles) == (4, 7, (3, 2), 7)
+    assert found.words[1:3] == ["cycle.t1=4", "cycle.t2=7"] and found.words[-1] == "preservation.t3=[3,2]"
+    assert elsewhere(found, 20)[0].t3 == (1,)
+    with pytest.raises(UserError, match="no measure has a window"):
+        propose([(nan, nan)], STATES, 20)
 
 
 def test_a_suggestion_is_an_option_of_the_cycle_group() -> None:
     from omegaconf import OmegaConf
 
-    node = OmegaConf.create(suggest(0.4, 0.8, 5, 7, 10).yaml("found"))
-    assert dict(node) == {"defaults": ["cyclic"], "t1": 4, "t2": 8, "cycles": 5}
+    node = OmegaConf.create(propose([(-4, 0)], STATES, 20).yaml("found"))
+    assert dict(node) == {"defaults": ["cyclic"], "unit": "steps", "t1": 4, "t2": 8, "cycles": 5}
 
 
-def test_curves_of_finished_studies_are_read(tmp_path: Path) -> None:
+def test_curves_of_finished_studies_are_read() -> None:
     rows = [
         {"prompt": p, "seed": 0, "start": s, "stop": s - 4, "noise": s / 40, "effect": e, "text": None}
         for p, scale in (("a", 1.0), ("b", 3.0))
         for s, e in ((40, 9 * scale), (20, 5 * scale), (4, 1 * scale))
     ]
-    pd.DataFrame(rows).to_parquet(tmp_path / "text_sensitivity.parquet")
     merged = [
         {"k": k, "noise": k / 10, "row": row, "layout": "top_bottom", "contrast_kept": kept}
         for row in ("unprocessed", "enhanced")
         for k, kept in ((0, 1.0), (10, 0.1))
     ]
-    pd.DataFrame(merged).to_parquet(tmp_path / "diffusion_in_diffusion.parquet")
-    found = measured.read([str(tmp_path)])
-    text = found["text_sensitivity"]
+    text = measured.curve_of("text_sensitivity", pd.DataFrame(rows))
     assert text.noise.tolist() == pytest.approx([0.05, 0.45, 0.95])
     assert text.values.tolist() == [[1, 5, 9], [3, 15, 27]]
-    halves = found["diffusion_in_diffusion"]
+    halves = measured.curve_of("diffusion_in_diffusion", pd.DataFrame(merged))
     assert halves.values.tolist() == [[-1.0, -0.1]] and halves.mean().tolist() == [0, 1]
-    with pytest.raises(UserError, match=r"study\.runs"):
-        measured.read([str(tmp_path / "nothing")])

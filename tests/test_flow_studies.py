@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+
+from experiments.core.laid import Slopes, of_paper
+from sow.dynamics.axis import Axis
+from sow.method.diffusion import Schedule
+from sow.models.tiny import SCHEDULER
+from sow.report.statistics import Resampling
 
 TINY = ("model=tiny", "tracker=none", "metrics=none", "cycle.cycles=1")
 
@@ -112,35 +120,53 @@ def test_find_phases_from_tables(command_line, run_folders, tmp_path: Path) -> N
         ("text_sensitivity", text),
     ):
         pd.DataFrame(rows).to_parquet(tmp_path / f"{name}.parquet")
-    result = command_line(
-        *TINY, "study=find_phases", f"study.runs=[{tmp_path}]", "study.resamples=100", "study.groups=1",
-        "study.grid=20",
-    )  # fmt: skip
+    axis = np.linspace(-5, 5, 11)
+    bell = np.exp(-((axis + 1) ** 2))
+    rates = [
+        {"curve": "age", "unit": 0, "log_snr": float(v), "rate": float(r)}
+        for v, r in zip(axis, bell, strict=True)
+    ]
+    pd.DataFrame(rates).to_parquet(tmp_path / "entropy_rate.parquet")
+    ends = {word: {"value": v, "low": v - 0.1, "high": v + 0.1} for word, v in (("from", -2), ("to", 0))}
+    (tmp_path / "headline.json").write_text(json.dumps({"window": ends}))
+    only = "study.only=[diffusion_in_diffusion,semantic_formation,text_sensitivity,entropy_rate]"
+    words = (f"study.runs=[{tmp_path}]", only, "study.resamples=100", "study.groups=2", "study.grid=20")
+    result = command_line(*TINY, "study=find_phases", *words, "study.random=1")
     folder = finished(result, run_folders)
     numbers = json.loads((folder / "headline.json").read_text())
-    assert (numbers["a"], numbers["b"]) == (0.3, 0.7)
-    assert (
-        numbers["overrides"] == "cycle.t1=3 cycle.t2=7 cycle.cycles=1" and numbers["overrides"] in result.out
-    )
-    assert "t1: 3\nt2: 7" in (folder / "found.yaml").read_text()
-    assert (folder / "find_phases_groups.parquet").is_file()
+    measures = numbers["measures"]
+    paper = measures["diffusion_in_diffusion"]
+    assert measures["text_sensitivity"]["from"] == pytest.approx(paper["from"])
+    assert paper["from"]["value"] < -1 < paper["to"]["value"] and measures["entropy_rate"]["of_paper"] > 0.5
+    assert (numbers["suggested"]["t1"], numbers["suggested"]["t2"]) == (3, 7)
+    assert numbers["overrides"] in result.out and "t1: 3\nt2: 7" in (folder / "found.yaml").read_text()
+    groups = pd.read_parquet(folder / "find_phases_groups.parquet")
+    rows = list(dict.fromkeys(groups.row))
+    assert rows[:2] == ["default", "suggested"] and rows[2].startswith("random ") and len(rows) == 3
+    assert Image.open(folder / "find_phases.png").width > 500
 
 
-def test_find_phases_measures_its_curves(command_line, run_folders) -> None:
-    result = command_line(
-        *TINY,
-        "study=find_phases",
-        *("study.steps=5", "study.length=2", "study.every=3", "study.prompts=[a person]", "study.seeds=1"),
-        *(
-            "study.pictures=1",
-            "study.layouts=[top_bottom]",
-            "study.groups=0",
-            "study.resamples=100",
-            "study.grid=10",
-        ),
-    )
+def test_find_phases_runs_its_studies(command_line, run_folders) -> None:
+    """Each is a run of its own, which the next find_phases finds."""
+    tiny = "['study.images=2','study.steps=2','study.levels=3','study.radii=[1]','study.positions=1']"
+    words = ("study=find_phases", "study.only=[non_locality]", f"study.studies.non_locality={tiny}")
+    words = (*TINY, *words, "study.groups=0", "study.resamples=100")
+    result = command_line(*words)
     folder = finished(result, run_folders)
-    table = pd.read_parquet(folder / "find_phases.parquet")
-    assert set(table.curve) == {"diffusion_in_diffusion", "semantic_formation", "text_sensitivity"}
-    assert table.value.notna().all()
-    assert "Not compared" in result.out
+    assert (folder / "non_locality" / "manifest.json").is_file() and "Not compared" in result.out
+    again = command_line(*words, "study.grid=20")
+    assert "done before" in again.out and json.loads((folder / "headline.json").read_text())["measures"]
+
+
+def test_a_curve_that_no_slope_explains_has_no_window() -> None:
+    axis = Axis(Schedule.from_config(SCHEDULER, 10))
+    table = pd.DataFrame(
+        [
+            {"seed": s, "size": 32, "start": k + 1, "stop": k - 1, "noise": (k + 1) / 10, "excess": 10.0 - k}
+            for k in range(1, 10)
+            for s in (0, 1)
+        ]
+    )
+    how = Slopes(20, 0.1, 0.5)
+    found = of_paper("semantic_formation", table, axis, how, Resampling(0.95, 100, 0))
+    assert np.isnan(found.ends).all() and np.isnan(found.shared())

@@ -32,6 +32,9 @@ def test_speciation_from_the_top_eigenvalue():
         return memorisation.speciation_level(torch.from_numpy(own))
 
     assert covered(data, truth, level) >= HELD
+    gram, index = (data[:400] @ data[:400].T).numpy(), np.arange(400)[::2].repeat(2)
+    expected = memorisation.speciation_level(data[index])
+    assert memorisation.speciation_of(gram, index) == pytest.approx(expected)
     wide = normal((5, 1, 4, 4))
     assert memorisation.top_variance(wide) == pytest.approx(
         float(torch.linalg.eigvalsh(wide.flatten(1).T.cov())[-1])
@@ -132,6 +135,18 @@ def test_places_on_a_curve(name):
         found = change_points.located(place, AXIS, own, Resampling(0.95, 100, seed))
         held += found["low"] <= truth <= found["high"]
     assert held / 50 >= HELD
+
+
+def test_half_maximum():
+    """A bell on a flat ground: its width is 2 sqrt(2 log 2) of its own; a curve that only rises ends with
+    the axis."""
+    axis = np.linspace(-8, 4, 481)
+    found = change_points.half_maximum(axis, 3 + 5 * bell(axis))
+    half = 1.1 * math.sqrt(2 * math.log(2))
+    assert found == pytest.approx((-1.3 - half, -1.3 + half), abs=0.01)
+    assert change_points.half_maximum([0, 1, 2], [0, 1, 2]) == (1, 2)
+    assert change_points.half_maximum([0, 1, 2], [2, 1, 0]) == (0, 1)
+    assert all(math.isnan(v) for v in change_points.half_maximum([0, 1], [1, 1]))
 
 
 def test_places_that_are_not_there():

@@ -18,14 +18,18 @@ from PIL import Image
 from experiments.core.laboratory import Laboratory, evenly
 from experiments.entropy_rate import EntropyRate
 from experiments.pixel_information import half_in
+from sow.dynamics.axis import Axis, paper_window
 from sow.dynamics.measures import levels
 from sow.errors import UserError
+from sow.method import noise
 from sow.method.diffusion import Schedule
-from sow.models.tiny import Tiny
+from sow.method.flow import RectifiedFlow
+from sow.models.tiny import SCHEDULER, Tiny
 
 Call = Callable[..., Result]
 TOY = ("experiment=debug", "width=64", "height=64", "study.steps=2", "study.resamples=100")
 LEVELS = "study.levels=3"
+FIXED = ("one_wayness", "patching")  # studies that choose their levels themselves
 STUDIES = {  # name -> (words, rows of its table, of what the headline holds)
     "entropy_rate": (
         (
@@ -33,29 +37,34 @@ STUDIES = {  # name -> (words, rows of its table, of what the headline holds)
             "study.attributes=[{name: age, without: a person, given: [a child, an old person]}]",
         ),
         9,
-        {"age"},
+        {"attributes", "window"},
     ),
     "pixel_information": (
         ("study.images=2", "study.texts=[{name: hat, given: a person with a hat, without: a person}]"),
         6,
-        {"hat"},
+        {"texts", "window"},
     ),
-    "u_turn": (("study.images=4", "study.attributes=[]"), 3, {"chi_peak", "chi_peak_timestep"}),
-    "non_locality": (("study.images=2", "study.radii=[1,2]", "study.positions=1"), 12, {"1", "2"}),
+    "u_turn": (("study.images=4", "study.attributes=[]"), 3, {"peak", "timestep", "window", "kept"}),
+    "non_locality": (("study.images=2", "study.radii=[1,2]", "study.positions=1"), 12, {"radii", "window"}),
     "sensitivity": (
         ("study.images=2", "study.positions=1", "study.probes=1"),
         12,
-        {"steepest", "timestep", "longest", "shortest", "one_wayness"},
+        {"steepest", "timestep", "longest", "shortest", "one_wayness", "window"},
     ),
     "memorisation": (
         ("study.images=2", "study.count=4", "study.held_out=2", "study.starts=3"),
         9,
-        {"pictures", "speciation", "collapse", "samples", "held_out"},
+        {"pictures", "speciation", "collapse", "samples", "held_out", "window"},
+    ),
+    "one_wayness": (
+        ("study.images=2", "study.probes=1", "study.draws=1", "num_inference_steps=5"),
+        20,
+        {"methods", "spearman"},
     ),
     "patching": (
         ("study.images=2", "study.layers=[mid_block.attentions.0]", "study.windows=2"),
         8,
-        {"layers", "windows", "most"},
+        {"layers", "windows", "most", "window"},
     ),
 }
 
@@ -71,14 +80,17 @@ def test_study(name: str, command_line: Call, run_folders: Callable[[], list[Pat
     """Every file is there, the tables have their rows, the same run after a kill asks the network nothing
     again."""
     words, rows, headline = STUDIES[name]
-    assert command_line(*TOY, f"study={name}", *words, *(() if name == "patching" else (LEVELS,))).status == 0
+    assert command_line(*TOY, f"study={name}", *words, *(() if name in FIXED else (LEVELS,))).status == 0
     folder = run_folders()[0]
     assert Image.open(folder / f"{name}.png").width > 500 and (folder / f"{name}.pdf").is_file()
     table = pandas.read_parquet(folder / f"{name}.parquet")
     numbers = table.select_dtypes("number").drop(columns="moved_outside", errors="ignore")
     assert len(table) == rows and np.isfinite(numbers).all(axis=None)
     assert set(json.loads((folder / "headline.json").read_text())) == headline
-    assert (folder / f"{name}.md").read_text().startswith("![")
+    words = (folder / f"{name}.md").read_text()
+    assert (
+        words.startswith("![") and "Less than with `study.full=true`: " in words and "steps 2 of 50" in words
+    )
 
 
 def test_a_killed_study_goes_on(command_line: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +166,38 @@ def test_images_belong_to_their_seeds(lab: Laboratory) -> None:
 def test_small_things() -> None:
     assert evenly((8, 12), 4) == [(2, 4), (2, 7), (5, 4), (5, 7)]
     assert half_in([[8, 1], [1, 1]]) == 0.25 and np.isnan(half_in([[0.0]]))
+
+
+class Exact:
+    """A backbone whose clean latents are standard normal: its posterior mean is sqrt(alpha) x, told as a
+    velocity or as noise."""
+
+    def __init__(self, axis: Axis) -> None:
+        self.axis, self.flow = axis, isinstance(axis.process, RectifiedFlow)
+
+    def call(self, x: torch.Tensor, t: float, embeds: torch.Tensor) -> torch.Tensor:
+        alpha = float(self.axis.alpha(t))
+        if not self.flow:
+            return (1 - alpha) ** 0.5 * x
+        sigma = t / self.axis.total
+        x = x / ((1 - sigma) ** 2 + sigma**2) ** 0.5
+        return (1 - alpha) ** 0.5 * x - alpha**0.5 * x
+
+
+@pytest.mark.parametrize("kind", ["noise", "flow"])
+def test_one_axis_for_both_processes(kind: str) -> None:
+    """A flow and a noise predictor of the same world give the same x_0 at the same log SNR."""
+    sigmas = tuple(k / 10 for k in range(11))
+    flow = RectifiedFlow(sigmas, tuple(1000 * s for s in sigmas[1:]))
+    axis = Axis(flow if kind == "flow" else Schedule.from_config(SCHEDULER, 10))
+    x = levels.draw_like(torch.zeros(3, 2, 4, 4, dtype=torch.float64), [noise.generator(i) for i in range(3)])
+    for level in (-3.0, 0.0, 2.5):
+        t = axis.timestep(level)
+        n, x0 = axis.predicted(Exact(axis), x, t, torch.zeros(3))  # type: ignore[arg-type]
+        alpha = float(axis.alpha(t))
+        assert axis.level(t) == pytest.approx(level, abs=0.02)
+        torch.testing.assert_close(x0, alpha**0.5 * x, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(alpha**0.5 * x0 + (1 - alpha) ** 0.5 * n, x, rtol=1e-5, atol=1e-6)
+    states = [axis.state(k) for k in range(11)]
+    assert states == sorted(states, reverse=True) and states[0] == axis.known.max()
+    assert axis.level(700) == pytest.approx(paper_window()[0]) or kind == "flow"

@@ -83,21 +83,40 @@ def phase_tables() -> dict[str, dict[str, Any]]:
         {**s, "seed": i, "size": n, "excess": s["noise"]} for s in steps for i in (0, 1) for n in (32, 64)
     ]
     text = [{**s, "prompt": p, "seed": 0, "effect": s["noise"]} for s in steps for p in ("a", "b")]
-    curves = [{"curve": c, "unit": 0, "noise": u, "value": u} for c in ("x", "y") for u in noise]
-    cycle = {"t1": 4, "t2": 7, "cycles": 7}
-    headline = {
-        "a": 0.4,
-        "b": 0.7,
-        "overrides": "cycle.t1=4",
-        "verdict": "None.",
-        "default": cycle,
-        "suggested": cycle,
-    }
     return {
         "diffusion_in_diffusion": {"diffusion_in_diffusion": pd.DataFrame(merged)},
         "semantic_formation": {"semantic_formation": pd.DataFrame(formed)},
         "text_sensitivity": {"text_sensitivity": pd.DataFrame(text)},
-        "find_phases": {"find_phases": pd.DataFrame(curves), "headline": headline},
+        **measure_tables(),
+    }
+
+
+def measure_tables() -> dict[str, dict[str, Any]]:
+    """The seven measures at three levels, and what is laid over them."""
+    levels = [{"log_snr": v, "timestep": t} for v, t in ((-2.0, 700), (0.0, 400), (2.0, 100))]
+
+    def rows(column: str, **more: list[Any]) -> pd.DataFrame:
+        (name, values), *_ = [*more.items(), ("unit", [0])]
+        return pd.DataFrame([{**v, name: x, column: v["log_snr"] ** 2 + 1} for v in levels for x in values])
+
+    maps = [{"curve": "hat", "row": r, "column": c, "nats": 1.0} for r in (0, 1) for c in (0, 1)]
+    near = [{"kind": k, "ratio": r} for k in ("samples", "held out") for r in (0.7, 0.9)]
+    moved = [
+        {"region": "everywhere", "layer": name, "last_timestep": t, "moved": 0.1}
+        for name in ("mid", "up")
+        for t in (900, 400)
+    ]
+    ends = {word: {"value": v, "low": v, "high": v} for word, v in (("from", -2.0), ("to", 0.0))}
+    headline = {"overrides": "cycle.t1=4", "verdict": "None.", "measures": {"u_turn": ends}}
+    return {
+        "entropy_rate": {"entropy_rate": rows("rate", curve=["age", "scene"])},
+        "pixel_information": {"pixel_information": rows("rate", curve=["hat"]), "maps": pd.DataFrame(maps)},
+        "u_turn": {"u_turn": rows("chi")},
+        "non_locality": {"non_locality": rows("gap", radius=[1, 2]).assign(energy=9.0)},
+        "sensitivity": {"sensitivity": rows("value", curve=["reach", "one_wayness"])},
+        "memorisation": {"nearest": pd.DataFrame(near)},
+        "patching": {"patching": pd.DataFrame(moved)},
+        "find_phases": {"find_phases": rows("value", curve=["u_turn", "reach"]), "headline": headline},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -13,11 +13,13 @@ from rich.table import Table
 from sow import report
 from sow.report import blocks, figures
 
+from .recompose import with_words
 from .samples import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from sow.config.compose import Config
     from sow.runs.records import RunFolder
 
     from ..core.study import StudyContext
@@ -48,14 +50,14 @@ class Finding:
 
     def deliver(self, context: StudyContext, publish: bool) -> None:
         """Write, track, print; `publish` also puts figure and text on their page of docs/."""
-        folder = context.folder
+        folder, markdown = context.folder, "\n\n".join(filter(None, (self.markdown, reduced(context.config))))
         with context.timed("write"):
             figure = figures.save(folder, self.name, self.figure)
             others = {n: figures.save(folder, f"{self.name}_{n}", f) for n, f in self.pictures.items()}
             for name, rows in self.tables.items():
                 save_tidy(folder, name, rows)
             folder.save_json("headline.json", self.headline)
-            folder.save_bytes(f"{self.name}.md", self.markdown.encode())
+            folder.save_bytes(f"{self.name}.md", markdown.encode())
         with context.timed("tracker"):
             tracked = context.tracked
             tracked.history(self.short if self.history is None else self.history)
@@ -66,7 +68,22 @@ class Finding:
         context.console.print(terminal_table(self.short))
         context.console.print(f"figure: {figure}")
         if publish:
-            blocks.publish(self.name, self.markdown, figure, made=context.made())
+            blocks.publish(self.name, markdown, figure, made=context.made())
+
+
+def reduced(config: Config) -> str:
+    """What a study has less of than with `study.full=true`, in a sentence; nothing where there is no such
+    key, or nothing is less."""
+    if getattr(config.study, "full", True):
+        return ""
+    whole = with_words(config, ["study.full=true"]).study
+    pairs = {f.name: (getattr(config.study, f.name), getattr(whole, f.name)) for f in fields(whole)}
+    less = [
+        f"{name} {small} of {large}"
+        for name, (small, large) in pairs.items()
+        if small != large and name not in ("full", "publish")
+    ]
+    return f"Less than with `study.full=true`: {', '.join(less)}." if less else ""
 
 
 def save_tidy(folder: RunFolder, name: str, rows: Sequence[Row]) -> None:

@@ -4,20 +4,21 @@ on a curve."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sow.dynamics.axis import Axis, paper_window
 from sow.dynamics.measures import change_points, levels
 from sow.dynamics.measures.levels import Condition
 from sow.errors import UserError
 from sow.method import noise
-from sow.method.diffusion import Schedule, ddim_step
-from sow.method.process import need_noise, process_of
+from sow.method.diffusion import ddim_step
+from sow.method.process import Process, process_of
 
 if TYPE_CHECKING:
     from sow.dynamics.measures.patching import Tape
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 Curves = Mapping[str, levels.Array]  # name -> (units, L)
 Value = TypeVar("Value")
+ENDS = (0.1, 0.9)  # of a rate's integral: what lies between is its window
 TICKS = (0, 0.1, 0.3, 0.5, 0.7, 1)  # of the training timesteps; more would overlap
-PAPER = (700, 500)  # timesteps between which the paper's cycles go
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Laboratory:
     """
 
     backbone: Backbone
-    schedule: Schedule
+    schedule: Process
     timesteps: tuple[int, ...]
     size: tuple[int, int]
     batch: int
@@ -51,20 +52,26 @@ class Laboratory:
         """The configuration's model at `count` timesteps, evenly spaced in log SNR over the whole
         schedule."""
         sampler = context.sampler()
-        schedule = need_noise(process_of(sampler.backbone, steps))
-        known = known_levels(schedule)
-        wanted = np.linspace(known.min(), known.max(), count)
-        timesteps = tuple(dict.fromkeys(int(np.abs(known - v).argmin()) for v in wanted))
+        size = sampler.canvas.latent_size
+        schedule = process_of(sampler.backbone, steps, size)
+        axis = Axis(schedule)
+        wanted = np.linspace(axis.known.min(), axis.known.max(), count)
+        timesteps = tuple(dict.fromkeys(axis.timestep(v) for v in wanted))
         if len(timesteps) < count:
             raise UserError(
                 f"the schedule has no {count} distinct levels, take {len(timesteps)} (study.levels)"
             )
-        return cls(sampler.backbone, schedule, timesteps, sampler.canvas.latent_size, batch)
+        return cls(sampler.backbone, schedule, timesteps, size, batch)
+
+    @cached_property
+    def axis(self) -> Axis:
+        """Where the model's timesteps lie."""
+        return Axis(self.schedule)
 
     @cached_property
     def levels(self) -> list[float]:
         """Log SNR at `timesteps`, rising."""
-        return [float(levels.level_of(self.schedule.alphas_cumprod[t])) for t in self.timesteps]
+        return [self.axis.level(t) for t in self.timesteps]
 
     def timestep(self, level: float) -> int:
         """The timestep of one of `levels`."""
@@ -78,14 +85,9 @@ class Laboratory:
         parts = zip(x.split(self.batch), range(0, len(x), self.batch), strict=True)
         return torch.cat([self._predicted(part, t, words[at : at + len(part)])[1] for part, at in parts])
 
-    def _predicted(self, x: Tensor, t: int, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(epsilon, x_0) at timestep t. The network itself is called: `Backbone.predict` lets no gradient
-        pass."""
-        given = self.backbone.unet_inputs(x, self.backbone.embed(prompts))
-        output = self.backbone.unet(x, self.backbone.on_device(t), return_dict=False, **given)[0]
-        e, x0 = replace(self.schedule, timesteps=(t,)).predicted(output, x, 0)
-        alpha = self.schedule.alphas_cumprod[t].to(x)
-        return e, (x - (1 - alpha) ** 0.5 * e) / alpha**0.5 if x0 is None else x0
+    def _predicted(self, x: Tensor, t: float, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(epsilon, x_0) at timestep t; gradients pass."""
+        return self.axis.predicted(self.backbone, x, t, self.backbone.embed(prompts))
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Standard normal latents, each row from the generator of its seed."""
@@ -113,13 +115,13 @@ class Laboratory:
     def _walk(
         self,
         x: Tensor,
-        timesteps: Sequence[int],
+        timesteps: Sequence[float],
         prompts: Sequence[str],
         generators: Sequence[torch.Generator] | None,
         tape: Tape | None = None,
     ) -> Tensor:
         """From a state at the first of `timesteps` to x_0; eta 1 with `generators`, else 0."""
-        alphas = [*(self.schedule.alphas_cumprod[t] for t in timesteps), self.schedule.final_alpha]
+        alphas = [*(self.axis.alpha(t) for t in timesteps), self.axis.final_alpha]
         for i, t in enumerate(timesteps):
             if tape is not None:
                 tape.step = len(timesteps) - 1 - i
@@ -129,11 +131,6 @@ class Laboratory:
             n = None if generators is None else levels.draw_like(x, generators)
             x, _ = ddim_step(x, e, alphas[i], alphas[i + 1], 0.0 if n is None else 1.0, n, x0)
         return x
-
-
-def known_levels(schedule: Schedule) -> levels.Array:
-    """Log SNR of every timestep that holds some signal: the last one of zero terminal SNR is left out."""
-    return levels.level_of(schedule.alphas_cumprod[schedule.alphas_cumprod > 0])
 
 
 def counted(things: Iterable[Value], words: str) -> Iterator[Value]:
@@ -158,6 +155,24 @@ def placed(
     }
 
 
+def window(
+    ends: Callable[[Any], tuple[float, float]], units: int, how: Resampling
+) -> dict[str, dict[str, float]]:
+    """Where a measure says that things are decided, `from` and `to` in log SNR with intervals over units:
+    `ends` of the units at an index."""
+    from sow.dynamics.curves import interval
+
+    each = (partial(lambda index, i: ends(index)[i], i=i) for i in (0, 1))
+    return {word: interval(end, units, how) for word, end in zip(("from", "to"), each, strict=True)}
+
+
+def gathered(levels: Sequence[float], curves: Curves, index: Any) -> tuple[float, float]:
+    """By where a tenth and nine tenths of a rate have come together, medians over curves; of the units
+    `index`."""
+    shares = [[change_points.gathered(levels, v[index].mean(0), s) for v in curves.values()] for s in ENDS]
+    return float(np.nanmedian(shares[0])), float(np.nanmedian(shares[1]))
+
+
 def tidy(lab: Laboratory, curves: Curves, column: str) -> list[dict[str, Any]]:
     """A row per curve, unit and level."""
     return [
@@ -180,19 +195,16 @@ def means(lab: Laboratory, curves: Curves) -> list[dict[str, Any]]:
     ]
 
 
-def axes(axis: Any, lab: Laboratory) -> None:
+def axes(axis: Any, of: Axis) -> None:
     """Log SNR above and timesteps below, noise on the left; the paper's 700 -> 500 shaded."""
-    known = known_levels(lab.schedule)
-    total = len(known)
-    ticks = [round(share * total) for share in TICKS]
-    places = [known[min(max(t, 1), total - 1)] for t in ticks]
-    axis.set_xlim(known.min(), known.max())
-    axis.set_xticks(places, [str(t) for t in ticks])
+    first, last = of.timesteps[0], of.timesteps[-1]
+    ticks = [min(max(round(share * of.total), first), last) for share in TICKS]
+    axis.set_xlim(of.known.min(), of.known.max())
+    axis.set_xticks([of.level(t) for t in ticks], [str(t) for t in ticks])
     axis.set_xlabel("timestep t")
     above = axis.secondary_xaxis("top")
     above.set_xlabel("log SNR")
-    if total > max(PAPER):
-        axis.axvspan(known[PAPER[0]], known[PAPER[1]], color="black", alpha=0.07, linewidth=0)
+    axis.axvspan(*paper_window(), color="black", alpha=0.07, linewidth=0)
 
 
 def each(count: int, options: Sequence[str]) -> list[str]:

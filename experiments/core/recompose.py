@@ -20,7 +20,8 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
 
     new = [str(word) for word in words]
     changed = {key_of(word) for word in new} - {"ablation"}
-    kept = [w for w in config.words if key_of(w) not in changed and not w.startswith(OF_THE_JOB)]
+    dropped = (*OF_THE_JOB, *(["study."] if "study" in changed else []))  # keys of another study
+    kept = [w for w in config.words if key_of(w) not in changed and not w.lstrip("+~").startswith(dropped)]
     return compose([*kept, *new, f"paths.outputs={config.paths.outputs}"], own=config.words)
 
 

@@ -34,6 +34,10 @@ from sow.store.fingerprint import sha256
 from sow.store.secrets import redact
 
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+# `${sized:16,128}`: 16, and 128 where the same group has `full: true`.
+OmegaConf.register_new_resolver(
+    "sized", lambda small, large, *, _parent_: large if _parent_.full else small, replace=True
+)
 
 # What Hydra raises for files that it cannot read or lay over each other: besides its own, of the parser of
 # YAML, of a text that is not UTF-8, of a defaults list that is none or names itself, of a part that is null.

@@ -47,7 +47,10 @@ NAMES = ("hydra.job.name", "hydra.output_subdir")  # of files and folders within
 HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
-RESOLVERS = ("now", "unique", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values", "python_version")
+RESOLVERS = (
+    *("now", "unique", "sized", "hydra", "python_version"),
+    *("oc.select", "oc.dict.keys", "oc.dict.values"),
+)
 LITERAL = (
     "hydra.job_logging.",
     "hydra.hydra_logging.",

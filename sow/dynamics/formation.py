@@ -32,8 +32,8 @@ def disturbed(
     """{start: x_0 (B, C, h, w)} after a disturbance of `length` steps from x_start on.
 
     `states` x_0 .. x_K of the pictures, each (B, C, h, w); `background` (B, C, H, W) standard normal, the
-    same noise for every start. `level` "unit" takes it as it is, "state" scales it to the noise of x_start,
-    sqrt(1 - alpha). The picture lies in the middle of the canvas.
+    same noise for every start. `level` "unit" takes it as it is, "state" scales it to the noise of x_start.
+    The picture lies in the middle of the canvas.
     """
     height, width = states[0].shape[-2:]
     top, left = (background.shape[-2] - height) // 2, (background.shape[-1] - width) // 2
@@ -42,7 +42,7 @@ def disturbed(
     for start in starts:
         canvas = background.clone()
         if level == "state":
-            canvas = canvas * (1 - trajectory.schedule.level(start)) ** 0.5
+            canvas = trajectory.schedule.noised(torch.zeros_like(canvas), start, canvas)
         canvas[inside] = states[start]
         canvas = trajectory.denoise(canvas, start, start - length)
         cut[start] = canvas[inside]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sow.dynamics.curves import mean_over_units
 from sow.errors import UserError
@@ -120,29 +120,72 @@ def regimes(curves: Sequence[Curve], grid: int, narrowest: float, how: Resamplin
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A cycle: t1, t2 on the K = 10 scale and the number of cycles that costs as many
-    UNet calls as before."""
+    """A cycle: t1, t2 and t3 on the K = 10 scale, and the number of cycles that costs as many network calls
+    as before."""
 
     t1: int
     t2: int
     cycles: int
+    t3: tuple[int, ...]
 
     @property
     def words(self) -> list[str]:
         """The words of a command line."""
-        return [f"cycle.t1={self.t1}", f"cycle.t2={self.t2}", f"cycle.cycles={self.cycles}"]
+        return [
+            "cycle.unit=steps",
+            f"cycle.t1={self.t1}",
+            f"cycle.t2={self.t2}",
+            f"cycle.cycles={self.cycles}",
+            f"preservation.t3=[{','.join(map(str, self.t3))}]",
+        ]
 
     def yaml(self, comment: str) -> str:
-        """An option of the group cycle."""
-        return f"# {comment}\ndefaults:\n  - cyclic\nt1: {self.t1}\nt2: {self.t2}\ncycles: {self.cycles}\n"
+        """An option of the group cycle; t3 is another group's."""
+        return (
+            f"# {comment}\ndefaults:\n  - cyclic\nunit: steps\nt1: {self.t1}\nt2: {self.t2}\n"
+            f"cycles: {self.cycles}\n"
+        )
 
 
-def suggest(a: float, b: float, t1: float, t2: float, cycles: int) -> Suggestion:
-    """The cycle over semantic formation: a and b on the K = 10 scale, one step apart at least, room left for
-    t3 < t1.
+def propose(windows: ArrayLike, states: Sequence[float], calls: float) -> Suggestion:
+    """The cycle over what several measures call the window of decision.
 
-    `t1`, `t2`, `cycles` are the default's, whose number of UNet calls in the cycles is kept.
+    `windows` (n, 2): log SNR of each measure's noisy and clean end, nan for a measure without one; `states`:
+    log SNR of x_0 .. x_10 of the model at K = 10, falling; `calls` that the cycles may cost. t2 is the state
+    nearest to the median noisy end, t1 that nearest to the median clean end, one step apart at least, room
+    left for t3; t3 are the states below t1 down to that nearest to the last clean end, one at least. Raises
+    UserError where no measure has a window.
     """
-    low = min(max(round(10 * a), 2), 9)
-    high = min(max(round(10 * b), low + 1), 10)
-    return Suggestion(low, high, max(1, round(cycles * (t2 - t1) / (high - low))))
+    ends = np.asarray(windows, float)
+    ends = ends[np.isfinite(ends).all(1)] if ends.size else ends
+    if not len(ends):
+        raise UserError("no measure has a window of decision: there is no cycle to propose (study)")
+    noisy, clean = np.median(ends, 0)
+
+    def nearest(level: float) -> int:
+        return int(np.abs(np.asarray(states) - level).argmin())
+
+    high = min(max(nearest(noisy), 3), 10)
+    low = min(max(nearest(clean), 2), high - 1)
+    last = min(max(nearest(ends[:, 1].max()), 1), low - 1)
+    return Suggestion(low, high, cycles_for(calls, low, high), tuple(range(low - 1, last - 1, -1)))
+
+
+def cycles_for(calls: float, t1: int, t2: int) -> int:
+    """How many cycles between t1 and t2 cost about `calls`."""
+    return max(1, round(calls / (t2 - t1)))
+
+
+def elsewhere(suggestion: Suggestion, calls: float) -> list[Suggestion]:
+    """Every other cycle as wide as `suggestion`, with as many t3 right below its t1 as there is room for."""
+    width = suggestion.t2 - suggestion.t1
+    return [
+        Suggestion(
+            t1,
+            t1 + width,
+            cycles_for(calls, t1, t1 + width),
+            tuple(range(t1 - 1, max(0, t1 - 1 - len(suggestion.t3)), -1)),
+        )
+        for t1 in range(2, 11 - width)
+        if t1 != suggestion.t1
+    ]

@@ -19,18 +19,17 @@ from torch import Tensor
 from sow.errors import UserError
 from sow.method import noise
 from sow.method.denoiser import Denoiser
-from sow.method.diffusion import Schedule
 from sow.method.guidance import ClassifierFree
-from sow.method.process import need_noise, process_of
+from sow.method.process import Process, process_of
 from sow.models.backbone import Backbone
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Deterministic DDIM (eta 0) on a frozen model; at most `batch` latents share a UNet call."""
+    """Deterministic sampling (eta 0) on a frozen model; at most `batch` latents share a UNet call."""
 
     backbone: Backbone
-    schedule: Schedule
+    schedule: Process
     batch: int
 
     @classmethod
@@ -38,7 +37,7 @@ class Trajectory:
         """The trajectory of `steps` steps K; raises UserError when the model's schedule has no such K."""
         if batch < 1:
             raise UserError(f"need at least one latent per UNet call, got {batch} (study.batch)")
-        return cls(backbone, need_noise(process_of(backbone, steps)), batch)
+        return cls(backbone, process_of(backbone, steps), batch)
 
     @property
     def steps(self) -> int:
@@ -56,25 +55,27 @@ class Trajectory:
         self, x: Tensor, k: int, prompts: Sequence[str] | None, scale: float, negative: str = ""
     ) -> tuple[Tensor, Tensor | None]:
         """e of step k, and x_0 of a model that does not predict e."""
+        asked = self._asked(x, prompts, scale, negative)
+        e, x0 = zip(*(denoiser.predict(part, k) for denoiser, part in asked), strict=True)
+        return torch.cat(e), None if x0[0] is None else torch.cat(x0)
+
+    def _asked(
+        self, x: Tensor, prompts: Sequence[str] | None, scale: float, negative: str = ""
+    ) -> Iterator[tuple[Denoiser, Tensor]]:
+        """Parts of x that share a call, each with its denoiser."""
         rule = ClassifierFree(scale, negative)
-        prompts = [""] * len(x) if prompts is None else list(prompts)
-        e: list[Tensor] = []
-        x0: list[Tensor] = []
+        words = [""] * len(x) if prompts is None else list(prompts)
         rows = max(1, self.batch // len(rule.prompts("")))
-        for part, words in zip(x.split(rows), _split(prompts, rows), strict=True):
-            found = Denoiser(self.backbone, self.schedule, rule, tuple(words)).predict(part, k)
-            e.append(found[0])
-            x0 += [] if found[1] is None else [found[1]]
-        return torch.cat(e), torch.cat(x0) if x0 else None
+        for part, own in zip(x.split(rows), _split(words, rows), strict=True):
+            yield Denoiser(self.backbone, self.schedule, rule, tuple(own)), part
 
     def invert(
         self, x: Tensor, stop: int | None = None, prompts: Sequence[str] | None = None, scale: float = 1.0
     ) -> list[Tensor]:
-        """DDIM inversion of x_0 (B, C, h, w): the states x_0 .. x_stop (K when None)."""
+        """Inversion of x_0 (B, C, h, w), step by step: the states x_0 .. x_stop (K when None)."""
         states = [x]
         for k in range(self.steps if stop is None else stop):
-            e = self.epsilon(x, k, prompts, scale)
-            x = self.schedule.invert(x, e, k)
+            x = torch.cat([d.invert(part, k) for d, part in self._asked(x, prompts, scale)])
             states.append(x)
         return states
 
@@ -90,7 +91,7 @@ class Trajectory:
         """(k, x_k) for k = start - 1 .. stop, from x_start."""
         for k in range(start - 1, stop - 1, -1):
             e, x0 = self.predict(x, k, prompts, scale, negative)
-            x, _ = self.schedule.step(x, e, k, x0=x0)
+            x, _ = self.schedule.step(x, e, k, 0.0, None, x0)
             yield k, x
 
     def denoise(

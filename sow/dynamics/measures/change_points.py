@@ -97,6 +97,22 @@ def ramp_end(which: int, grid: int = 60) -> Place:
     return lambda levels, curve: ramp(levels, curve, grid)[which]
 
 
+def half_maximum(levels: ArrayLike, curve: ArrayLike) -> tuple[float, float]:
+    """The ends of the stretch around a curve's maximum where it lies above the middle of its smallest and
+    largest value; the axis's own end where it stays above. (nan, nan) for a constant curve."""
+    axis, height = _rising(levels), np.asarray(curve, float)
+    low, high = np.nanmin(height), np.nanmax(height)
+    if not high > low:
+        return float("nan"), float("nan")
+    top, middle = int(np.nanargmax(height)), (low + high) / 2
+    before = crossing(-axis[top::-1], height[top::-1], middle) if top else float("nan")
+    after = crossing(axis[top:], height[top:], middle) if top < len(axis) - 1 else float("nan")
+    return (
+        float(axis[0]) if np.isnan(before) else -before,
+        float(axis[-1]) if np.isnan(after) else after,
+    )
+
+
 def nearest_index(levels: Sequence[float], level: float) -> int:
     """The index of the grid's level nearest to `level`."""
     return int(np.argmin(np.abs(np.asarray(levels, float) - level)))

@@ -26,8 +26,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh
 from torch import Tensor
 
 from sow.dynamics.measures.change_points import crossing
@@ -56,6 +58,16 @@ def speciation_level(data: Tensor) -> float:
     """level_S of `data` (n, ...), in the units that the denoiser works in (scaled latents
     for a latent model)."""
     return -math.log(top_variance(data))
+
+
+def speciation_of(gram: NDArray[np.float64], index: NDArray[np.int64]) -> float:
+    """level_S of the points `index` alone, from the products (n, n) of all: what a bootstrap asks for."""
+    own = gram[np.ix_(index, index)]
+    rows = own.mean(0)
+    centred = own - rows - rows[:, None] + own.mean()
+    last = len(index) - 1
+    (top,) = eigh(centred, eigvals_only=True, subset_by_index=[last, last])
+    return -math.log(top / last) if top > 0 else math.inf  # a resample of one point has no variance
 
 
 def excess_entropy(
