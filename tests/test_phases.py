@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sow.dynamics import curves, formation, halves, likeness, merging, samples, windows
+from sow.dynamics.measures import gaussian
+from sow.dynamics.measures.levels import level_of
 from sow.dynamics.steering import Steering
 from sow.dynamics.trajectory import Trajectory
 from sow.errors import UserError
+from sow.method import noise
 from sow.method.diffusion import Schedule
 from sow.models.tiny import SCHEDULER, Tiny
 from sow.report.statistics import Resampling
@@ -292,6 +295,39 @@ def test_a_model_that_looks_aside_is_disturbed_by_the_noise_around(model: Trajec
     other = formation.disturbed(model, states, [4], 2, latents(1, seed=9), "unit")[4]
     scaled = formation.disturbed(model, states, [4], 2, latents(1), "state")[4]
     assert (one - other).abs().max() > 1e-6 and (one - scaled).abs().max() > 1e-6
+
+
+class Exact:
+    """A backbone whose clean latents are a Gaussian field of correlation length 4: its exact noise
+    prediction, at any size."""
+
+    device, dtype, channels, flow = torch.device("cpu"), torch.float64, 1, False
+    alphas = Schedule.from_config(SCHEDULER, 10).alphas_cumprod.double()
+
+    def embed(self, prompts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(prompts), 1, 1, dtype=torch.float64)
+
+    def predict(self, x: torch.Tensor, timestep: int, embeds: torch.Tensor) -> torch.Tensor:
+        alpha = float(self.alphas[timestep])
+        world = gaussian.GaussianField.exponential(*x.shape[-2:], 4.0)
+        return (x - alpha**0.5 * world.denoise(x, float(level_of(alpha)))) / (1 - alpha) ** 0.5
+
+
+def test_an_exact_denoiser_that_looks_everywhere_does_not_settle_either() -> None:
+    """A tenth of the steps in noise moves a picture by hundredths of the way to another, most in between: so
+    no settling on a model does not tell that the model is wrong."""
+    run = Trajectory(Exact(), Schedule.from_config(SCHEDULER, 20), 64)  # type: ignore[arg-type]
+    x = gaussian.GaussianField.exponential(16, 16, 4.0).sample(16, noise.generator(0))[..., 4:12, 4:12]
+    states = run.invert(x)
+    plain = run.denoise(states[-1], 20)
+    starts = windows.window_starts(20, 2, 2)
+    background = noise.randn((16, 1, 16, 16), noise.generator(1), "cpu", torch.float64)
+    found = formation.disturbed(run, states, starts, 2, background, "state")
+    apart = float(((x - x.roll(1, 0)) ** 2).mean())
+    moved = [float(((found[k] - plain) ** 2).mean()) / apart for k in starts]
+    early = moved[: starts.index(4)]
+    assert max(early) < 0.03 and early.index(max(early)) not in (0, len(early) - 1)
+    assert moved[-1] > 3 * max(early) and np.isnan(curves.settle(starts, moved, 0.1))
 
 
 # Curves.
