@@ -233,7 +233,7 @@ class SemanticFormation:
             settling = (
                 "which size settles first is open, as not every size settles by that rule. On an exact "
                 "denoiser of a field whose correlation spans the canvas none does either "
-                "(`tests/test_phases.py`): the last window, noise around a picture that is almost clean, moves "
+                "(`tests/test_phases.py`): the last window, noise around an almost clean picture, moves "
                 "it more than any before, and all others by hundredths of the way to another one"
             )
         return (
