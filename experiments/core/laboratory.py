@@ -43,7 +43,7 @@ class Laboratory:
 
     backbone: Backbone
     schedule: Process
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     size: tuple[int, int]
     batch: int
 
@@ -73,7 +73,7 @@ class Laboratory:
         """Log SNR at `timesteps`, rising."""
         return [self.axis.level(t) for t in self.timesteps]
 
-    def timestep(self, level: float) -> int:
+    def timestep(self, level: float) -> float:
         """The timestep of one of `levels`."""
         return self.timesteps[change_points.nearest_index(self.levels, level)]
 
