@@ -25,7 +25,6 @@ STUDIES = [
     "cycle_progress",
     "information_flow",
     "gate_landscape",
-    "find_phases",
 ]
 MARKED = "head\n<!-- a:begin -->\nold\n<!-- a:end -->\nbetween <!-- b:begin --><!-- b:end -->\ntail\n"
 
