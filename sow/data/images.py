@@ -145,9 +145,9 @@ def _open(path: str, key: str) -> Image.Image:
             with Image.open(file) as opened:
                 _check_size(opened.size, path, key)
                 _say_frames(opened, path, key)
-                _say_colours(opened, path, key)
                 layout = opened.tile[0][3] if opened.tile else None
                 opened.load()
+                _say_colours(opened, path, key)
                 _mend_transparency(opened, layout, file, path, key)
                 return ImageOps.exif_transpose(opened)
     except FileNotFoundError as error:
@@ -300,8 +300,8 @@ def _to_eight_bits(pixels: NDArray, path: str, key: str) -> NDArray[np.uint8]:
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or 0 < high < top / 64:
         log.warning(
-            "%s has values from %g to %g, read as black at 0 and white at %g: save it as 8 bits if that is not "
-            "meant (%s)",
+            "%s has values from %g to %g, read as black at 0 and white at %g: save it as 8 bits if that is "
+            "not meant (%s)",
             *(path, low, high, top, key),
         )
     return np.clip(np.round(values / top * 255), 0, 255).astype(np.uint8)
