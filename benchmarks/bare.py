@@ -17,7 +17,7 @@ from sow.method import noise
 from sow.method.paper import one_way
 from sow.models import checkpoint as understood
 from sow.models.backbone import Backbone
-from sow.models.loading import load_whole
+from sow.models.stable_diffusion import load_stable_diffusion
 from sow.models.tiny import SCHEDULER, byte_tokenizer
 from sow.pipeline.pipeline import Pipeline
 from sow.types import Box, Plan, Request, VisualCondition
@@ -58,25 +58,17 @@ def pipeline(backbone: Backbone, *, batch_size: int = 4, **changes: Any) -> Fixe
 
 def checkpoint(folder: Path, device: str, dtype: str) -> Backbone:
     """A folder in Stable Diffusion's format, whole; raises UserError for what is not understood in it."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.utils import logging as of_diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils import logging as of_transformers
 
     of_diffusers.disable_progress_bar()
     of_transformers.disable_progress_bar()
-    scheduler = understood.read(folder / understood.SCHEDULER_FILE)
-    understood.check_scheduler(scheduler, f"{folder}/{understood.SCHEDULER_FILE}")
-    parts = {}
-    for name, cls, check in (
-        ("vae", AutoencoderKL, understood.check_vae),
-        ("text_encoder", CLIPTextModel, understood.check_text_encoder),
-        ("unet", UNet2DConditionModel, understood.check_unet),
-    ):
-        check(understood.read(folder / name / "config.json"), f"{folder}/{name}/config.json")
-        parts[name] = load_whole(cls, str(folder), "--weights", subfolder=name)
-    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-    return Backbone(parts["vae"], parts["text_encoder"], tokenizer, parts["unet"], scheduler, device, dtype)
+
+    def scheduler(config: dict[str, Any]) -> dict[str, Any]:
+        understood.check_scheduler(config, f"{folder}/{understood.SCHEDULER_FILE}")
+        return config
+
+    return load_stable_diffusion(str(folder), scheduler, device, dtype, key="--weights")
 
 
 def stable_diffusion(device: str, dtype: str, small: bool = False) -> Backbone:

@@ -26,6 +26,7 @@ def without_weights(place: Path) -> Path:
     """A folder in the format of a checkpoint, as far as a configuration looks."""
     for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
         (place / part).mkdir(parents=True)
-        (place / part / "config.json").write_text("{}")
+        name = "tokenizer_config.json" if part == "tokenizer" else "config.json"
+        (place / part / name).write_text("{}")
     (place / SCHEDULER_FILE).write_text(json.dumps(SCHEDULER))
     return place

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"_class_name": "TCDScheduler"}, "TCDScheduler"),
     ({"_class_name": "CMStochasticIterativeScheduler"}, "CMStochasticIterativeScheduler"),
     ({"_class_name": 7}, "_class_name=7"),
+    ({"_class_name": ["DDIMScheduler"]}, "_class_name=.*DDIMScheduler"),
+    ({"_class_name": {"a": 1}}, "_class_name="),
+    ({"_class_name": None}, "_class_name=null"),
+    ({"beta_schedule": ["linear"]}, "beta_schedule="),
+    ({"beta_start": [0.1]}, "beta_start="),
+    ({"num_train_timesteps": "1000"}, "num_train_timesteps=.1000"),
+    ({"num_train_timesteps": 1e400}, "num_train_timesteps=Infinity"),
+    ({"beta_end": float("nan")}, "beta_end=NaN"),
+    ({"use_karras_sigmas": {}}, "use_karras_sigmas="),
+    ({"guidance_rescale": 0.7}, "guidance_rescale=0.7"),
     ({"prediction_type": "flow_prediction"}, "prediction_type.*flow_prediction.*model.prediction_type"),
     ({"prediction_type": None}, "prediction_type=null"),
     ({"timestep_spacing": "karras"}, "timestep_spacing.*karras.*model.timestep_spacing"),
@@ -194,6 +205,17 @@ PARTS: list[tuple[str, dict[str, Any], str]] = [
     ("vae/config.json", {"scaling_factor": None}, "scaling_factor=null"),
     ("vae/config.json", {"shift_factor": "a lot"}, "shift_factor"),
     ("text_encoder/config.json", {"model_type": "t5"}, "model_type"),
+    ("text_encoder/config.json", {"model_type": ["clip"]}, "model_type"),
+    ("text_encoder/config.json", {"foo": 1}, "foo=1"),
+    ("text_encoder/config.json", {"use_causal_mask": "x"}, "use_causal_mask"),
+    ("text_encoder/config.json", {"rope_theta": 10000.0}, "rope_theta=10000.0"),
+    ("text_encoder/config.json", {"quantization_config": {"bits": 4}}, "quantization_config"),
+    ("text_encoder/config.json", {"is_decoder": True}, "is_decoder=true"),
+    ("text_encoder/config.json", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+    ("text_encoder/config.json", {"model_type": "clip", "text_config": {"foo": 1}}, "foo=1"),
+    ("unet/config.json", {"_class_name": ["UNet2DConditionModel"]}, "_class_name"),
+    ("vae/config.json", {"scaling_factor": [0.18]}, "scaling_factor"),
+    ("vae/config.json", {"latents_mean": 0.0, "latents_std": 1.0}, "latents_mean"),
 ]
 
 
@@ -209,12 +231,76 @@ def test_a_part_that_is_not_understood_is_refused_before_torch(folder, model, tm
     [
         ("unet/config.json", {"guidance_embeds": True}, "guidance_embeds=true"),
         ("vae/config.json", {"latents_shift": 0.5}, "latents_shift=0.5"),
+        ("vae/config.json", {"quantization_config": {"bits": 8}}, "quantization_config"),
+        ("unet/config.json", {"guidance_scale": 3.5}, "guidance_scale=3.5"),
     ],
 )
 def test_a_field_that_the_class_does_not_have_is_refused(folder, model, tmp_path, file, changes, words):
     broken = edited(folder, tmp_path / "model", file, **changes)
     with pytest.raises(UserError, match=f"{broken}/{file}.*{words}"):
         replace(model, path=str(broken)).load()
+
+
+def test_the_fields_of_clips_own_class_are_known():
+    """And those that files of earlier versions of transformers carry along."""
+    from transformers import CLIPTextConfig
+
+    checkpoint.check_text_encoder(CLIPTextConfig().to_dict())
+    old = {"torch_dtype": "float32", "dropout": 0.0, "top_k": 50, "pruned_heads": {}, "use_bfloat16": False}
+    checkpoint.check_text_encoder(CLIPTextConfig().to_dict() | old | {"is_decoder": False, "num_beams": 1})
+    checkpoint.check_text_encoder({"model_type": "clip", "text_config": old, "vision_config": {"a": 1}})
+
+
+BROKEN_FILES: dict[str, str | bytes | None] = {
+    "deep": "[" * 100_000,
+    "a list": "[]",
+    "half": '{"a": ',
+    "bytes": b"\xff\xfe",
+    "empty": "",
+    "a pipe": None,
+}
+
+
+@pytest.mark.parametrize(
+    "part", ["scheduler/scheduler_config.json", "unet/config.json", "text_encoder/config.json"]
+)
+@pytest.mark.parametrize("what", BROKEN_FILES)
+def test_a_configuration_that_cannot_be_read_is_one_line(folder, model, tmp_path, part, what):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file, text = place / part, BROKEN_FILES[what]
+    file.unlink()
+    if text is None:
+        os.mkfifo(file)
+    else:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=f"{file}.*model.path") as caught:
+        replace(model, path=str(place))
+    assert "\n" not in str(caught.value)
+
+
+CONTROLNETS: list[tuple[dict[str, Any], str]] = [
+    ({"_class_name": "ControlNetUnionModel"}, "_class_name"),
+    ({"global_pool_conditions": True}, "global_pool_conditions=true"),
+    ({"control_strength": 2.0}, "control_strength=2.0"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"foo": "x"}, "foo"),
+]
+
+
+@pytest.mark.parametrize("changes, words", CONTROLNETS, ids=lambda value: str(value)[:60])
+def test_a_controlnet_that_is_not_understood_is_refused(tmp_path, changes, words):
+    from types import SimpleNamespace
+
+    import sow.people
+    from sow.baselines import controlnet
+
+    shipped = Path(sow.people.__file__).parent / "controlnet" / "config.json"
+    (tmp_path / "config.json").write_text(json.dumps({**json.loads(shipped.read_text()), **changes}))
+    backbone: Any = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(cross_attention_dim=1)))
+    options: Any = SimpleNamespace(path=str(tmp_path), hub={})
+    with pytest.raises(UserError, match=f"{tmp_path}/config.json has {words}.*method.path"):
+        controlnet.load(options, backbone)
 
 
 def test_the_latents_mean_and_deviation_are_those_of_diffusers(folder, model, tmp_path):

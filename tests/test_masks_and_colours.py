@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from sow.data.conditions import Photo
+from sow.data.images import read_image, read_mask
 from sow.errors import UserError
 from sow.method.seed_init import pixel_mask
 from sow.types import Box
@@ -209,6 +210,94 @@ def swapped_profile() -> bytes:
     return bytes(data)
 
 
+def profile(name: str | None = None, *, swap: bool = False, curve: bytes | None = None) -> bytes:
+    """sRGB's profile under `name`, with red and green swapped, or with another curve."""
+    data = bytearray(
+        swapped_profile() if swap else ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    )
+    if swap:  # its own name again
+        at = data.find("wide".encode("utf-16-be"))
+        data[at : at + 8] = "sRGB".encode("utf-16-be")
+    if name is not None:
+        at = data.find("sRGB".encode("utf-16-be"))
+        data[at : at + 8] = name.encode("utf-16-be")
+    if curve is not None:
+        for i in range(struct.unpack(">I", data[128:132])[0]):
+            kind, at, _ = struct.unpack(">4sII", data[132 + 12 * i : 144 + 12 * i])
+            if kind.endswith(b"TRC"):
+                data[at : at + len(curve)] = curve
+    return bytes(data)
+
+
+LINEAR = b"curv" + bytes(8)
+GAMMA_18 = b"curv" + bytes(4) + struct.pack(">IH", 1, round(1.8 * 256))
+
+# A profile, the colour in the file, and the one that it means.
+PROFILES: dict[str, tuple[bytes, tuple[int, int, int], tuple[int, int, int]]] = {
+    "sRGB": (profile(), (55, 120, 200), (55, 120, 200)),
+    "sRGB of another name": (profile("wide"), (55, 120, 200), (55, 120, 200)),
+    "linear, called sRGB": (profile(curve=LINEAR), (55, 55, 55), (128, 128, 128)),
+    "linear, called otherwise": (profile("line", curve=LINEAR), (55, 55, 55), (128, 128, 128)),
+    "a gamma of 1.8, called sRGB": (profile(curve=GAMMA_18), (128, 128, 128), (146, 146, 146)),
+    "other primaries, called sRGB": (profile(swap=True), (255, 0, 0), (0, 255, 0)),
+    "other primaries": (profile("wide", swap=True), (255, 0, 0), (0, 255, 0)),
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+@pytest.mark.parametrize("what", PROFILES)
+def test_a_profile_means_what_it_holds_not_what_it_is_called(tmp_path, what, mode):
+    data, drawn, meant = PROFILES[what]
+    if mode == "L" and len(set(drawn)) > 1:
+        drawn = meant = (100, 100, 100)
+    image = Image.new("RGB", (64, 64), drawn)
+    image = image.quantize() if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "shown.png", icc_profile=data)
+    assert np.abs(np.asarray(load(tmp_path / "shown.png").image, int)[9, 9] - meant).max() <= 2
+
+
+# A PNG with a transparent colour. A row: bits, kind (0 gray, 2 RGB), the transparent sample and another.
+KEYED: list[tuple[int, int, int, int]] = [
+    (1, 0, 0, 1),
+    (2, 0, 3, 1),
+    (2, 0, 1, 2),
+    (4, 0, 5, 6),
+    (8, 0, 0, 200),
+    (16, 0, 0, 40000),
+    (16, 0, 0x1234, 0x12FF),
+    (16, 0, 65535, 65534),
+    (8, 2, 7, 8),
+    (16, 2, 0x1234, 0x12FF),
+    (16, 2, 0x0100, 0x01FF),
+]
+
+
+def keyed_png(bits: int, kind: int, transparent: int, other: int) -> bytes:
+    """A square of SIDE whose pixels outside SQUARE have the transparent colour."""
+    samples = np.where(SQUARE, other, transparent)
+    rows = []
+    for row in samples:
+        values = np.repeat(row, 3) if kind == 2 else row
+        text = "".join(f"{int(v):0{bits}b}" for v in values)
+        rows.append(b"\0" + int(text, 2).to_bytes(len(text) // 8, "big"))
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    colour = struct.pack(">H", transparent) * (3 if kind == 2 else 1)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, bits, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"tRNS", colour), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
+
+
+@pytest.mark.parametrize("row", KEYED, ids=str)
+def test_a_transparent_colour_of_any_depth_is_transparent(tmp_path, photo, row):
+    (tmp_path / "keyed.png").write_bytes(keyed_png(*row))
+    found = load(tmp_path / "keyed.png").mask
+    assert found is not None and np.array_equal(np.asarray(found) >= 128, SQUARE)
+    assert np.array_equal(np.asarray(load(photo, tmp_path / "keyed.png").mask) >= 128, SQUARE)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
 def test_a_profile_is_followed_to_srgb(tmp_path, suffix):
     file = tmp_path / f"wide.{suffix}"
@@ -262,6 +351,142 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, photo, suffix, share):
         with pytest.raises(UserError, match=f"short.{suffix}.*{key}") as caught:
             load(*words)
         assert "\n" not in str(caught.value)
+
+
+# Damage to the bytes of a picture. A row: a format that Pillow writes here.
+Image.init()
+CODECS = "PNG JPEG TIFF WEBP GIF BMP PPM TGA ICO QOI AVIF JPEG2000 MPO PCX SGI DDS ICNS".split()
+
+
+@pytest.mark.parametrize("codec", [c for c in CODECS if c in Image.SAVE])
+def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, codec):
+    image = Image.fromarray((np.indices((40, 56)).sum(0) * 2).astype(np.uint8)).convert("RGB")
+    told, whole = image.getexif(), io.BytesIO()
+    told[274], told[271] = 6, "maker"
+    image.save(whole, codec, **({"exif": told} if codec in ("PNG", "JPEG", "TIFF", "WEBP", "AVIF") else {}))
+    rng, refused = np.random.default_rng(5), 0
+    for turn in range(40):
+        data = np.frombuffer(whole.getvalue(), np.uint8).copy()
+        places = rng.integers(0, min(len(data), (64, 400, len(data))[turn % 3]), rng.choice([1, 5, 20]))
+        data[places] = rng.integers(0, 256, len(places))
+        file = tmp_path / "damaged"
+        file.write_bytes(data.tobytes())
+        for read in (read_image, lambda p: read_mask(p, "white")):
+            try:
+                read(str(file))
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error) and str(file) in str(error)
+    assert refused
+
+
+# A decoder's own kinds of errors, which no list of ours can know.
+FAILING = (RuntimeError("frame 0"), IndexError("out of range"), struct.error("short"), KeyError("tag"),
+             TypeError("none"), OverflowError("long"), ZeroDivisionError("by zero"), MemoryError(),
+             AssertionError(), EOFError("end"), AttributeError("x"), RecursionError("deep"))  # fmt: skip
+
+
+@pytest.mark.parametrize("error", FAILING, ids=lambda e: type(e).__name__)
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, photo, monkeypatch, error):
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    opened = Image.open(photo)
+    monkeypatch.setattr(type(opened), "load", fails)
+    for source, name in ((photo, "photo.png"), (opened, "the image")):
+        with pytest.raises(UserError, match=f"{name} is damaged.*condition.image"):
+            read_image(source if name == "the image" else str(source))
+
+
+# What is no file of a picture. A row makes it.
+
+
+def a_socket(place: Path) -> None:
+    import socket
+
+    here = os.getcwd()
+    os.chdir(place.parent)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(place.name)
+    os.chdir(here)
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a pipe": (os.mkfifo, "pipe, socket or device"),
+    "a socket": (a_socket, "pipe, socket or device"),
+    "a link to a device": (lambda place: place.symlink_to("/dev/zero"), "pipe, socket or device"),
+    "a link to the terminal": (lambda place: place.symlink_to("/dev/tty"), "device|cannot read"),
+    "a log of the kernel": (lambda place: place.symlink_to("/proc/kmsg"), "empty|cannot read"),
+    "an empty file": (lambda place: place.touch(), "is empty"),
+    "a folder": (lambda place: place.mkdir(), "is a folder"),
+    "a link to itself": (lambda place: place.symlink_to(place.name), "symbolic links"),
+    "a link to nothing": (lambda place: place.symlink_to("gone"), "no file"),
+}
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+def test_what_is_no_file_of_a_picture_is_refused_and_not_waited_for(tmp_path, photo, what):
+    make, words = NO_FILES[what]
+    make(tmp_path / "picture.png")
+    for key, given in (
+        ("condition.image", (tmp_path / "picture.png",)),
+        ("condition.mask", (photo, tmp_path / "picture.png")),
+    ):
+        with pytest.raises(
+            UserError, match=f"(?s)picture.png.*({words}).*{key}|({words}).*picture.png.*{key}"
+        ):
+            load(*given)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["x" * 300 + ".png", "a/" * 3000 + "x.png", "~nobody-of-that-name/x.png", "a\0b.png", "photo.png/x.png"],
+)
+def test_a_path_that_can_be_none_is_one_line(path):
+    with pytest.raises(UserError, match="condition.image") as caught:
+        Photo(path, "none", "white", "none", None).load(0)
+    assert "\n" not in str(caught.value)
+
+
+def with_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A small PNG with further chunks."""
+    plain = io.BytesIO()
+    Image.new("RGB", (8, 8), (55, 55, 55)).save(plain, "PNG")
+    data = plain.getvalue()
+    more = b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks
+    )
+    return data[:33] + more + data[33:]
+
+
+WIDE = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+ASKED: dict[str, tuple[tuple[tuple[bytes, bytes], ...], str | None]] = {
+    "nothing": ((), None),
+    "linear light": (((b"gAMA", struct.pack(">I", 100000)),), "a gamma of 1"),
+    "the usual gamma": (((b"gAMA", struct.pack(">I", 45455)),), None),
+    "primaries of a wide screen": (((b"cHRM", WIDE),), "other primaries"),
+    "sRGB, which rules": (((b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100000))), None),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_colours_that_are_not_followed_are_said(tmp_path, caplog, what):
+    chunks, words = ASKED[what]
+    (tmp_path / "asked.png").write_bytes(with_chunks(*chunks))
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path / "asked.png")
+    assert (words in caplog.text and "asked.png" in caplog.text) if words else not caplog.records
+
+
+@pytest.mark.parametrize("top, dtype, said", [
+    (254, np.uint16, True), (40000, np.uint16, False), (4095, np.uint16, False), (280, np.float32, True),
+    (1, np.float32, False), (200, np.float32, False),
+])  # fmt: skip
+def test_a_deep_picture_that_is_almost_black_is_said(tmp_path, caplog, top, dtype, said):
+    Image.fromarray(np.linspace(0, top, 64 * 64).reshape(64, 64).astype(dtype)).save(tmp_path / "deep.tiff")
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path / "deep.tiff")
+    assert ("8 bits" in caplog.text) == said
 
 
 def test_a_deep_tiff_that_is_cut_short_is_refused(tmp_path):

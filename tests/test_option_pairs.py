@@ -30,7 +30,7 @@ OPTIONS: dict[str, list[Change]] = {
         {"color": [0, 0, 0]},
         {"color": "noise"},
         {"start": "inject"},
-        PureNoise("threshold", True),
+        PureNoise("threshold", True, None),
     ],
     "inversion.condition": [{}, {"condition": "canvas"}],
     "inversion.levels": [{}, {"levels": "official"}],

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 from sow.errors import UserError
 from sow.method import noise
 from sow.method.regions import regions_of
-from sow.method.seed_init import Background, paste_latents, place
+from sow.method.seed_init import Background, latent_mask, paste_latents, place
 from sow.types import Box, Canvas, Plan, Request, VisualCondition
 
 CANVAS = Canvas(128, 128, 8, 48, 64)
-GRAY = Background([128, 128, 128], "invert", "threshold", True)
+GRAY = Background([128, 128, 128], "invert", "threshold", True, None)
 
 
 def condition(value: int, mask: bool = False, size: tuple[int, int] = (64, 64)) -> VisualCondition:
@@ -100,3 +100,26 @@ def test_a_picture_that_is_stretched_is_said(caplog, size, box, stretched):
     words += f"its box {box.w} x {box.h} (condition.box)"
     assert (words in caplog.text) == stretched
     assert np.asarray(own[0].latent_mask).all()
+
+
+@pytest.mark.parametrize("coverage", [None, 0.25, 0.5, 0.75, 1.0])
+def test_a_latent_is_a_conditions_by_its_first_pixel_or_by_its_share_of_them(coverage):
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[4:41, 12:54] = True
+    found = latent_mask(mask, 8, coverage)
+    for i in range(8):
+        for j in range(8):
+            block = mask[8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
+            assert found[i, j] == (block[0, 0] if coverage is None else block.mean() >= coverage)
+    if coverage is None:  # what lies at the left and upper edge is lost, what lies at the others is overrun
+        assert np.argwhere(found).min(0).tolist() == [1, 2] and np.argwhere(found).max(0).tolist() == [5, 6]
+
+
+def test_a_coverage_that_leaves_no_latent_is_refused():
+    thin = Image.new("L", (64, 64), 0)
+    ImageDraw.Draw(thin).rectangle((6, 0, 9, 63), fill=255)
+    picture = VisualCondition(Image.new("RGB", (64, 64), (9, 9, 9)), thin, None, "thin")
+    plan = Plan((Box(16, 16, 64, 64),), (Box(0, 64, 128, 64),), "a person", "test")
+    whole = Background([128, 128, 128], "invert", "threshold", True, 1.0)
+    with pytest.raises(UserError, match="keeps no latent"):
+        place(whole, Request((picture,), "a person"), plan, CANVAS, 0, noise.generator(0))

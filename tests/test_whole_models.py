@@ -3,6 +3,7 @@ one more row."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,6 +74,145 @@ def test_tensors_that_do_not_fit_are_one_line(folder, model, tmp_path, part, cha
     with pytest.raises(UserError, match=rf"{place}/{part} do not fit.*{words}.*model.path") as caught:
         replace(model, path=str(place)).load()
     assert "\n" not in str(caught.value)
+
+
+def cast(name: str, kind: torch.dtype) -> Callable[[State], State]:
+    return lambda state: {k: v.to(kind) if k.endswith(name) else v for k, v in state.items()}
+
+
+KINDS: list[tuple[str, Callable[[State], State], str]] = [
+    ("text_encoder", cast("token_embedding.weight", torch.int32), "1 tensors.*token_embedding.weight I32"),
+    ("unet", cast("conv_in.weight", torch.bool), "conv_in.weight BOOL"),
+    ("unet", cast("conv_in.weight", torch.complex64), "conv_in.weight C64"),
+    ("unet", cast("to_q.weight", torch.int8), "to_q.weight I8"),
+    ("vae", cast("decoder.conv_out.weight", torch.uint8), "decoder.conv_out.weight U8"),
+    ("vae", cast("conv_out.bias", torch.int64), "2 tensors.*conv_out.bias I64"),
+    ("unet", cast("weight", torch.int16), "I16.*, \\.\\."),
+]
+
+
+@pytest.mark.parametrize("part, change, words", KINDS)
+def test_tensors_that_are_no_floats_are_refused_by_name(folder, model, tmp_path, part, change, words):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file = next((place / part).glob("*.safetensors"))
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"{file} has .*{words}.*model.path") as caught:
+        replace(model, path=str(place)).load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_floats_of_any_size_are_weights(folder, model, tmp_path, kind):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file = next((place / "unet").glob("*.safetensors"))
+    save_file(cast("conv_in.weight", kind)(load_file(file)), file, metadata={"format": "pt"})
+    found = replace(model, path=str(place)).load().unet.conv_in.weight
+    assert torch.equal(found, load_file(file)["conv_in.weight"].to(found.dtype))
+
+
+def test_a_file_beside_that_is_not_loaded_is_not_looked_at(folder, model, tmp_path):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    other = {"a": torch.zeros(2, dtype=torch.int32)}
+    for name in ("diffusion_pytorch_model.non_ema", "other"):
+        save_file(other, place / "unet" / f"{name}.safetensors")
+    replace(model, path=str(place)).load()
+    save_file(other, place / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(UserError, match="286 missing.*model.path"):
+        replace(model, path=str(place), variant="fp16").load()
+
+
+# Tokenizers. A row changes the folder of one that was saved in CLIP's two files.
+
+
+def two_files(place: Path) -> None:
+    """The tokenizer as older checkpoints have it: a vocabulary and its merges, one of them here."""
+    found = json.loads((place / "tokenizer.json").read_text())["model"]["vocab"]
+    made = found.pop("<|startoftext|>"), found.pop("<|endoftext|>")
+    vocab = {**found, "ab": made[0]}
+    (place / "vocab.json").write_text(json.dumps({**vocab, "<|startoftext|>": made[1], "<|endoftext|>": 514}))
+    (place / "merges.txt").write_text("#version: 0.2\na b\n")
+    (place / "tokenizer.json").unlink()
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def change(place: Path) -> None:
+        for name in names:
+            (place / name).unlink()
+
+    return change
+
+
+def rewritten(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    return lambda place: (place / name).write_text(change((place / name).read_text())) and None
+
+
+def shorter(vocab: str) -> str:
+    return json.dumps({k: v for k, v in json.loads(vocab).items() if not 100 <= v < 110})
+
+
+def doubled(vocab: str) -> str:
+    return json.dumps({k: v - (v == 7) for k, v in json.loads(vocab).items()})
+
+
+def longer(vocab: str) -> str:
+    return json.dumps({**json.loads(vocab), "zz": 515})
+
+
+TOKENIZERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "an empty folder": (
+        without("vocab.json", "merges.txt", "tokenizer_config.json"),
+        "lacks tokenizer/tokenizer_config.json",
+    ),
+    "no vocabulary": (without("vocab.json"), "model.path"),
+    "no merges": (without("merges.txt"), "model.path"),
+    "neither": (without("vocab.json", "merges.txt"), "2 of the 515 tokens"),
+    "no settings": (without("tokenizer_config.json"), "lacks tokenizer/tokenizer_config.json"),
+    "merges cut at a line": (rewritten("merges.txt", lambda t: t[: t.index("\n") + 1]), "no pair.*1 .*ab"),
+    "merges cut in a line": (rewritten("merges.txt", lambda t: t[:-3]), "model.path"),
+    "empty merges": (rewritten("merges.txt", lambda t: ""), "no pair.*1 .*ab"),
+    "a vocabulary with a hole": (rewritten("vocab.json", shorter), "505 of the 515"),
+    "two tokens of one number": (rewritten("vocab.json", doubled), "514 of the 515"),
+    "a vocabulary cut short": (rewritten("vocab.json", lambda t: t[: len(t) // 2]), "model.path"),
+    "an empty vocabulary": (rewritten("vocab.json", lambda t: "{}"), "model.path"),
+    "a token too many": (rewritten("vocab.json", longer), "516 tokens.*vocab_size=515"),
+}
+
+
+@pytest.fixture(scope="module")
+def with_merges(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint with a tokenizer in two files and a text encoder that knows one token more."""
+    place = tmp_path_factory.mktemp("merges") / "model"
+    shutil.copytree(folder, place)
+    two_files(place / "tokenizer")
+    file = place / "text_encoder" / "model.safetensors"
+    grown = {
+        k: torch.cat([v, v[:1]]) if k.endswith("token_embedding.weight") else v
+        for k, v in load_file(file).items()
+    }
+    save_file(grown, file, metadata={"format": "pt"})
+    config = place / "text_encoder" / "config.json"
+    told = {**json.loads(config.read_text()), "vocab_size": 515, "bos_token_id": 513, "eos_token_id": 514}
+    config.write_text(json.dumps(told))
+    return place
+
+
+def test_a_tokenizer_in_two_files_is_whole(with_merges, model):
+    tokenizer = replace(model, path=str(with_merges)).load().tokenizer
+    assert "ab" in tokenizer.tokenize("abba") and len(tokenizer) == 515
+
+
+@pytest.mark.parametrize("what", TOKENIZERS)
+def test_a_tokenizer_is_loaded_whole_or_not_at_all(with_merges, model, tmp_path, what):
+    change, words = TOKENIZERS[what]
+    place = tmp_path / "model"
+    shutil.copytree(with_merges, place)
+    change(place / "tokenizer")
+    with pytest.raises(UserError, match=f"{words}.*model.path" if words != "model.path" else words) as caught:
+        replace(model, path=str(place)).load()
+    assert "\n" not in str(caught.value) and str(place) in str(caught.value)
 
 
 def test_counted_positions_of_older_files_are_no_tensor_too_many(folder, model, tmp_path):

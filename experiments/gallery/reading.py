@@ -296,5 +296,5 @@ def _opened(path: Path) -> Image | None:
     try:
         with Image.open(path) as opened:
             return opened.convert("RGB")
-    except OSError:
+    except Exception:  # whatever a damaged file makes of its decoder
         return None

@@ -174,10 +174,12 @@ class Preference:
         their metadata left behind."""
         from PIL import Image
 
+        from sow.data.images import read_image
+
         blind = {b: p for item in items.values() for b, p in item["images"].items()}
         for name in sorted(blind):
-            with Image.open(blind[name].path) as opened:
-                clean = Image.fromarray(np.asarray(opened.convert("RGB")))
+            seen = read_image(str(blind[name].path), "study.runs")[0]
+            clean = Image.fromarray(np.asarray(seen))
             folder.save_image(f"{PLACE}/images/{name}.png", clean)
         shown = {}
         needed = any(c["conditions"] for c in self.criteria)

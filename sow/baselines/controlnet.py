@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from sow.baselines.config import PEOPLE, ControlNetCanny, local_folder
 from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
 from sow.method.denoiser import Denoiser
+from sow.models import checkpoint
 from sow.models.backbone import Backbone
 from sow.models.loading import load_whole
 from sow.pipeline.factory import need_plain
@@ -44,6 +46,10 @@ def load(options: ControlNetCanny, backbone: Backbone) -> Any:
     place = PEOPLE if source == "people" else local_folder(source) or source
     try:
         check_files(Path(place), "method.path")
+        config, file = ControlNetModel.load_config(place), f"{place}/config.json"
+        checkpoint.check_controlnet(config, file)
+        known = inspect.signature(ControlNetModel.__init__).parameters
+        checkpoint.check_known(config, known, file, "method.path")
         net = load_whole(ControlNetModel, str(place), "method.path", dtype=backbone.dtype)
     except UserError:
         raise

@@ -57,6 +57,7 @@ class Calibration:
     cycles: int
     guidance_scale: float
     inversion_guidance_scale: float
+    latent_coverage: float | None
     preservation: Mapping[str, Any]
     condition_size: list[int]
 

@@ -210,5 +210,5 @@ def _open(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as opened:
             return opened.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file makes of its decoder
         raise UserError(f"cannot read {path} as an image: unpack it again (data.root)") from error

@@ -3,10 +3,13 @@ gray, CMYK, palettes, alpha, 16 bits a channel. What cannot be read whole is ref
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import stat
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,10 @@ log = logging.getLogger(__name__)
 SAMPLE = "sample:"  # prefix that names a photograph shipped with matplotlib
 LARGEST = 2**27  # pixels of a file: a photograph of 134 megapixels; beyond it a small file fills the memory
 SHOWN = 6  # values of a mask in an error
+SRGB_GAMMA, SRGB_PRIMARIES = 1 / 2.2, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # of PNG's chunks
+INTEROPERABILITY = 0xA005  # of EXIF, where cameras name Adobe RGB
+# How files begin that OpenCV is asked to read where Pillow cannot: TIFF, Radiance, portable float maps.
+DEEP = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"#?RADIANCE", b"#?RGBE", b"PF", b"Pf")
 
 
 def read_image(
@@ -32,9 +39,12 @@ def read_image(
     """
     image, path = _opened(path, key)
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_eight_bits(np.asarray(image), path, key))
     alpha = None
+    if _is_deep(image):
+        pixels = np.asarray(image)
+        visible = _opaque(image, pixels)
+        alpha = None if visible is None else Image.fromarray(visible.astype(np.uint8) * 255)
+        image = Image.fromarray(_to_eight_bits(pixels, path, key))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
@@ -53,7 +63,9 @@ def read_mask(path: str | Image.Image, keep: str, key: str = "condition.mask") -
     """
     image, path = _opened(path, key)
     values, visible = _mask_values(image, path, key)
-    found = np.unique(values[visible] if visible.any() else values)
+    if not visible.any():
+        raise UserError(f"mask {path} is transparent everywhere: give one with pixels to keep ({key})")
+    found = np.unique(values[visible])
     if len(found) == 1 and not visible.all():
         return Image.fromarray(visible.astype(np.uint8) * 255)  # the outline of a cut-out is the drawing
     if len(found) == 2:
@@ -118,7 +130,10 @@ def _opened(source: str | Image.Image, key: str) -> tuple[Image.Image, str]:
     if isinstance(source, str):
         return _open(source, key), source
     _check_size(source.size, "the image", key)
-    return ImageOps.exif_transpose(source), "the image"
+    try:
+        return ImageOps.exif_transpose(source), "the image"
+    except Exception as error:  # it may be read from its file only now
+        raise UserError(f"the image is damaged or cut short: {_said(error)} ({key})") from error
 
 
 def _open(path: str, key: str) -> Image.Image:
@@ -130,29 +145,51 @@ def _open(path: str, key: str) -> Image.Image:
             with Image.open(file) as opened:
                 _check_size(opened.size, path, key)
                 _say_frames(opened, path, key)
+                layout = opened.tile[0][3] if opened.tile else None
                 opened.load()
+                _say_colours(opened, path, key)
+                _mend_transparency(opened, layout, file, path, key)
                 return ImageOps.exif_transpose(opened)
     except FileNotFoundError as error:
         raise UserError(f"no file {path}: give an image that exists ({key})") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is too large: {error} ({key})") from error
     except UnidentifiedImageError as error:
-        deep = _read_deep(file, path, key)
+        with open(file, "rb") as opened:
+            begins = opened.read(10)
+        deep = _read_deep(file, path, key) if begins.startswith(DEEP) else None
         if deep is None:
             raise UserError(f"cannot read {path} as an image: {error} ({key})") from error
         return deep
-    except (OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of its decoder
         if isinstance(error, OSError) and error.strerror:  # of the system, not of the file's format
             raise UserError(f"cannot read {path}: {error.strerror} ({key})") from error
-        raise UserError(f"{path} is damaged or cut short: {error} ({key})") from error
+        raise UserError(f"{path} is damaged or cut short: {_said(error)} ({key})") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def locate(path: str, key: str = "condition.image") -> Path:
-    """The file that a path or the name of a sample photograph stands for; raises UserError for a folder."""
+    """The file that a path or the name of a sample photograph stands for; raises UserError for a folder, for
+    a pipe, socket or device, and for an empty file."""
     if not path.startswith(SAMPLE):
-        file = Path(path).expanduser()
-        if file.is_dir():
+        file = Path(os.path.expanduser(path))  # a user who does not exist stays as written; pathlib raises
+        try:
+            state = os.stat(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return file
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)} ({key})") from error
+        if stat.S_ISDIR(state.st_mode):
             raise UserError(f"{path} is a folder: give an image file ({key})")
+        if not stat.S_ISREG(state.st_mode):
+            raise UserError(f"{path} is a pipe, socket or device: give an image file ({key})")
+        if not state.st_size:
+            raise UserError(f"{path} is empty: give an image file ({key})")
         return file
     import matplotlib
 
@@ -180,10 +217,59 @@ def _say_frames(opened: Image.Image, path: str, key: str) -> None:
         opened.seek(0)
 
 
+def _say_colours(opened: Image.Image, path: str, key: str) -> None:
+    """Warn of colours that are meant to be shown as others than sRGB, where no profile says how."""
+    info = opened.info
+    if info.get("icc_profile") or "srgb" in info:
+        return
+    told = []
+    if abs(info.get("gamma", SRGB_GAMMA) - SRGB_GAMMA) > 0.01:
+        told.append(f"a gamma of {info['gamma']:g}")
+    if any(abs(a - b) > 0.01 for a, b in zip(info.get("chromaticity", ()), SRGB_PRIMARIES, strict=False)):
+        told.append("other primaries")
+    with contextlib.suppress(Exception):  # of a damaged EXIF, which decides nothing else
+        if opened.getexif().get_ifd(INTEROPERABILITY).get(1) == "R03":
+            told.append("Adobe RGB")
+    if told:
+        log.warning(
+            "%s asks for %s, without a colour profile: its colours are taken for sRGB; save it with a "
+            "profile or as sRGB (%s)",
+            path,
+            " and ".join(told),
+            key,
+        )
+
+
+def _mend_transparency(opened: Image.Image, layout: object, file: Path, path: str, key: str) -> None:
+    """The transparent colour of a PNG of 2, 4 or 16 bits, which Pillow compares with pixels of 8 bits."""
+    colour = opened.info.get("transparency")
+    if isinstance(colour, int) and layout in ("L;2", "L;4"):
+        opened.info["transparency"] = colour * (85 if layout == "L;2" else 17)
+    elif isinstance(colour, tuple) and str(layout).startswith("RGB;16"):
+        del opened.info["transparency"]
+        deep = _read_deep(file, path, key)
+        if deep is None or deep.mode != "RGBA":
+            raise UserError(f"{path} has a transparent colour that cannot be read: save it anew ({key})")
+        opened.putalpha(deep.getchannel("A"))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a gray image has more than 8 bits a pixel."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _opaque(image: Image.Image, pixels: NDArray) -> NDArray[np.bool_] | None:
+    """Which pixels of a deep gray image are not of its transparent colour; None where it has none."""
+    colour = image.info.get("transparency")
+    return pixels != colour if isinstance(colour, int) else None
+
+
 def _read_deep(file: Path, path: str, key: str) -> Image.Image | None:
     """Formats that Pillow has no mode for, such as 16-bit RGB TIFF; None when OpenCV cannot read them
     either."""
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(LARGEST))  # read when it is imported
+    # Read when it is imported; what it cannot read is said by us, on one line.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(LARGEST))
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     import cv2
 
     try:
@@ -211,6 +297,13 @@ def _to_eight_bits(pixels: NDArray, path: str, key: str) -> NDArray[np.uint8]:
         top = 1.0 if values.max(initial=0) <= 1.0 else 255.0 if values.max() <= 255 else 65535.0
     else:
         top = 255.0 if values.max(initial=0) <= 255 and pixels.dtype.itemsize > 2 else 65535.0
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or 0 < high < top / 64:
+        log.warning(
+            "%s has values from %g to %g, read as black at 0 and white at %g: save it as 8 bits if that is "
+            "not meant (%s)",
+            *(path, low, high, top, key),
+        )
     return np.clip(np.round(values / top * 255), 0, 255).astype(np.uint8)
 
 
@@ -221,10 +314,11 @@ def _to_srgb(image: Image.Image, profile: bytes | None, path: str, key: str) -> 
             own = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         else:
             own = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
-        if ImageCms.getProfileDescription(own).startswith("sRGB"):
+        if profile and _is_srgb(profile):
             return image
-        if image.mode in ("RGBA", "P", "PA", "LA", "1"):
-            image = image.convert("L" if own.profile.xcolor_space.strip() == "GRAY" else "RGB")
+        wanted = {"GRAY": "L", "RGB": "RGB"}.get(own.profile.xcolor_space.strip())
+        if wanted and image.mode not in (wanted, "CMYK", "LAB"):
+            image = image.convert(wanted)
         made = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         log.warning(
@@ -238,17 +332,34 @@ def _to_srgb(image: Image.Image, profile: bytes | None, path: str, key: str) -> 
     return made
 
 
+@lru_cache(maxsize=16)
+def _is_srgb(profile: bytes) -> bool:
+    """Whether a profile leaves colours as they are, to one of 255 levels: its name says nothing."""
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if own.profile.xcolor_space.strip() != "RGB":
+        return False
+    levels = np.arange(0, 256, 15)
+    cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
+    ramps = np.arange(256)[:, None] * np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]])[:, None]
+    colours = np.concatenate([cube, ramps.reshape(-1, 3)]).astype(np.uint8)[None]
+    shown = ImageCms.profileToProfile(
+        Image.fromarray(colours), own, ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    return bool(np.abs(np.asarray(shown, int) - colours).max() <= 1)
+
+
 def _mask_values(image: Image.Image, path: str, key: str) -> tuple[NDArray, NDArray[np.bool_]]:
     """What a mask file says at each pixel (H, W), in its own units, and where it is opaque."""
     visible = np.ones((image.height, image.width), bool)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        visible = np.asarray(image.getchannel("A")) >= 128
-    if image.mode.startswith("I") or image.mode == "F":
+    if _is_deep(image):
         values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
             raise UserError(f"mask {path} has pixels that are not finite ({key})")
-        return values, visible
+        keyed = _opaque(image, values)
+        return values, visible if keyed is None else keyed
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        visible = np.asarray(image.getchannel("A")) >= 128
     # Two colours stay two values however they are weighed, unless they are as bright.
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     colours = np.unique(pixels, axis=0) if image.mode in ("P", "RGB", "RGBA") else pixels[:0]

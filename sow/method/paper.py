@@ -40,7 +40,9 @@ PLANNER: dict[str, Any] = {  # of planner=heuristic, which places the condition 
 def components() -> dict[str, Any]:
     """Every component of SOW with the paper's numbers, by the name of its config group."""
     return {
-        "seed_init": Background(color=[128, 128, 128], start="invert", mask="threshold", snap=True),
+        "seed_init": Background(
+            color=[128, 128, 128], start="invert", mask="threshold", snap=True, coverage=None
+        ),
         "inversion": Inversion(
             guidance_scale=7.5,
             negative_prompt="",

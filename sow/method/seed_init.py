@@ -6,13 +6,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from sow.errors import UserError
-from sow.types import Box, Canvas, Plan, Request, VisualCondition, component
+from sow.types import Bound, Box, Canvas, Plan, Request, VisualCondition, component
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
@@ -86,6 +88,11 @@ class SeedInit(Protocol):
         """Whether boxes snap to the VAE's grid."""
         ...
 
+    @property
+    def coverage(self) -> float | None:
+        """The share of a latent's pixels that a mask must keep; None = its first pixel decides."""
+        ...
+
     def background(self, canvas: Canvas, generator: torch.Generator) -> Image.Image:
         """The canvas before anything is pasted on it."""
         ...
@@ -102,12 +109,15 @@ class Background:
     `mask`   "threshold" or "dither", how a mask becomes pixels (COW's code dithers)
     `snap`   whether boxes snap to the VAE's grid; COW's code pastes at any pixel and rounds only the latents'
              place down
+    `coverage` which latents at a mask's edge are the condition's: those of which it keeps at least this share
+             of the pixels, in (0, 1]; None = those of which it keeps the first pixel, top left (A25)
     """
 
     color: list[int] | str
     start: Literal["invert", "inject"]
     mask: Literal["threshold", "dither"]
     snap: bool
+    coverage: Annotated[float, Bound(gt=0, le=1)] | None
 
     def __post_init__(self) -> None:
         bad_color = self.color != "noise" and (
@@ -137,6 +147,7 @@ class PureNoise:
 
     mask: Literal["threshold", "dither"]
     snap: bool
+    coverage: Annotated[float, Bound(gt=0, le=1)] | None
     start: Literal["noise"] = "noise"
 
     def background(self, canvas: Canvas, generator: torch.Generator) -> Image.Image:
@@ -189,8 +200,7 @@ def place(
         behind = base.crop((box.x, box.y, box.right, box.bottom))
         crop = Image.composite(crop, behind, mask)
         picture.paste(crop, (box.x, box.y), mask)  # earlier conditions stay where this one's mask is open
-        # Nearest resize of the pixel mask: the latent at (i, j) reads the pixel at (i f, j f).
-        latent = torch.from_numpy(np.asarray(mask)[:: canvas.factor, :: canvas.factor] >= 128)
+        latent = torch.from_numpy(latent_mask(np.asarray(mask) >= 128, canvas.factor, seed_init.coverage))
         if not latent.any():
             raise UserError(
                 f"the mask of {condition.name} keeps no latent of {latent.shape[1]} x {latent.shape[0]}: "
@@ -200,6 +210,18 @@ def place(
         placed.append(PlacedCondition(to_tensor(crop), latent, top, left, sample, number, box))
     need_visible(placed, request, canvas)
     return to_tensor(picture), placed
+
+
+def latent_mask(mask: NDArray[np.bool_], factor: int, coverage: float | None) -> NDArray[np.bool_]:
+    """Which latents (h / factor, w / factor) a pixel mask (h, w) keeps (A25).
+
+    Those with a share of at least `coverage` of their pixels in it; for None those whose first pixel is in
+    it, the nearest resize of the mask.
+    """
+    if coverage is None:
+        return mask[::factor, ::factor]
+    blocks = mask.reshape(mask.shape[0] // factor, factor, mask.shape[1] // factor, factor)
+    return blocks.mean((1, 3)) >= coverage
 
 
 def need_visible(placed: Sequence[PlacedCondition], request: Request, canvas: Canvas) -> None:

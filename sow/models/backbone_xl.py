@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sow.models.backbone import Backbone, Dtype
+from sow.models.backbone import Backbone
 from sow.models.loading import load_whole
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def load_xl(
     unet: Any,
     scheduler: dict[str, Any],
     device: str,
-    dtype: Dtype,
+    dtype: str,
 ) -> XLBackbone:
     """The Stable-Diffusion-XL-format model in `source`, whose other parts are loaded: its second encoder and
     tokenizer are added."""

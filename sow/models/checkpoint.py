@@ -104,6 +104,25 @@ _NEUTRAL: dict[str, Collection[Any]] = {
     "shift_terminal": (None,),
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
+# Fields of CLIP's text encoder, and what its files have besides: of training, and of writing texts, which it
+# does not do.
+_CLIP_TEXT = frozenset(
+    "vocab_size hidden_size intermediate_size projection_dim num_hidden_layers num_attention_heads "
+    "max_position_embeddings hidden_act layer_norm_eps pad_token_id bos_token_id eos_token_id "
+    "model_type".split()
+)
+_NOT_OF_TEXT = frozenset(
+    "architectures attention_dropout dropout initializer_factor initializer_range dtype torch_dtype "
+    "transformers_version chunk_size_feed_forward gradient_checkpointing id2label label2id problem_type "
+    "finetuning_task task_specific_params tokenizer_class return_dict output_attentions "
+    "output_hidden_states output_scores use_cache use_bfloat16 torchscript tf_legacy_loss "
+    "tie_word_embeddings max_length min_length do_sample early_stopping num_beams num_beam_groups "
+    "num_return_sequences diversity_penalty temperature top_k top_p typical_p repetition_penalty "
+    "length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size remove_invalid_values".split()
+)
+_WHOLE_CLIP = (
+    *("text_config", "vision_config", "text_config_dict", "vision_config_dict", "logit_scale_init_value"),
+)
 _CHOICES: dict[str, Collection[str]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "prediction_type": PREDICTIONS,
@@ -119,7 +138,7 @@ def training_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> 
     that is not understood, and for a prediction of epsilon where the last level holds no signal.
     """
     name = config.get("_class_name", "DDIMScheduler")
-    if name not in CLASSES:
+    if not isinstance(name, str) or name not in CLASSES:
         raise _refused(
             file,
             "_class_name",
@@ -255,15 +274,31 @@ def check_unet(config: Mapping[str, Any], file: str = "unet/config.json") -> Non
 def check_text_encoder(config: Mapping[str, Any], file: str = "text_encoder/config.json") -> None:
     """Raise UserError for a text encoder that is not CLIP's."""
     kind = config.get("model_type", "clip_text_model")
-    if not str(kind).startswith("clip"):
+    if kind not in ("clip", "clip_text_model"):
         raise _refused(file, "model_type", kind, "a text encoder of CLIP is understood")
+    inner = config.get("text_config")
+    if kind == "clip" and isinstance(inner, Mapping):  # the text's half of a whole CLIP
+        check_text_encoder({**inner, "model_type": "clip_text_model"}, f"{file} (text_config)")
+        config = {k: v for k, v in config.items() if k not in _WHOLE_CLIP}
+    check_known(config, _CLIP_TEXT | _NOT_OF_TEXT, file)
 
 
-def check_known(config: Mapping[str, Any], known: Collection[str], file: str) -> None:
-    """Raise UserError for a field that the model's class does not have and that says something."""
+def check_controlnet(config: Mapping[str, Any], file: str) -> None:
+    """Raise UserError for a ControlNet that does more than add residuals to a UNet's."""
+    _check_class(config, "ControlNetModel", file, "method.path")
+    if config.get("global_pool_conditions"):
+        raise _refused(file, "global_pool_conditions", True, "only false is understood", "method.path")
+
+
+def check_known(
+    config: Mapping[str, Any], known: Collection[str], file: str, place: str = "model.path"
+) -> None:
+    """Raise UserError, naming the option `place`, for a field that the model's class does not have and that
+    says something."""
     for key, value in config.items():
-        if not key.startswith("_") and key not in known and value not in (None, False):
-            raise _refused(file, key, value, "no such field is understood")
+        says_something = value not in (None, False, {}, [])
+        if not key.startswith("_") and key not in known and says_something:
+            raise _refused(file, key, value, "no such field is understood", place)
 
 
 def attention_layers(config: Mapping[str, Any], latent_size: tuple[int, int]) -> set[tuple[str, int]]:
@@ -285,24 +320,26 @@ def attention_layers(config: Mapping[str, Any], latent_size: tuple[int, int]) ->
 def read(file: Path) -> dict[str, Any]:
     """The JSON object in `file`; raises UserError when there is none."""
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("it is no regular file")
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error} (model.path)") from error
     if not isinstance(found, dict):
         raise UserError(f"{file} holds no JSON object: give a Stable-Diffusion-format folder (model.path)")
     return found
 
 
-def _check_class(config: Mapping[str, Any], wanted: str, file: str) -> None:
+def _check_class(config: Mapping[str, Any], wanted: str, file: str, place: str = "model.path") -> None:
     name = config.get("_class_name", wanted)
     if name != wanted:
-        raise _refused(file, "_class_name", name, f"{wanted} is understood")
+        raise _refused(file, "_class_name", name, f"{wanted} is understood", place)
 
 
-def _refused(file: str, key: str, value: Any, understood: str) -> UserError:
+def _refused(file: str, key: str, value: Any, understood: str, place: str = "model.path") -> UserError:
     option = _OPTIONS.get(key)
     cure = f"; a fine-tune that is labelled wrongly takes {option}=..." if option else ""
-    return UserError(f"{file} has {key}={_json(value)}: {understood}{cure} ({option or 'model.path'})")
+    return UserError(f"{file} has {key}={_json(value)}: {understood}{cure} ({option or place})")
 
 
 def _json(value: Any) -> str:

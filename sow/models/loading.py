@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sow.errors import UserError
+from sow.models import checkpoint
 
 SHOWN = 4  # names of tensors of a kind in the error
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # what safetensors calls the types of weights
+PADDED = 1024  # entries that a text encoder may have beyond its tokenizer's, to a round number
+STEMS = ("model", "diffusion_pytorch_model")  # of the files that transformers and diffusers load
 # Positions 0, 1, 2, .., which older versions of transformers wrote among the weights.
 COUNTED = "position_ids"
+NUMBERS = (COUNTED, "num_batches_tracked")  # which are whole
 
 
 def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None, **options: Any) -> Any:
@@ -17,7 +26,7 @@ def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None,
     files, no other.
 
     Raises UserError, naming the files' place, the tensors and `key`, where tensors and model do not fit
-    each other.
+    each other, and for tensors that are no floats: cast, they would be others.
     """
     if subfolder is not None:
         options["subfolder"] = subfolder
@@ -31,7 +40,81 @@ def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None,
         unexpected=report["unexpected_keys"],
         mismatched=[name for name, *_ in report["mismatched_keys"]],
     )
+    for file in _weight_files(source, subfolder, options.get("revision"), options.get("variant")):
+        need_floats(file, key)
     return model
+
+
+def need_floats(file: Path, key: str) -> None:
+    """Raise UserError for a tensor of a file of safetensors that is no weight of floating-point numbers."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        kinds = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    wrong = sorted(n for n, kind in kinds.items() if kind not in FLOATS and not n.endswith(NUMBERS))
+    if wrong:
+        named = [f"{name} {kinds[name]}" for name in wrong]
+        raise UserError(
+            f"{file} has {len(wrong)} tensors that are no floating-point numbers ({_some(named)}): give "
+            f"weights of {', '.join(FLOATS)}, not quantised ones ({key})"
+        )
+
+
+def _weight_files(
+    source: str, subfolder: str | None, revision: str | None, variant: str | None
+) -> list[Path]:
+    """The files of safetensors that a class loads from a folder or from the hub's copy on this disk."""
+    folder = Path(source, subfolder or "")
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        name = f"{subfolder}/config.json" if subfolder else "config.json"
+        found = try_to_load_from_cache(source, name, revision=revision)
+        if not isinstance(found, str):
+            return []
+        folder = Path(found).parent
+    names = {p: re.sub(r"-\d{5}-of-\d{5}", "", p.name).split(".") for p in folder.glob("*.safetensors")}
+    wanted = [[stem, *([variant] if variant else []), "safetensors"] for stem in STEMS]
+    return sorted(p for p, name in names.items() if name in wanted)
+
+
+def need_whole_tokenizer(tokenizer: Any, config: Any, place: str, key: str) -> None:
+    """Raise UserError for a tokenizer that lacks tokens, or the pairs that make them, of its text encoder.
+
+    An empty folder makes a tokenizer too, of the special tokens alone; a list of pairs that is cut makes
+    other tokens of the same words.
+    """
+    size = int(config.get_text_config().vocab_size)
+    known = tokenizer.get_vocab()
+    if len(tokenizer) > size:
+        raise UserError(
+            f"the tokenizer in {place} has {len(tokenizer)} tokens, its text encoder vocab_size={size}: the "
+            f"parts come from different models ({key})"
+        )
+    of_clip = type(tokenizer).__name__.startswith("CLIP")
+    lacking = len(set(range(size)) - set(known.values()))
+    if lacking > (0 if of_clip else PADDED):
+        raise UserError(
+            f"the tokenizer in {place} has {size - lacking} of the {size} tokens of its text encoder: a file "
+            f"is missing or cut short ({key})"
+        )
+    if of_clip and (unmade := _without_pair(tokenizer, known)):
+        raise UserError(
+            f"the tokenizer in {place} has no pair that makes {len(unmade)} of its tokens ({_some(unmade)}): "
+            f"its merges are missing or cut short ({key})"
+        )
+
+
+def _without_pair(tokenizer: Any, known: Mapping[str, int]) -> list[str]:
+    """Tokens of more than one letter that no pair of CLIP's makes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # a tokenizer in Python, as transformers 4 has it
+        pairs = [tuple(pair) for pair in tokenizer.bpe_ranks]
+    else:
+        merges = json.loads(backend.to_str())["model"]["merges"]
+        pairs = [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges]
+    made = {a + b for a, b in pairs} | set(tokenizer.all_special_tokens)
+    return sorted(t for t in known if t not in made and len(t.removesuffix("</w>")) > 1)
 
 
 def load_parts(
@@ -48,12 +131,20 @@ def load_parts(
         if part.startswith("tokenizer"):
             found[part] = cls.from_pretrained(source, subfolder=part, **hub)
         else:
+            if hasattr(cls, "load_config"):  # of diffusers, which leaves out what it does not know
+                config = cls.load_config(source, subfolder=part, **hub)
+                known = inspect.signature(cls.__init__).parameters
+                checkpoint.check_known(config, known, f"{source}/{part}/config.json")
             more = {}
             if (
                 name == "T5GemmaEncoder"
             ):  # whose class reads the configuration of encoder and decoder together
                 more["config"] = T5GemmaModuleConfig.from_pretrained(source, subfolder=part, **hub)
             found[part] = load_whole(cls, source, subfolder=part, **options, **more)
+    for part, made in found.items():
+        if part.startswith("tokenizer"):
+            encoder = found[part.replace("tokenizer", "text_encoder")]
+            need_whole_tokenizer(made, encoder.config, f"{source}/{part}", options["key"])
     return found
 
 
@@ -61,6 +152,11 @@ def fill(module: Any, state: Mapping[str, Any], place: str, key: str) -> None:
     """Load `state` into `module`, counters of batch normalisation apart; raises UserError where they do not
     fit."""
     own = {n: v for n, v in module.state_dict().items() if not n.endswith("num_batches_tracked")}
+    wrong = [f"{n} {v.dtype}" for n, v in state.items() if n in own and not v.is_floating_point()]
+    if wrong:
+        raise UserError(
+            f"{place} has {len(wrong)} tensors that are no floating-point numbers ({_some(wrong)}) ({key})"
+        )
     need_whole(
         place,
         key,

@@ -3,7 +3,6 @@ run."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from sow.errors import UserError
 from sow.models import checkpoint
 from sow.models.backbone import Backbone, ConditionSize, Dtype, Size, make_canvas, pick_device
-from sow.models.loading import load_whole
+from sow.models.stable_diffusion import CHECKS, load_stable_diffusion
 from sow.models.transformer import PATCH, TransformerBackbone, adapter_of, load_transformer
 from sow.store.checksums import check_files
 from sow.store.inputs import hub_revision
@@ -25,12 +24,6 @@ PARTS = ("vae", "text_encoder", "tokenizer", *OWN)
 PEOPLE = Path(__file__).parents[1] / "people"
 SHIPPED = {"people": PEOPLE / "weights", "people_flow": PEOPLE / "weights_flow"}  # come with the package
 XL_PARTS = ("text_encoder_2", "tokenizer_2")
-CHECKS = {
-    "vae": checkpoint.check_vae,
-    "unet": checkpoint.check_unet,
-    "text_encoder": checkpoint.check_text_encoder,
-    "text_encoder_2": checkpoint.check_text_encoder,
-}
 
 
 @component("model")
@@ -154,10 +147,7 @@ class Pretrained:
 
     def _load(self, source: str, local: bool) -> Backbone:
         import torch
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        from sow.models.backbone_xl import load_xl
+        from diffusers import DDIMScheduler
 
         hub = {} if local else {"revision": self.revision}
         options = {
@@ -189,31 +179,22 @@ class Pretrained:
                         adapter, source, hub, options, scheduler, device, self.dtype, self.embedded_guidance
                     )
                 )
-            for part, cls in {"unet": UNet2DConditionModel, "vae": AutoencoderKL}.items():
-                place = own if part == "unet" else source
-                config = cls.load_config(place, subfolder=part, **hub)
-                known = inspect.signature(cls.__init__).parameters
-                checkpoint.check_known(config, known, f"{place}/{part}/config.json")
-                CHECKS[part](config, f"{place}/{part}/config.json")
-            scheduler = self.scheduler(DDIMScheduler.load_config(own, subfolder="scheduler", **hub), own)
-            made: Backbone
-            unet = load_whole(UNet2DConditionModel, own, subfolder="unet", **options)
-            vae = load_whole(AutoencoderKL, source, subfolder="vae", **options)
-            text = load_whole(CLIPTextModel, source, subfolder="text_encoder", **options)
-            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **hub)
-            if unet.config.addition_embed_type == "text_time":
-                made = load_xl(
-                    source, hub, options, vae, text, tokenizer, unet, scheduler, device, self.dtype
-                )
-            else:
-                made = Backbone(vae, text, tokenizer, unet, scheduler, device, self.dtype)
+            made = load_stable_diffusion(
+                source,
+                lambda config: self.scheduler(config, own),
+                device,
+                self.dtype,
+                key=options["key"],
+                own=own,
+                hub=hub,
+                variant=self.variant,
+            )
         except UserError:
             raise
         except Exception as error:
             if not local and isinstance(error, (OSError, ValueError)):
                 raise  # the next mirror may have it
             raise UserError(f"cannot load the model in {source}: {error} ({options['key']})") from error
-        fit_together(made, source)
         return self._finish(made)
 
     def _adapter(self, source: str, local: bool) -> Any:
@@ -342,30 +323,10 @@ def need(folder: Path, parts: Sequence[str], key: str = "model.path") -> None:
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder} ({key})")
     missing = [part for part in parts if not (folder / part).is_dir()]
+    # Without it a tokenizer pads with what its class takes, which is not what every model was trained on.
+    settings = [f"{part}/tokenizer_config.json" for part in parts if part.startswith("tokenizer")]
+    missing += [
+        name for name in settings if (folder / name).parent.is_dir() and not (folder / name).is_file()
+    ]
     if missing:
         raise UserError(f"{folder} lacks {', '.join(missing)}: give a Stable-Diffusion-format folder ({key})")
-
-
-def fit_together(backbone: Backbone, source: str) -> None:
-    """Raise UserError where the parts of a checkpoint come from models of different sizes."""
-    unet, latents = backbone.unet.config, int(backbone.vae.config.latent_channels)
-    if backbone.channels != latents:
-        raise UserError(
-            f"the parts in {source} do not fit: unet/config.json has out_channels={backbone.channels}, "
-            "vae/config.json "
-            f"latent_channels={latents} (model.path)"
-        )
-    width = sum(int(encoder.config.hidden_size) for _, encoder in backbone.encoders)
-    if unet.encoder_hid_dim is None and unet.cross_attention_dim != width:
-        raise UserError(
-            f"the parts in {source} do not fit: unet/config.json has "
-            f"cross_attention_dim={unet.cross_attention_dim}, the "
-            f"text encoder hidden_size={width} (model.path)"
-        )
-    for tokenizer, encoder in backbone.encoders:
-        if len(tokenizer) > encoder.config.vocab_size:
-            raise UserError(
-                f"the parts in {source} do not fit: the tokenizer has {len(tokenizer)} tokens, the text "
-                "encoder "
-                f"vocab_size={encoder.config.vocab_size} (model.path)"
-            )
