@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,62 @@ def test_the_option_takes_the_runs_prompt_and_setting(root: Path) -> None:
     )
     assert (config.data.prompt, config.data.setting) == ("x", "style")
     assert {p.name for p in files_read(config.data)} >= {"cat.jpg", "cat.png", "car_mask.png"}
+
+
+# What lies in people's folders. A row: what makes it, and what is said, or None where it decides nothing.
+
+
+def write(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda place: (place / name).write_bytes(data)
+
+
+ODD: dict[str, tuple[Callable[[Path], object], str | None]] = {
+    "a pipe": (lambda place: os.mkfifo(place / "b.png"), "regular file.*data.root"),
+    "an empty picture": (write("b.png", b""), "b.png is empty.*data.root"),
+    "a folder of a picture's name": (lambda place: (place / "b.png").mkdir(), "regular file.*data.root"),
+    "a link to nothing": (lambda place: (place / "b.png").symlink_to("gone"), "No such file.*data.root"),
+    "a hidden file of another system": (write("._a.png", b"Mac OS X"), None),
+    "a hidden picture that is half": (write(".a.png.part.png", b"\x89PNG"), None),
+    "a text": (write("notes.txt", b"notes"), None),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_lies_in_a_folder_is_read_or_named(tmp_path: Path, what: str) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    make, words = ODD[what]
+    make(tmp_path)
+    data = ImageFolder(str(tmp_path), None, "a cat", "normal", None, "none", "white", "none", 0.0)
+    if words is None:
+        assert [g.id for g in data.groups("all")] == ["normal-000-a"]
+        return
+    with pytest.raises(UserError, match=words):
+        data.groups("all")
+
+
+PROMPTS: dict[str, tuple[str, bytes, list[str] | str]] = {
+    "a mark at the start": ("p.txt", b"\xef\xbb\xbfa cat\r\na dog\r\n", ["a cat", "a dog"]),
+    "a mark before YAML": ("p.yaml", b"\xef\xbb\xbf- a cat\n", ["a cat"]),
+    "another encoding": ("p.txt", "a cat".encode("utf-16"), "cannot read the prompts"),
+    "nothing but comments": ("p.txt", b"\n \n# a cat\n", "holds no prompt"),
+    "numbers and truth": ("p.yaml", b"- 1e3\n- yes\n- 2024-01-01\n", "needs a list of prompts"),
+    "deep": ("p.json", b"[" * 100_000, "is no YAML"),
+    "a date that is none": ("p.yaml", b"- 2024-13-45\n", "is no YAML"),
+}
+
+
+@pytest.mark.parametrize("what", PROMPTS)
+def test_a_file_of_prompts_is_read_or_named(tmp_path: Path, what: str) -> None:
+    name, data, wanted = PROMPTS[what]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), "red").save(folder / "a.png")
+    (tmp_path / name).write_bytes(data)
+    file = str(tmp_path / name)
+    made = ImageFolder(str(folder), file, "x", "normal", None, "none", "white", "none", 0.0)
+    if isinstance(wanted, list):
+        assert sorted({g.request.prompt for g in made.groups("all")}) == wanted
+        return
+    with pytest.raises(UserError, match=f"{wanted}.*data.prompts") as caught:
+        made.groups("all")
+    assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ import logging
 import pytest
 import torch
 
+from sow.config.compose import compose
 from sow.errors import UserError
 from sow.method import noise
 from sow.models.tiny import Tiny
@@ -92,3 +93,21 @@ def test_autocast_is_named_where_it_runs():
     backbone = tiny("float32")
     backbone.autocast = True
     assert "model.autocast=false" in backbone.precision_cure()
+
+
+# Numbers of the command line that are none. A row: the word, whose key is named.
+
+NO_NUMBERS = (
+    "guidance.scale=.inf guidance.scale=1e400 gate.tau=nan p_plus.omega=-.inf preservation.eta=nan "
+    "condition.box=[0,0,inf,20] condition.box=[nan,0,20,20] condition.box=[0,0,1e400,20] cycle.t1=nan "
+    "cache.folder_mb=.inf modulation.resolutions=[.inf] seed=nan num_inference_steps=inf height=nan "
+    "study.images=.inf"
+).split()
+
+
+@pytest.mark.parametrize("word", NO_NUMBERS)
+def test_every_number_of_the_configuration_is_finite(word):
+    key = word.partition("=")[0]
+    with pytest.raises(UserError, match=rf"\({key}\)") as caught:
+        compose(["experiment=debug", "tracker=none", word])
+    assert "\n" not in str(caught.value)

@@ -150,6 +150,15 @@ def test_a_file_put_back_with_its_old_time_is_read_again(tmp_path: Path) -> None
         file_hashes.file_sha256(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda p: p.symlink_to("/dev/zero")], ids=["a pipe", "a folder", "a device"]
+)
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "weights")
+    with pytest.raises(UserError, match="weights: it is no regular file"):
+        file_hashes.file_sha256(tmp_path / "weights")
+
+
 @dataclass
 class Reader:
     """A component that reads one place."""

@@ -355,7 +355,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, photo, suffix, share):
 
 # Damage to the bytes of a picture. A row: a format that Pillow writes here.
 Image.init()
-CODECS = "PNG JPEG TIFF WEBP GIF BMP PPM TGA ICO QOI AVIF JPEG2000 MPO PCX SGI DDS ICNS".split()
+CODECS = "PNG JPEG TIFF WEBP GIF BMP PPM TGA ICO QOI AVIF JPEG2000 MPO PCX SGI DDS".split()
 
 
 @pytest.mark.parametrize("codec", [c for c in CODECS if c in Image.SAVE])
@@ -365,7 +365,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, codec):
     told[274], told[271] = 6, "maker"
     image.save(whole, codec, **({"exif": told} if codec in ("PNG", "JPEG", "TIFF", "WEBP", "AVIF") else {}))
     rng, refused = np.random.default_rng(5), 0
-    for turn in range(40):
+    for turn in range(15):
         data = np.frombuffer(whole.getvalue(), np.uint8).copy()
         places = rng.integers(0, min(len(data), (64, 400, len(data))[turn % 3]), rng.choice([1, 5, 20]))
         data[places] = rng.integers(0, 256, len(places))

@@ -44,7 +44,9 @@ def test_every_edge_of_the_canvas_changes_the_text_similarity(monkeypatch, tmp_p
     assert abs(first["text_similarity"] - second["text_similarity"]) > 1e-4
 
 
-@pytest.mark.parametrize("size", [(64, 64), (97, 64), (64, 31)])
+@pytest.mark.parametrize(
+    "size", [(64, 64), (97, 64), (64, 31), (1, 400), (400, 1), (333, 777), (512, 256), (2, 2)]
+)
 def test_the_square_holds_every_pixel_and_a_square_is_left_alone(size):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8))
     square = squared(image)

@@ -221,7 +221,7 @@ def _boxes(value: Any, count: int) -> list[Box | None]:
         if items and all(isinstance(v, int | float) for v in items):
             items = [items]
         boxes = [None if item is None else Box.of(item) for item in items]
-    except (TypeError, ValueError, UserError) as error:
+    except (TypeError, ValueError, OverflowError, UserError) as error:
         raise UserError(
             f"need [x, y, width, height] or a list of these, got {value!r} (condition.box)"
         ) from error

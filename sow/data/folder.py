@@ -98,7 +98,9 @@ class ImageFolder:
         if not root.is_dir():
             raise UserError(f"no folder {self.root}: give a folder of images (data.root)")
         found = [
-            p.name for p in root.iterdir() if p.suffix.lower() in ENDINGS and not p.stem.endswith("_mask")
+            p.name
+            for p in root.iterdir()
+            if p.suffix.lower() in ENDINGS and not p.stem.endswith("_mask") and not p.name.startswith(".")
         ]
         if not found:
             raise UserError(
@@ -180,7 +182,9 @@ class ImageFolder:
 def _read(path: Path, setting: str) -> dict[str, list[str]]:
     """Prompts by setting from a text, YAML or JSON file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
+        text = path.read_text(encoding="utf-8-sig")  # a mark at the start is no letter of a prompt
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the prompts {path}: give a text or YAML file (data.prompts)") from error
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
@@ -190,7 +194,7 @@ def _read(path: Path, setting: str) -> dict[str, list[str]]:
 
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no YAML: {str(error).splitlines()[0]} (data.prompts)") from error
     lists = value if isinstance(value, Mapping) else {setting: value}
     for lines in lists.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ def file_sha256(path: Path) -> str:
     """
     try:
         state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # which would be waited for, or never end
+            raise UserError(f"cannot read {path}: it is no regular file")
         return _sha256(str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
