@@ -70,7 +70,7 @@ def paint(
         for i, (t1, t2, word) in enumerate(bars):
             color = COLORS["black"] if i else COLORS["gray"]
             last.plot([axis.state(t2), axis.state(t1)], [1 - i] * 2, lw=5, color=color, solid_capstyle="butt")
-            last.text(axis.state(t2) - 0.15, 1 - i, word, ha="right", va="center", fontsize=7)
+            last.text(axis.state(1) - 0.2, 1 - i, word, ha="right", va="center", fontsize=7)
         last.plot([axis.state(k) for k in suggestion.t3], [0] * len(suggestion.t3), "|", color="black")
         last.set(ylim=(-0.6, 1.6), yticks=[])
         last.set_ylabel("cycles\n(| t3)", rotation=0, ha="right", va="center", fontsize=7)
