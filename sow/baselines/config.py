@@ -61,6 +61,7 @@ class Baseline:
 
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = ""  # module and class of the method
+    flow: ClassVar[bool] = False  # written for rectified flows, not for UNets that predict noise
 
     def check(self, config: Config) -> None:
         """Raise UserError, before anything is loaded, for a canvas or box that the model cannot take."""
@@ -71,18 +72,23 @@ class Baseline:
         from sow.method.denoiser import Model
 
         engine = named(self.engine)
-        if backbone.flow or backbone.transformer:
+        if self.flow and not backbone.flow:
+            raise UserError(
+                f"method={config.choices['method']} was written for rectified flows, and this model predicts "
+                "noise: take model=people_flow or another flow, or method=sow (method, model)"
+            )
+        if not self.flow and (backbone.flow or backbone.transformer):
             what = "a rectified flow" if backbone.flow else "a diffusion transformer"
             raise UserError(
                 f"method={config.choices['method']} was written for UNets that predict noise, and this model "
                 f"is {what}: take method=sow (method, model)"
             )
         own, more = engine.loaded(self, backbone)
+        canvas = config.model.canvas_of(own, config.width, config.height)
         try:
-            model = Model.of(own, self.num_inference_steps or config.num_inference_steps)
+            model = Model.of(own, self.num_inference_steps or config.num_inference_steps, canvas.latent_size)
         except UserError as error:
             raise UserError(str(error).replace("(num_inference", "(method.num_inference")) from error
-        canvas = config.model.canvas_of(own, config.width, config.height)
         return pipeline(config, engine(model, canvas, config.seed_init, config.guidance, self, **more))
 
 

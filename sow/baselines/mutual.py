@@ -128,7 +128,7 @@ class MutualSampler(BaselineSampler):
         self.noise_schedule.need_signal(f"method={type(self.options).__name__.lower()}")
 
     def denoising_steps(self, sizes: int = 1) -> int:
-        return self.schedule.steps
+        return 2 * self.schedule.steps  # the inversion's too
 
     def modes(self, k: int) -> tuple[Mode, Mode]:
         """How the target attends in step k: below the first layer of the exchange, and from it on."""
