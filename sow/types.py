@@ -4,6 +4,7 @@ library is imported to describe them."""
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, dataclass_transform
@@ -40,6 +41,8 @@ class Box:
         """A box from any four numbers [x, y, width, height], rounded to whole pixels."""
         if len(values) != 4:
             raise UserError(f"a box is [x, y, width, height], got {list(values)}")
+        if any(isinstance(v, bool) or not math.isfinite(float(v)) for v in values):
+            raise UserError(f"a box is four numbers, got {list(values)}")
         return cls(*(round(float(v)) for v in values))
 
     @property

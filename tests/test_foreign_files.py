@@ -131,6 +131,58 @@ FILES = {
         "defaults: [{override /planner: openai}]\nplanner: {api_key_env: AWS_SECRET_ACCESS_KEY}",
         "planner.api_key_env in a file",
     ),
+    "style of a formatter": (
+        "hydra: {job_logging: {formatters: {simple: {style: '$', format: 'x %s'}}}}",
+        "hydra.job_logging.formatters.simple",
+    ),
+    "field that no line has": (
+        "hydra: {job_logging: {formatters: {simple: {format: '%(nope)s'}}}}",
+        "hydra.job_logging.formatters.simple",
+    ),
+    "encoding of a log": (
+        "hydra: {job_logging: {handlers: {file: {encoding: nope}}}}",
+        "hydra.job_logging.handlers.file",
+    ),
+    "errors of a log": (
+        "hydra: {job_logging: {handlers: {file: {errors: nope}}}}",
+        "hydra.job_logging.handlers.file",
+    ),
+    "mode of a log": (
+        "hydra: {job_logging: {handlers: {file: {mode: x}}}}",
+        "hydra.job_logging.handlers.file",
+    ),
+    "argument of a handler": (
+        "hydra: {hydra_logging: {handlers: {console: {foo: 3}}}}",
+        "hydra.hydra_logging.handlers.console",
+    ),
+    "handler that is a number": (
+        "hydra: {job_logging: {handlers: {console: 3}}}",
+        "hydra.job_logging.handlers.console=3",
+    ),
+    "formatters that are a number": (
+        "hydra: {job_logging: {formatters: 3}}",
+        "hydra.job_logging.formatters=3",
+    ),
+    "root that is a number": ("hydra: {job_logging: {root: 3}}", "hydra.job_logging.root=3"),
+    "logger that is a number": ("hydra: {job_logging: {loggers: {a: 3}}}", "hydra.job_logging.loggers.a=3"),
+    "level that is a mapping": (
+        "hydra: {job_logging: {root: {level: {a: 3}}}}",
+        "hydra.job_logging.root.level",
+    ),
+    "handlers that are a word": (
+        "hydra: {job_logging: {root: {handlers: file}}}",
+        "hydra.job_logging.root.handlers='file'",
+    ),
+    "part of a log that is none": ("hydra: {job_logging: {nope: 3}}", "hydra.job_logging.nope is unknown"),
+    "switch of a log": (
+        "hydra: {job_logging: {disable_existing_loggers: maybe}}",
+        "hydra.job_logging.disable_existing_loggers",
+    ),
+    "logger that is none": ("hydra: {verbose: nope}", "hydra.verbose=nope"),
+    "loggers that are none": ("hydra: {verbose: [sow, nope]}", "hydra.verbose="),
+    "sweep that is not one": ("hydra: {mode: MULTIRUN}", "add -m (hydra.mode)"),
+    "long name of a log": (f"hydra: {{job: {{name: {'a' * 300}}}}}", "300 bytes"),
+    "long name of a folder": (f"hydra: {{sweep: {{subdir: {'a' * 300}}}}}", "hydra.sweep.subdir has a name"),
     "name of several lines": ('hydra: {job: {name: "a\\nrm x"}}', "more than one line"),
 }
 
@@ -199,6 +251,21 @@ SWEPT = {
         "hydra: {sweeper: {sampler: {_target_: os.mkdir}}}",
         "hydra.sweeper.sampler._target_",
     ),
+    "environment behind an escape": (
+        "basic",
+        "hydra: {sweeper: {params: {task.name: 'x,\\${oc.env:HOME}'}}}",
+        "hydra.sweeper.params.task.name",
+    ),
+    "environment behind two": (
+        "basic",
+        "hydra: {sweeper: {params: {prompt: 'choice(\"\\\\\\${oc.env:HOME}\",b)'}}}",
+        "hydra.sweeper.params.prompt",
+    ),
+    "environment by another key": (
+        "basic",
+        "spare: '\\${oc.env:HOME}'\nhydra: {sweeper: {params: {task.name: '${spare}'}}}",
+        "hydra.sweeper.params.task.name",
+    ),
     "storage": ("calibration", "hydra: {sweeper: {storage: 'evil://x'}}", "hydra.sweeper.storage"),
 }
 
@@ -206,10 +273,27 @@ SWEPT = {
 @pytest.mark.parametrize("name", SWEPT)
 def test_a_file_gives_a_sweep_nothing_to_run(name: str, folder: Path, command_line: Call) -> None:
     preset, text, part = SWEPT[name]
-    group = "hydra/sweeper" if preset == "calibration" else "hydra/launcher"
+    group = "hydra/sweeper" if preset in ("calibration", "basic") else "hydra/launcher"
     (folder / "evil" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     words = ("-m", "--config-dir", str(folder), f"{group}={preset}", "+evil=mine", *WORDS, "seed=1,2")
     refused(command_line(*words), part)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gate/region.yaml",
+        "experiment/debug.yaml",
+        "ablation/no_dam.yaml",
+        "config.yaml",
+        "hydra/job_logging/default.yaml",
+        "hydra/sweeper/calibration.yaml",
+    ],
+)
+def test_a_file_that_is_never_read_is_refused(name: str, folder: Path, command_line: Call) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("prompt: mine\n")
+    refused(command_line("--config-dir", str(folder), *WORDS), f"{name} has the name")
 
 
 def test_a_job_of_a_sweep_is_checked_before_its_log_is_opened(folder: Path, command_line: Call) -> None:

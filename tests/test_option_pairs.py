@@ -202,11 +202,43 @@ def test_they_are_refused_before_the_model_is_loaded():
         (["planner.boxes=[[400,0,256,256]]"], "planner.boxes"),
         (["preservation.t3=[4.9]", "num_inference_steps=11"], "preservation.t3"),
         (["preservation.t3=[0]"], "need t3 > 0"),
+        (["preservation.t3=[4.5,4.1]"], "preservation.t3"),
+        (["preservation.t3=[4,4]"], "preservation.t3"),
+        (["modulation.text_keys=lowered"], "modulation.text_keys"),
+        (["modulation.text_reads=condition"], "modulation.text_reads"),
+        (["position=fixed", "position.boxes=[[0,0,inf,20]]"], "position.boxes"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_model_is_loaded(words, key):
     with pytest.raises(UserError, match=key):
         compose([*TINY, *words])
+
+
+@pytest.mark.parametrize("gate", [{}, AlwaysOpen("one", 0.273, "related", "logits", "layer", 0, 0.2)])
+@pytest.mark.parametrize(
+    "change, lost",
+    [
+        ({"layers": [0], "resolutions": [8]}, "layer 0, a layer of down with 16 tokens"),
+        ({"layers": [0], "blocks": ["up"]}, "layer 0, a layer of down"),
+        ({"layers": [6], "blocks": ["up", "down"]}, "layer 6, a layer of mid with 8 tokens"),
+        ({"layers": [6], "resolutions": [16]}, "layer 6, a layer of mid with 8 tokens"),
+        ({"layers": [2, 4], "resolutions": [8]}, "layer 4, a layer of up with 16 tokens"),
+        ({"layers": [7]}, "selects no layer 7"),
+        ({"layers": [6], "resolutions": [8], "blocks": ["mid"]}, None),
+    ],
+)
+def test_layers_that_other_options_leave_out_are_refused_by_name(made, gate, change, lost):
+    method = made.method
+    parts: dict[str, Any] = {"modulation": replace(method.modulation, **change)}
+    if gate:
+        parts["gate"] = gate
+    changed = replace(made, method=replace(method, **parts))
+    request = Request((VisualCondition(picture(1), disc()),), "a person in a forest", seed=3)
+    if lost is None:
+        assert changed.generate([request])
+        return
+    with pytest.raises(UserError, match=lost):
+        changed.generate([request])
 
 
 @pytest.mark.parametrize(

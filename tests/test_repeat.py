@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,22 @@ def test_without_about_nothing_is_said(tmp_path: Path) -> None:
         "-m",
         "cache.folder=/tmp/x",
         "~tracker",
+        " planner.base_url=https://example.org",
+        "planner.api_key_env =HOME",
+        " hydra.run.dir=/tmp/x",
+        "\thydra.job.env_set={PATH:/tmp}",
+        "\u00a0paths.outputs=/tmp/x",
+        "+ hydra.run.dir=/tmp/x",
+        "gate@hydra.run=always",
+        "prompt=@/etc/passwd",
+        "guidance.negative_prompt=@/etc/passwd",
+        "condition.image=@/etc/passwd",
+        "planner.store=/tmp/x",
+        "study.output=/tmp/x",
+        "metrics.cache_dir=/tmp/x",
+        "method.cache=/tmp/x",
+        "prompt=a ***",
+        "hydra",
     ],
 )
 def test_a_strangers_picture_runs_and_sends_nothing(tmp_path: Path, word: str) -> None:
@@ -76,6 +94,58 @@ def test_what_is_no_picture_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.png").write_text("nothing")
     with pytest.raises(UserError, match=r"cannot read .*--from"):
         words_of(str(tmp_path / name))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+BOMBS = {
+    "text": chunk(b"zTXt", b"sow\0\0" + zlib.compress(b" " * 80_000_000)),
+    "international text": chunk(b"iTXt", b"sow\0\1\0\0\0" + zlib.compress(b" " * 80_000_000)),
+    "colour profile": chunk(b"iCCP", b"sow\0\0" + zlib.compress(b" " * 80_000_000)),
+    "size": chunk(b"IHDR", struct.pack(">IIBBBBB", 300_000, 300_000, 8, 2, 0, 0, 0)),
+    "no size": chunk(b"IHDR", b""),
+    "many texts": chunk(b"zTXt", b"sow\0\0" + zlib.compress(b" " * 900_000)) * 80,
+    "broken stream": chunk(b"zTXt", b"sow\0\0nothing"),
+    "keyword alone": chunk(b"iTXt", b"sow"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_damaged_picture_is_one_line(tmp_path: Path, name: str) -> None:
+    whole = Path(with_words(tmp_path, "seed=3")).read_bytes()
+    start = whole.index(b"tEXt") - 4
+    (tmp_path / "bomb.png").write_bytes(whole[:33] + BOMBS[name] + whole[start + 4 + 4 + 4 :])
+    with pytest.raises(UserError, match="--from") as refused:
+        words_of(str(tmp_path / "bomb.png"))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_users_own_word_takes_the_place_of_a_pictures(tmp_path: Path) -> None:
+    image = with_words(
+        tmp_path, "seed=3", "planner=openai", "planner.base_url=https://example.org", "+ablation=no_pi"
+    )
+    own = ["planner=fixed", "planner.base_url=https://mine.example", "+ablation=no_ap"]
+    assert words_of(image, own) == ["seed=3", "+ablation=no_pi"]
+
+
+@pytest.mark.parametrize("own, fine", [((), False), (("planner=openai",), True), (("planner=fixed",), True)])
+def test_a_pictures_planner_sends_nothing(
+    tmp_path: Path, own: tuple[str, ...], fine: bool, command_line
+) -> None:
+    image = with_words(tmp_path, "experiment=debug", "planner=openai")
+    shown = command_line(
+        "--from", image, *own, "planner.model=x" if "planner=openai" in own else "seed=1", "--cfg", "job"
+    )
+    assert (shown.status == 0) == fine, shown.err
+    assert fine or ("planner=openai yourself" in shown.err and len(shown.err.strip().splitlines()) == 1)
+
+
+@pytest.mark.parametrize("word", ["task.name=${oc.env:HOME}", "prompt=\\${oc.env:HOME}"])
+def test_a_pictures_words_are_no_words_of_the_command_line(tmp_path: Path, word: str, command_line) -> None:
+    refused = command_line("--from", with_words(tmp_path, "experiment=debug", word))
+    assert refused.status == 1 and len(refused.err.strip().splitlines()) == 1
 
 
 def test_what_is_not_the_run_is_left_to_the_user() -> None:

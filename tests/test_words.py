@@ -178,6 +178,12 @@ REFUSED = [
     ("ablation=[no_dam,b]", "ablation=[no_dam,b] is no option: choose one of full, no_ap"),
     ("ablation=no_dammit", "ablation=no_dammit is no option: choose one of full, no_ap"),
     ("ablation=", "ablation= is no option: choose one of full, no_ap"),
+    ("prompt=???", "prompt=??? is Hydra's mark for a missing value: write it otherwise (prompt)"),
+    ("guidance.negative_prompt='???'", "guidance.negative_prompt=??? is Hydra's mark"),
+    ("prompt=choice('a','???')", "prompt=??? is Hydra's mark"),
+    ("condition.image=???", "condition.image=??? is Hydra's mark"),
+    ("condition.image=[a.png,???]", "condition.image=??? is Hydra's mark"),
+    (f"prompt=@{'f' * 300}", "prompt=@fff"),
 ]
 
 
@@ -205,6 +211,29 @@ UNREADABLE = [
     ("calibration.preservation={x: 1}", ["calibration.preservation.x is unknown"]),
     ("hydra.sweeper=x", ["hydra.sweeper is x", "hydra/sweeper=.."]),
     ("hydra.launcher=x", ["hydra.launcher is x"]),
+    (
+        "condition.attributes=[a]",
+        ["condition.attributes=[a] does not fit what is there", "(condition.attributes)"],
+    ),
+    ("+model._target_=os.system", ["is there already: leave the + out", "(model._target_)"]),
+    ("+seed=3", ["seed is there already: leave the + out", "(seed)"]),
+    ("~gate.tau=5", ["0.273 and not 5", "(gate.tau)"]),
+    ("hydra.run=3", ["hydra.run=3 does not fit what is there", "(hydra.run)"]),
+    ("hydra.job=null", ["hydra.job=null does not fit what is there", "(hydra.job)"]),
+    ("hydra.mode=nope", ["hydra.mode=nope does not fit what is there", "(hydra.mode)"]),
+    ("hydra.verbose=nope", ["hydra.verbose=nope is neither", "(hydra.verbose)"]),
+    ("hydra.verbose=null", ["hydra.verbose=None is neither", "(hydra.verbose)"]),
+    ("gate.tau=${oc.env:NOT_THERE}", ["NOT_THERE", "(gate.tau)"]),
+    ("gate.tau=${nope}", ["Interpolation key 'nope' not found", "(gate.tau)"]),
+    ("+experiment=debug", ["Multiple values for experiment", "(experiment)"]),
+    ("condition.box=[0,0,inf,20]", ["need [x, y, width, height]", "(condition.box)"]),
+    ("condition.box=[true,true,40,40]", ["need [x, y, width, height]", "(condition.box)"]),
+    ("planner.boxes=[[0,0,1e400,20]]", ["need boxes", "(planner.boxes)"]),
+    ("planner.around=[0,0,inf,1]", ["not finite", "(planner.around)"]),
+    ("condition.size=100000", ["need 16 <= size <= 4096", "(condition.size)"]),
+    ("condition.count=100000", ["need 1 <= count <= 64", "(condition.count)"]),
+    (f"hydra.job.name={'a' * 300}", ["300 bytes", "(hydra.job.name)"]),
+    ("hydra.run.dir=/tmp/" + "\u00e9" * 100, ["200 bytes", "(hydra.run.dir)"]),
     ("condition.attributs.hat=cap", ["condition.attributs", "condition.attributes"]),
 ]
 
@@ -212,7 +241,7 @@ UNREADABLE = [
 @pytest.mark.parametrize(("word", "parts"), UNREADABLE)
 def test_errors_of_hydras_parser_name_key_and_cure(word: str, parts: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        compose(["model=tiny", "condition=person", word])
+        compose(["model=tiny", "planner=fixed", "condition=person", word])
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)

@@ -24,6 +24,7 @@ from sow.runs.records import RunFolder, jsonable
 from sow.store import inputs
 from sow.store.code import code_digests
 from sow.store.fingerprint import fingerprint, sha256
+from sow.store.secrets import redact
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
@@ -72,7 +73,7 @@ class Store:
         for name, image in images.items():
             folder.save_image(f"{name}.png", image)
         kept = [
-            jsonable({**row, "image": sha256((folder.path / f"{row['name']}.png").read_bytes())})
+            redact(jsonable({**row, "image": sha256((folder.path / f"{row['name']}.png").read_bytes())}))
             for row in rows
         ]
         folder.save_json(SECONDS, seconds)
@@ -123,7 +124,7 @@ def method_key(config: Config) -> str:
     skip = (*records.NOT_THE_RUN, *IN_THE_REQUEST)
     return fingerprint(
         {
-            "config": jsonable({k: v for k, v in config.resolved.items() if k not in skip}),
+            "config": jsonable({k: v for k, v in config.values.items() if k not in skip}),
             "reads": inputs.contents(chosen),
             "timed": config.cache.memory_mb == 0,  # a batch that found results ready is no measure of time
             "code": code_digests(*records.component_types(chosen)),

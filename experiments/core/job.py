@@ -24,7 +24,7 @@ def run_composed(composed: DictConfig, hydra: Any) -> float | None:
     """
     folder = Path(hydra.runtime.output_dir)
     try:
-        config = typed(composed, hydra.runtime.choices, hydra.overrides.task)
+        config = typed(composed, hydra.runtime.choices, given(hydra))
         from ..core.study import run_job
 
         if hydra.mode != RunMode.MULTIRUN:
@@ -41,13 +41,19 @@ def run_composed(composed: DictConfig, hydra: Any) -> float | None:
         raise
 
 
+def given(hydra: Any) -> list[str]:
+    """The words of the command line as they were given, without what they read of the environment."""
+    words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return [str(word) for word in words]
+
+
 def sweep_group(hydra: Any) -> str:
     """What the jobs of a sweep have in common, by name: the keys that vary, then the words that do not.
 
     The same command started again belongs to the same group.
     """
     file = Path(hydra.sweep.dir) / "multirun.yaml"
-    own = redact([str(word) for word in hydra.overrides.task])  # as Hydra's files keep them
+    own = redact(given(hydra))  # as Hydra's files keep them
     typed_words = OmegaConf.select(OmegaConf.load(file), "hydra.overrides.task") if file.is_file() else None
     words = own if typed_words is None else [str(word) for word in typed_words]
     searched = OmegaConf.select(hydra, "sweeper.params") or {}

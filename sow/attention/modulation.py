@@ -60,6 +60,24 @@ class Modulation:
         if not self.blocks:
             raise UserError("blocks are of down, mid, up, got none (modulation.blocks)")
 
+    def check_text(self, joint: bool) -> None:
+        """Raise UserError for an option that a model with (`joint`) or without joint attention lacks."""
+        wrong = None
+        if not joint and self.text_keys != "kept":
+            wrong = f"text_keys={self.text_keys}"
+        elif not joint and self.text_reads != "all":
+            wrong = f"text_reads={self.text_reads}"
+        elif joint and set(self.blocks) != {"down", "mid", "up"}:
+            raise UserError(
+                f"blocks={list(self.blocks)} are of a UNet, and this model is a transformer: choose "
+                "its layers by number (modulation.blocks, modulation.layers)"
+            )
+        if wrong is not None:
+            raise UserError(
+                f"{wrong} is of models whose text and image share one attention, and this one has a UNet: "
+                f"leave it out (modulation.{wrong.partition('=')[0]})"
+            )
+
     def check_layers(self, layers: Collection[tuple[str, int]]) -> None:
         """Raise UserError where no layer, or none of a resolution, is selected among those of a model
         (block, side)."""

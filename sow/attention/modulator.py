@@ -42,7 +42,7 @@ class Modulator:
         self.modulation = modulation
         self.gate = gate
         self.batch = len(regions)
-        self.sizes = layer_sizes(*latent_size)
+        self.sizes = self.levels = layer_sizes(*latent_size)
         self.image_tokens = (latent_size[0] // PATCH) * (latent_size[1] // PATCH)  # of a transformer
         if modulation.resolutions is not None:
             wanted = set(modulation.resolutions)
@@ -247,6 +247,19 @@ class Modulator:
                 f"layers={self.modulation.layers} selects no layer{f' {lost[0]}' if lost else ''}: this "
                 f"model has {len(names)}, from 0 on (modulation.layers)"
             )
+        if self.modulation.layers is None or not (depth := _depth(names)):
+            return
+        left = [name for name, i in self.numbers.items() if i in self.modulation.layers]
+        for name in left:
+            tokens = [*self.levels.values()][min(_level(name, depth), len(self.levels) - 1)]
+            if not self.selects(name) or max(tokens) not in (self.modulation.resolutions or [max(tokens)]):
+                block = name.split("_", 1)[0]
+                raise UserError(
+                    f"layers names layer {self.numbers[name]}, a layer of {block} with {max(tokens)} tokens "
+                    f"a side, which resolutions={self.modulation.resolutions} and "
+                    f"blocks={list(self.modulation.blocks)} leave out "
+                    "(modulation.layers, modulation.resolutions, modulation.blocks)"
+                )
 
     def prepare(self, dtype: torch.dtype, compiled: bool) -> None:
         """Lay out the small layers' tables for a network of `dtype`: where a graph first needs them it is too
@@ -270,3 +283,16 @@ class Modulator:
                         torch._dynamo.maybe_mark_dynamic(part, 1)
                     for part, axis in ((table.nearest, 2), (table.own, 1), (table.near, 1)):
                         torch._dynamo.maybe_mark_dynamic(part, axis)
+
+
+def _depth(names: Sequence[str]) -> int:
+    """How many resolutions a UNet with layers of these names has; 0 for another network."""
+    found = [int(name.split(".")[1]) for name in names if name.startswith(("down_blocks.", "up_blocks."))]
+    return 1 + max(found, default=-1)
+
+
+def _level(name: str, depth: int) -> int:
+    """How often a layer's resolution is halved."""
+    block, _, rest = name.partition(".")
+    index = int(rest.partition(".")[0]) if block != "mid_block" else 0
+    return {"down_blocks": index, "up_blocks": depth - 1 - index}.get(block, depth - 1)

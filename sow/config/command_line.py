@@ -19,14 +19,16 @@ from typing import Any, NoReturn
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sow.config.environment import know
 from sow.config.explain import explain
 from sow.config.help import help_text
 from sow.config.loader import application
 from sow.config.places import CONF, module
-from sow.config.repeat import words_of
+from sow.config.repeat import need_own_server, words_of
 from sow.errors import Refusal, UserError
 from sow.store.secrets import redact, redact_file, redact_logs
 
@@ -62,8 +64,8 @@ def command_line() -> int:
         text = str(error) if isinstance(error, UserError) else explain(error, arguments)
         print(f"error: {redact(text)}", file=sys.stderr)
         return 1
-    except OSError as error:
-        if error.errno not in OF_THE_SYSTEM:
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno not in OF_THE_SYSTEM:
             raise
         module("sow.runs.folders").discard_unstarted()
         print(f"error: {redact(_told(error))}", file=sys.stderr)
@@ -81,6 +83,8 @@ def job(composed: DictConfig) -> float | None:
     """
     running = HydraConfig.get()
     redact_logs()
+    know(OmegaConf.to_container(composed, resolve=False))
+    sys.argv[1:] = redact(sys.argv[1:])  # without those that the configuration names
     try:
         for file in (
             *_records(running.runtime.output_dir, running.output_subdir),
@@ -89,9 +93,9 @@ def job(composed: DictConfig) -> float | None:
             if file.is_file():
                 redact_file(file)
         return module("experiments.core.job").run_composed(composed, running)
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError):
-            if error.errno not in OF_THE_SYSTEM:
+    except (UserError, OSError, MemoryError) as error:
+        if not isinstance(error, UserError):
+            if isinstance(error, OSError) and error.errno not in OF_THE_SYSTEM:
                 raise
             module("sow.runs.folders").discard_untouched(Path(running.runtime.output_dir))
             error = UserError(_told(error))
@@ -115,11 +119,13 @@ def _do(arguments: Sequence[str]) -> None:
         raise UserError("--resolve and --package say how --cfg prints: add --cfg job, or leave them out")
     folders = [Path(flags.config_dir).absolute()] if flags.config_dir is not None else []
     conf = str(CONF) if flags.config_path is None else str(Path(flags.config_path).absolute())
+    own, name = list(flags.overrides), flags.config_name or "config"
+    hydra: Any = application(folders, own, conf)
+    words = own
     if flags.image is not None:
-        flags.overrides = [*words_of(flags.image), *flags.overrides]
-        print(f"from {flags.image}: {shlex.join(redact(flags.overrides))}", flush=True)
-    words, name = flags.overrides, flags.config_name or "config"
-    hydra: Any = application(folders, words, conf)
+        words = [*words_of(flags.image, own), *own]
+        print(f"from {flags.image}: {shlex.join(redact(words))}", flush=True)
+        need_own_server(hydra.compose_config(name, words, RunMode.MULTIRUN), own)
     if flags.help:
         print(redact(help_text(words, folders)))
         return
@@ -138,11 +144,16 @@ def _do(arguments: Sequence[str]) -> None:
     if flags.multirun or "hydra.mode=MULTIRUN" in words:
         hydra.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
     else:
-        hydra.run(name, job, [*words, "hydra.mode=RUN"])
+        hydra.run(name, job, words)
 
 
-def _told(error: OSError) -> str:
+def _told(error: OSError | MemoryError) -> str:
     """What the system has refused, and where."""
+    if isinstance(error, MemoryError):
+        return (
+            f"there is not enough memory ({error or 'none is left'}): ask for smaller pictures or fewer "
+            "of them (condition.size, condition.count, width, height, batch_size)"
+        )
     place = f" {error.filename}" if error.filename else ""
     return f"cannot use the file or folder{place}: {error.strerror} (paths.outputs)"
 

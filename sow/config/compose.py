@@ -12,13 +12,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sow.config.environment import know, without_environment
 from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF as CONF
 from sow.config.schema import construct, instantiate
 from sow.config.trust import need_of_group
 from sow.errors import MISSING, UserError, unknown
-from sow.store.secrets import hide_credentials, hide_variable, redact
+from sow.store.secrets import redact
 from sow.types import Bound, SeedNumber, component
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ class Config:
 
     A field below is a key: one more group is one more field here and one more line in conf/config.yaml.
     `resolved` is the plain container of every value; `choices` maps a group to its option; `overrides` are
-    the words of the command line; both without secrets, for whoever prints or stores them, and `words` as
-    they were given, to compose anew.
+    the words of the command line; both without secrets, for whoever prints or stores them, `values` and
+    `words` as they were given, to know what a run is and to compose anew.
     """
 
     seed: SeedNumber
@@ -137,6 +138,7 @@ class Config:
     resolved: Mapping[str, Any]
     choices: Mapping[str, str]
     overrides: tuple[str, ...]
+    values: Mapping[str, Any] = field(repr=False)
     words: tuple[str, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -157,7 +159,8 @@ class Config:
         )
 
 
-KEYS = tuple(f.name for f in fields(Config) if f.name not in ("resolved", "choices", "overrides", "words"))
+_MADE = ("resolved", "choices", "overrides", "values", "words")  # of a configuration, no keys of it
+KEYS = tuple(f.name for f in fields(Config) if f.name not in _MADE)
 GROUPS = tuple(name for name, hint in get_type_hints(Config).items() if hint is Any)
 
 
@@ -214,9 +217,10 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
             if isinstance(resolved[name], Mapping) and "_target_" in resolved[name]:
                 need_of_group(name, resolved[name]["_target_"])
             given[name] = instantiate(resolved[name], name)
-    _hide_secrets(resolved)
+    know(resolved)
     given |= {
-        "resolved": redact(resolved),
+        "resolved": redact(without_environment(resolved, lambda: plain(config))),
+        "values": resolved,
         "choices": {
             str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None
         },
@@ -237,18 +241,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
         raise UserError(explain(error, [])) from error
     assert isinstance(values, dict)
     return {str(k): v for k, v in values.items()}
-
-
-def _hide_secrets(node: Any) -> None:
-    """Make the passwords in a configuration's URLs,
-    and the variables that it takes keys from, known to the redactor."""
-    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-        if isinstance(value, (Mapping, list)):
-            _hide_secrets(value)
-        elif isinstance(value, str):
-            hide_credentials(value)
-            if str(name).endswith("_env"):
-                hide_variable(value)
 
 
 def _missing(node: Any, key: str = "") -> Iterator[str]:

@@ -20,7 +20,7 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     """The line; `compose` gives the configuration of words, None where there is none,
     to name the keys it has."""
     text = str(error) or str(error.__cause__ or type(error).__name__)
-    full_key = getattr(error, "full_key", None)
+    full_key = _full_key(error)
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
     if isinstance(error, (RecursionError, AttributeError)) and full_key is None:
@@ -54,7 +54,25 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     if swept:
         return f"{swept[1]}={swept[2]} is a sweep: add -m, or give one value ({swept[1]})"
     line = " ".join(re.sub(r"(See https|full_key:|object_type=|Set the env).*", "", text).split())
-    return f"{line} ({full_key})" if full_key and full_key not in line else line
+    merged = re.match(r"Error merging override (.+)", text)
+    if merged:
+        name, cause = merged[1].partition("=")[0].lstrip("+~"), str(error.__cause__ or "").partition("\n")[0]
+        return f"{merged[1]} does not fit what is there{f': {cause}' if cause else ''} ({name})"
+    appended = re.search(r"An item is already at '([^']+)'", text)
+    if appended:
+        return f"{appended[1]} is there already: leave the + out ({appended[1]})"
+    names = [full_key, *(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words)]
+    name = next((name for name in names if name and re.search(rf"\b{re.escape(name)}\b", text)), full_key)
+    return f"{line} ({name})" if name and not line.endswith(f"({name})") else line
+
+
+def _full_key(error: BaseException | None) -> str | None:
+    """The key that OmegaConf names, of the error or of what it came from."""
+    while error is not None:
+        if key := getattr(error, "full_key", None):
+            return str(key)
+        error = error.__cause__
+    return None
 
 
 def _unreadable(error: OverrideParseException) -> str:

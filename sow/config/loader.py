@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sow.config.environment import know
 from sow.config.explain import explain
 from sow.config.places import CONF
 from sow.config.trust import SWEEPERS, refuse_foreign, refuse_search_path
@@ -52,6 +54,7 @@ UNREADABLE = (
 )
 
 
+HYDRA = Path(hydra.__file__).parent / "conf"
 EDGES = "[]{}'\" "  # of a value, no part of its folder's name
 
 
@@ -67,6 +70,8 @@ class Loader(ConfigLoaderImpl):
                 raise UserError(f"{folder} is no folder of configurations (--config-dir)")
             search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
         super().__init__(search_path)
+        for folder in folders:
+            refuse_shadowed(folder, Path(conf))
         self.folders, self.own = [CONF, *folders], list(own)
 
     def load_configuration(
@@ -92,7 +97,11 @@ class Loader(ConfigLoaderImpl):
             raise UserError(f"{self._not_text()} is no text in UTF-8 (--config-dir)") from error
         except UNREADABLE as error:
             raise UserError(explain(error, words, self._beside)) from error
+        know(OmegaConf.to_container(config, resolve=False))
         refuse_foreign(config, self.own, words)
+        mode = config.hydra.mode
+        if run_mode == RunMode.RUN and mode == RunMode.MULTIRUN and "hydra.mode=MULTIRUN" not in words:
+            raise UserError("hydra.mode=MULTIRUN in a file does not start a sweep: add -m (hydra.mode)")
         if run_mode == RunMode.MULTIRUN:
             self._check_sweeps(words)
             _check_objective(config)
@@ -136,6 +145,18 @@ class Loader(ConfigLoaderImpl):
             return super().load_configuration("config", list(words), RunMode.RUN)
         except UNREADABLE:
             return None
+
+
+def refuse_shadowed(folder: Path, conf: Path) -> None:
+    """Raise UserError for a file of the user's that is never read, because one of its name comes first."""
+    for first in (conf, HYDRA):
+        for file in first.rglob("*.yaml"):
+            name = file.relative_to(first)
+            if (folder / name).exists() and not (folder / name).samefile(file):
+                raise UserError(
+                    f"{folder / name} has the name of a configuration of {first.parent.name}'s own, which is "
+                    "read in its place: rename it (--config-dir)"
+                )
 
 
 def folder_name(words: Sequence[str]) -> str:

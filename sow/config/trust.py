@@ -7,7 +7,7 @@ possible: commands of a launcher, variables of the environment, places of config
 
 from __future__ import annotations
 
-import logging
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -15,6 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from sow.config.environment import unhidden
+from sow.config.logs import LOG_FILE, check_log, check_value
 from sow.config.places import CONF
 from sow.errors import UserError
 from sow.store.secrets import hide_variable
@@ -44,9 +46,8 @@ WRITTEN_BY_HYDRA = (
     "hydra.job.override_dirname",
 )  # the words, which `_check_words` compares
 NAMES = ("hydra.job.name", "hydra.output_subdir")  # of files and folders within a job's own
-HANDLERS = ("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler")
-STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+LONGEST_NAME = 150  # bytes; the words that a job's folder is called by come to it
 RESOLVERS = (
     *("now", "unique", "sized", "hydra", "python_version"),
     *("oc.select", "oc.dict.keys", "oc.dict.values"),
@@ -103,12 +104,18 @@ def refuse_foreign(config: DictConfig, words: Sequence[str], composed: Sequence[
             _check_target(key, value)
         if text and "${" in text:
             _check_resolvers(key, text, words)
+            if key.startswith("hydra.sweeper.params.") and not any(text in word for word in words):
+                raise UserError(  # Hydra resolves it twice, so that no escape keeps it from the environment
+                    f"{key}={text!r} stands for another value: write the value itself ({key})"
+                )
             if key in WHOLE or (key.startswith(LITERAL) and text != LOG_FILE):
                 raise UserError(f"{key}={text!r} stands for another value: write the value itself ({key})")
         if key.startswith(LITERAL[:2]):
-            _check_logging(key, name, value)
+            check_value(key, name, value)
     for section in LITERAL[:2]:
-        _check_log_names(section[:-1], OmegaConf.to_container(config.hydra[section[6:-1]]))
+        log: Any = OmegaConf.to_container(config.hydra[section[6:-1]])
+        check_log(section[:-1], log)
+    _check_names(config)
     _check_files(config)
     _check_commands(config, words)
     _check_sending(config, words)
@@ -191,40 +198,21 @@ def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
             )
 
 
-def _check_logging(key: str, name: str, value: Any) -> None:
-    """What `logging.config` would import, call or open."""
-    wrong = (
-        name in ("()", "factory", ".", "listener", "queue", "validate")
-        or (name == "class" and value not in HANDLERS)
-        or (name == "filename" and value != LOG_FILE)
-        or (isinstance(value, str) and re.match(r"\s*(ext|cfg)\s*:", value) and value not in STREAMS)
-    )
-    if wrong:
-        raise UserError(
-            f"{key}={value!r} is not what a log may use: handlers are {', '.join(HANDLERS)}, streams "
-            f"{', '.join(STREAMS)}, the file {LOG_FILE} ({key})"
-        )
-
-
-def _check_log_names(section: str, log: Any) -> None:
-    """A log's level, handlers, formatters and filters exist, so that `logging.config` can use them."""
-    users = {"root": log.get("root"), **{f"loggers.{k}": v for k, v in (log.get("loggers") or {}).items()}}
-    users |= {f"handlers.{k}": v for k, v in (log.get("handlers") or {}).items()}
-    if log.get("version", 1) != 1:
-        raise UserError(f"{section}.version={log['version']} is not 1 ({section}.version)")
-    for place, user in users.items():
-        for name, value in (user or {}).items():
-            if name == "level":
-                known: Any = logging.getLevelNamesMapping()
-                values = [] if isinstance(value, int) else [value]
-            elif name in ("handlers", "filters", "formatter"):
-                known = log.get(name.rstrip("s") + "s") or {}
-                values = value if isinstance(value, list) else [value]
-            else:
-                continue
-            if wrong := [v for v in values if v not in known]:
-                key = f"{section}.{place}.{name}"
-                raise UserError(f"{key} names {wrong[0]!r}: choose one of {', '.join(known)} ({key})")
+def _check_names(config: DictConfig) -> None:
+    """A folder's or file's name cannot be hidden, and is short enough for every system."""
+    for key in (*FOLDERS, *NAMES):
+        parent, _, last = key.rpartition(".")
+        text = str(OmegaConf.to_container(OmegaConf.select(config, parent), resolve=False)[last])  # type: ignore[call-overload,index]
+        if (name := unhidden(text)) is not None:
+            raise UserError(
+                f"{key}={text} reads the variable {name}, which the name of a folder or file cannot hide: "
+                f"write the value, or name an existing folder in the variable ({key})"
+            )
+        for part in re.sub(r"\$\{.*?\}", "", text).split("/"):
+            if len(part.encode()) > LONGEST_NAME:
+                raise UserError(
+                    f"{key} has a name of {len(part.encode())} bytes: give at most {LONGEST_NAME} ({key})"
+                )
 
 
 def _check_files(config: DictConfig) -> None:
@@ -241,13 +229,23 @@ def _check_files(config: DictConfig) -> None:
     for name, callback in config.hydra.callbacks.items():
         if "_target_" not in (callback or {}):
             raise UserError(f"hydra.callbacks.{name} has no _target_: remove it (hydra.callbacks.{name})")
-    if not isinstance(config.hydra.verbose, (bool, str, ListConfig)):
-        raise UserError(f"hydra.verbose={config.hydra.verbose} is neither true, false nor names of loggers")
+    _check_verbose(config.hydra.verbose)
     for key in ("hydra.launcher", "hydra.sweeper"):
         if not OmegaConf.is_dict(found := OmegaConf.select(config, key)):
             value = "null" if found is None else found
             raise UserError(
                 f"{key} is {value}: leave it out, or choose an option of {key.replace('.', '/')}=.. ({key})"
+            )
+
+
+def _check_verbose(verbose: Any) -> None:
+    names = list(verbose) if isinstance(verbose, ListConfig) else [verbose]
+    for name in [] if isinstance(verbose, bool) else names:
+        first = name.partition(".")[0] if isinstance(name, str) else ""
+        if not first.isidentifier() or (first != "root" and importlib.util.find_spec(first) is None):
+            raise UserError(
+                f"hydra.verbose={verbose} is neither true, false nor names of loggers like sow.planner "
+                "(hydra.verbose)"
             )
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sow.errors import UserError
+from sow.errors import MISSING, UserError
 
 GUIDANCE = ("negative_prompt", "suppress_prompt", "enhance_prompt", "preserve_negative_prompt")
 PROMPTS = (
@@ -150,7 +150,7 @@ def elements(text: str) -> list[str]:
 def _free_text(key: str, value: str) -> str:
     if key in NEVER_EMPTY and not decode(value).strip():
         raise _empty(key)
-    listed = key in PATHS and not Path(value).exists()
+    listed = key in PATHS and not _there(value)
     if value.startswith("choice(") and value.endswith(")"):
         texts = elements(value[7:-1])
         for text in texts:
@@ -159,15 +159,28 @@ def _free_text(key: str, value: str) -> str:
                     f"{key}=choice(..) holds {text}, whose quotes do not match: in quotes a \\ at the end of "
                     f"a text is written twice ({key})"
                 )
-        return f"choice({','.join(encode(decode(v)) for v in texts)})"
+        return f"choice({','.join(_written(key, decode(v)) for v in texts)})"
     if value.startswith("@") and (key in PROMPTS or listed):
-        texts = [encode(line) for line in _lines(key, value[1:])]
+        texts = [_written(key, line) for line in _lines(key, value[1:])]
         return texts[0] if len(texts) == 1 else f"choice({','.join(texts)})"
     if key in PATHS and value == "null":
         return value
     if listed and value.startswith("[") and value.endswith("]"):
-        return f"[{','.join(encode(decode(v)) for v in elements(value[1:-1]) if v)}]"
-    return encode(decode(value))
+        return f"[{','.join(_written(key, decode(v)) for v in elements(value[1:-1]) if v)}]"
+    return _written(key, decode(value))
+
+
+def _written(key: str, text: str) -> str:
+    if text == MISSING:  # which no escape makes a text
+        raise UserError(f"{key}={text} is Hydra's mark for a missing value: write it otherwise ({key})")
+    return encode(text)
+
+
+def _there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # a name too long for a file
+        return False
 
 
 def _lines(key: str, name: str) -> Iterator[str]:

@@ -37,8 +37,8 @@ class Person:
 
     seed: SeedNumber | None
     identity: SeedNumber | None
-    size: Annotated[int, Bound(ge=16)]  # a face needs that many pixels
-    count: Annotated[int, Bound(ge=1)]
+    size: Annotated[int, Bound(ge=16, le=4096)]  # a face needs that many pixels
+    count: Annotated[int, Bound(ge=1, le=64)]
     attributes: dict[str, str]
     box: Any
 

@@ -82,6 +82,11 @@ class Preservation:
                 )
         t1 = cycle.state(cycle.t1, num_inference_steps, sigmas)
         steps = sorted({cycle.state(t, num_inference_steps, sigmas) for t in scale}, reverse=True)
+        if self.t3 is not None and len(steps) < len(scale):
+            raise UserError(
+                f"t3={scale} {scale_of(cycle)} fall on {len(steps)} steps of "
+                f"num_inference_steps={num_inference_steps}: give each once (preservation.t3)"
+            )
         if self.t3 is None:
             steps = [step for step in steps if step < t1]
         elif steps and steps[0] >= t1:

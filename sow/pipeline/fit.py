@@ -22,6 +22,7 @@ def check_fit(config: Config) -> None:
     known = check_canvas(config)
     if known is not None and isinstance(config.modulation, Modulation):
         canvas, unet = known
+        config.modulation.check_text(joint=unet is None)
         if unet is not None:
             config.modulation.check_layers(attention_layers(unet, canvas.latent_size))
 

@@ -185,7 +185,7 @@ def moved(region: Box, source: Box, target: Box) -> Box:
 
 def check_relative(values: Sequence[float], key: str) -> None:
     """Raises UserError unless `values` is [x, y, width, height] with a positive size."""
-    if len(values) != 4 or values[2] <= 0 or values[3] <= 0:
+    if len(values) != 4 or not all(map(math.isfinite, values)) or values[2] <= 0 or values[3] <= 0:
         raise UserError(f"need [x, y, width, height] with a positive size, got {list(values)} ({key})")
 
 

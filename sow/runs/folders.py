@@ -127,7 +127,8 @@ def _place(config: DictConfig, kind: str) -> Path:
 
 def _words(config: DictConfig) -> list[str]:
     """The words of the command line that choose what is run, without secrets, as they are kept."""
-    return redact([str(word) for word in config.hydra.overrides.task])
+    words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return redact([str(word) for word in words])
 
 
 def _need_subfolders(config: DictConfig) -> None:

@@ -24,6 +24,7 @@ from sow.store import inputs
 from sow.store.code import code_digests
 from sow.store.files import atomic_write
 from sow.store.fingerprint import fingerprint
+from sow.store.secrets import redact
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +38,7 @@ LATEST = "latest"  # the link to the run that was completed, or found complete, 
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
 NOT_THE_RUN = ("tracker", "force", "paths", "cache")  # where a run is written and told, not what it is
+TEXTS = (".md", ".csv", ".tex", ".yaml")  # which lose secrets as they are written; JSON does value by value
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -63,6 +65,8 @@ class RunFolder:
     def save_bytes(self, name: str, data: bytes) -> Path:
         """Write `data` to a temporary name, then rename; raises UserError where the disk does not take it."""
         target = self.path / name
+        if target.suffix in TEXTS:
+            data = redact(data.decode()).encode()
         try:
             with atomic_write(target) as part, open(part, "wb") as file:
                 file.write(data)
@@ -78,13 +82,13 @@ class RunFolder:
 
         buffer, told = io.BytesIO(), PngInfo()
         if self.about:
-            told.add_text(CHUNK, json.dumps(jsonable(self.about), ensure_ascii=True))
+            told.add_text(CHUNK, json.dumps(jsonable(redact(self.about)), ensure_ascii=True))
         image.save(buffer, "PNG", pnginfo=told)
         return self.save_bytes(name, buffer.getvalue())
 
     def save_json(self, name: str, value: Any) -> Path:
         """Plain containers; numbers that JSON lacks (nan, infinities) become null."""
-        text = json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(redact(jsonable(value)), indent=2, ensure_ascii=False, allow_nan=False)
         return self.save_bytes(name, (text + "\n").encode())
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -95,6 +99,7 @@ class RunFolder:
         import pyarrow
         from pyarrow import parquet
 
+        rows = redact(list(rows))
         names = list(dict.fromkeys(key for row in rows for key in row))
         table = pyarrow.table({name: _column([row.get(name) for row in rows]) for name in names})
         buffer = io.BytesIO()
@@ -162,7 +167,7 @@ def jsonable(value: Any) -> Any:
 
 def config_hash(config: Config) -> str:
     """Fingerprint of the resolved configuration without what does not change a result."""
-    return fingerprint(jsonable({k: v for k, v in config.resolved.items() if k not in NOT_THE_RUN}))
+    return fingerprint(jsonable({k: v for k, v in config.values.items() if k not in NOT_THE_RUN}))
 
 
 def run_key(config: Config, *code: Any) -> str:

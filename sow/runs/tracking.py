@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from sow.errors import UserError
 from sow.runs.wandb_sync import Uploads
+from sow.store.secrets import redact
 from sow.types import Bound, component
 
 if TYPE_CHECKING:
@@ -222,13 +223,13 @@ class WandbRun:
 
             _make_scratch()
             columns = list(dict.fromkeys(key for row in rows for key in row))
-            cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+            cells = [[_cell(row.get(column)) for column in columns] for row in redact(list(rows))]
             self.run.log({name: wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """The summary: the numbers of the table."""
         with self._guard("summary"):
-            self.run.summary.update({k: v for k, v in values.items() if v is not None})
+            self.run.summary.update(redact({k: v for k, v in values.items() if v is not None}))
 
     def finish(self, exit_code: int) -> None:
         """Finish the W&B run as done (0) or failed, and hand it over to be uploaded."""

@@ -1,0 +1,83 @@
+"""What a configuration reads of the environment: the user's own, and written nowhere."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
+
+from sow.store.secrets import HIDDEN, hide_credentials, hide_value, hide_variable, is_place
+
+_stand_in: ContextVar[str | None] = ContextVar("stand_in", default=None)
+_read: set[str] = set()
+
+
+def _env(name: str, *default: Any) -> Any:
+    """OmegaConf's `oc.env`, which remembers what was read."""
+    _read.add(name)
+    hide_variable(name)
+    stand_in = _stand_in.get()
+    return oc.env(name, *default) if stand_in is None else stand_in
+
+
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
+
+
+def know(node: Any) -> None:
+    """Make the passwords in a configuration's URLs, and the variables that it takes keys from, known to the
+    redactor."""
+    for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        if isinstance(value, (Mapping, list)):
+            know(value)
+        elif isinstance(value, str):
+            hide_credentials(value)
+            if str(name).endswith("_env"):
+                hide_variable(value)
+
+
+def without_environment(values: Any, resolve: Callable[[], Any]) -> Any:
+    """Plain containers with "***" for what the environment gave, however short and in whatever type;
+    `resolve` makes `values` anew."""
+    if not _read:
+        return values
+    for stand_in in ("0", "1"):  # a value that follows what was read differs from one of them
+        with _reading(stand_in):
+            values = _where_equal(values, resolve())
+    return values
+
+
+def unhidden(text: str) -> str | None:
+    """The variable that the name of a file or folder reads and cannot hide; None where it reads none, or a
+    folder that is there."""
+    for name in re.findall(r"oc\.env\s*:\s*[\"']?(\w*)", text):
+        value = os.environ.get(name, "")
+        if not (is_place(value) and os.path.isdir(os.path.expanduser(value))):
+            return str(name)
+    return None
+
+
+@contextmanager
+def _reading(stand_in: str) -> Iterator[None]:
+    token = _stand_in.set(stand_in)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
+
+
+def _where_equal(values: Any, others: Any) -> Any:
+    if isinstance(values, Mapping) and isinstance(others, Mapping) and values.keys() == others.keys():
+        return {key: _where_equal(value, others[key]) for key, value in values.items()}
+    if isinstance(values, list) and isinstance(others, list) and len(values) == len(others):
+        return [_where_equal(a, b) for a, b in zip(values, others, strict=True)]
+    if values == others or values != values:
+        return values
+    if isinstance(values, str):
+        hide_value(values)
+    return HIDDEN
