@@ -61,8 +61,8 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
     appended = re.search(r"An item is already at '([^']+)'", text)
     if appended:
         return f"{appended[1]} is there already: leave the + out ({appended[1]})"
-    names = [full_key, *(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words)]
-    name = next((name for name in names if name and re.search(rf"\b{re.escape(name)}\b", text)), full_key)
+    keys = [full_key, *(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words)]
+    name = next((name for name in keys if name and re.search(rf"\b{re.escape(name)}\b", text)), full_key)
     return f"{line} ({name})" if name and not line.endswith(f"({name})") else line
 
 

@@ -102,7 +102,8 @@ def _try_log(section: str, log: Any) -> None:
                     ):
                         if given is not None:
                             find(given)
-                parts[kind][name] = made = make(values)
+                made: Any = make(values)
+                parts[kind][name] = made
                 if kind != "filters":
                     made.format(line)
                 if kind == "handlers":
