@@ -182,7 +182,6 @@ FILES = {
     "loggers that are none": ("hydra: {verbose: [sow, nope]}", "hydra.verbose="),
     "sweep that is not one": ("hydra: {mode: MULTIRUN}", "add -m (hydra.mode)"),
     "long name of a log": (f"hydra: {{job: {{name: {'a' * 300}}}}}", "300 bytes"),
-    "long name of a folder": (f"hydra: {{sweep: {{subdir: {'a' * 300}}}}}", "hydra.sweep.subdir has a name"),
     "name of several lines": ('hydra: {job: {name: "a\\nrm x"}}', "more than one line"),
 }
 

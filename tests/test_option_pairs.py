@@ -214,24 +214,24 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(words, key):
         compose([*TINY, *words])
 
 
-@pytest.mark.parametrize("gate", [{}, AlwaysOpen("one", 0.273, "related", "logits", "layer", 0, 0.2)])
+@pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize(
     "change, lost",
     [
-        ({"layers": [0], "resolutions": [8]}, "layer 0, a layer of down with 16 tokens"),
+        ({"layers": [0], "resolutions": [4]}, "layer 0, a layer of down with 8 tokens"),
         ({"layers": [0], "blocks": ["up"]}, "layer 0, a layer of down"),
-        ({"layers": [6], "blocks": ["up", "down"]}, "layer 6, a layer of mid with 8 tokens"),
-        ({"layers": [6], "resolutions": [16]}, "layer 6, a layer of mid with 8 tokens"),
-        ({"layers": [2, 4], "resolutions": [8]}, "layer 4, a layer of up with 16 tokens"),
+        ({"layers": [6], "blocks": ["up", "down"]}, "layer 6, a layer of mid with 4 tokens"),
+        ({"layers": [6], "resolutions": [8]}, "layer 6, a layer of mid with 4 tokens"),
+        ({"layers": [2, 4], "resolutions": [4]}, "layer 4, a layer of up with 8 tokens"),
         ({"layers": [7]}, "selects no layer 7"),
-        ({"layers": [6], "resolutions": [8], "blocks": ["mid"]}, None),
+        ({"layers": [6], "resolutions": [4], "blocks": ["mid"]}, None),
     ],
 )
-def test_layers_that_other_options_leave_out_are_refused_by_name(made, gate, change, lost):
+def test_layers_that_other_options_leave_out_are_refused_by_name(made, always, change, lost):
     method = made.method
     parts: dict[str, Any] = {"modulation": replace(method.modulation, **change)}
-    if gate:
-        parts["gate"] = gate
+    if always:
+        parts["gate"] = AlwaysOpen("one", 0.273, "related", "logits", "layer", 0, 0.2)
     changed = replace(made, method=replace(method, **parts))
     request = Request((VisualCondition(picture(1), disc()),), "a person in a forest", seed=3)
     if lost is None:

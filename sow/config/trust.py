@@ -47,7 +47,7 @@ WRITTEN_BY_HYDRA = (
 )  # the words, which `_check_words` compares
 NAMES = ("hydra.job.name", "hydra.output_subdir")  # of files and folders within a job's own
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-LONGEST_NAME = 150  # bytes; the words that a job's folder is called by come to it
+LONGEST_NAME = 150  # bytes of a file within a job's folder
 RESOLVERS = (
     *("now", "unique", "sized", "hydra", "python_version"),
     *("oc.select", "oc.dict.keys", "oc.dict.values"),
@@ -199,7 +199,7 @@ def _check_resolvers(key: str, text: str, words: Sequence[str]) -> None:
 
 
 def _check_names(config: DictConfig) -> None:
-    """A folder's or file's name cannot be hidden, and is short enough for every system."""
+    """A folder's or file's name cannot be hidden; a file's is short enough for every system."""
     for key in (*FOLDERS, *NAMES):
         parent, _, last = key.rpartition(".")
         text = str(OmegaConf.to_container(OmegaConf.select(config, parent), resolve=False)[last])  # type: ignore[call-overload,index]
@@ -208,11 +208,10 @@ def _check_names(config: DictConfig) -> None:
                 f"{key}={text} reads the variable {name}, which the name of a folder or file cannot hide: "
                 f"write the value, or name an existing folder in the variable ({key})"
             )
-        for part in re.sub(r"\$\{.*?\}", "", text).split("/"):
-            if len(part.encode()) > LONGEST_NAME:
-                raise UserError(
-                    f"{key} has a name of {len(part.encode())} bytes: give at most {LONGEST_NAME} ({key})"
-                )
+        if key in NAMES and len(text.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{key} has a name of {len(text.encode())} bytes: give at most {LONGEST_NAME} ({key})"
+            )
 
 
 def _check_files(config: DictConfig) -> None:
