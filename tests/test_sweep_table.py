@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
+from sow.runs.console import WIDE, printer
 from sow.runs.records import RunFolder, link_earlier
 from sow.runs.sweep_table import NUMBERS, complete_jobs, show, table
 
@@ -45,6 +46,30 @@ def test_numbers_that_differ_come_first() -> None:
     same = {f"same_{i}": 1.0 for i in range(NUMBERS)}
     columns = table({"0": {**same, "gates": 0.1}, "1": {**same, "gates": 0.2}}).columns
     assert [str(c.header) for c in columns[:2]] == ["job", "gates"] and len(columns) == NUMBERS + 2
+
+
+@pytest.mark.parametrize(("width", "shown"), [("240", 8), ("60", 3)])
+def test_columns_that_do_not_fit_are_left_out_rather_than_cut(
+    width: str,
+    shown: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    for i in range(2):
+        job(tmp_path / f"{i}_seed-{i}", **{f"a long name {k}": i + k / 8 for k in range(NUMBERS + 2)})
+    show(tmp_path)
+    head, first, *_ = capsys.readouterr().out.splitlines()
+    assert head.count("a long name") == shown
+    assert len(first.split()) == 1 + shown and "…" not in head + first
+
+
+def test_a_table_in_a_pipe_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert printer().width == WIDE
+    monkeypatch.setenv("COLUMNS", "70")
+    assert printer().width == 70
 
 
 def test_a_sweep_ends_with_its_table(command_line: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-
 from sow import report
 from sow.report import blocks
 from sow.runs import folders, records
+from sow.runs.console import printer
 from sow.runs.records import RunFolder
 from sow.runs.tracking import Job, Tracked
 from sow.types import Request
@@ -27,6 +26,8 @@ from sow.types import Request
 from .samples import flat
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sow.config.compose import Config
     from sow.pipeline.pipeline import Pipeline
     from sow.report.statistics import Resampling
@@ -53,7 +54,7 @@ class StudyContext:
     folder: RunFolder
     group: str | None = None
     repeats: Path | None = None
-    console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    console: Console = field(default_factory=printer)
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0  # that `generate` has made
 

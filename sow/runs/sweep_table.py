@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sow.config.sweeping import earlier
+from sow.runs.console import printer
 from sow.runs.records import MANIFEST
 
 NUMBERS = 8  # columns at most; every number is in a job's metrics.json
@@ -19,8 +19,12 @@ NUMBERS = 8  # columns at most; every number is in a job's metrics.json
 def show(folder: Path) -> None:
     """Print the jobs of the sweep in `folder`; nothing without a complete one."""
     if jobs := complete_jobs(folder):
-        console = Console(highlight=False, soft_wrap=False)
-        console.print(table(jobs))
+        console = printer()
+        numbers = NUMBERS
+        unbound = console.options.update(width=10_000)  # within its own width nothing is measured wider
+        while numbers > 1 and console.measure(table(jobs, numbers), options=unbound).maximum > console.width:
+            numbers -= 1
+        console.print(table(jobs, numbers))
         console.print(f"{len(jobs)} complete jobs: {folder}", soft_wrap=True)
 
 
@@ -44,11 +48,11 @@ def complete_jobs(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def table(jobs: dict[str, dict[str, Any]]) -> Table:
-    """A row a job; of the numbers, those first that differ between jobs."""
+def table(jobs: dict[str, dict[str, Any]], numbers: int = NUMBERS) -> Table:
+    """A row per job; of the numbers at most so many, those first that differ between jobs."""
     names = list(dict.fromkeys(name for row in jobs.values() for name in row if name))
     differs = {name: len({repr(row.get(name)) for row in jobs.values()}) > 1 for name in names}
-    shown = sorted(names, key=lambda name: not differs[name])[:NUMBERS]
+    shown = sorted(names, key=lambda name: not differs[name])[:numbers]
     out = Table("job", *(name.replace("_", " ") for name in shown), "", box=None, padding=(0, 2, 0, 0))
     for job, row in jobs.items():
         out.add_row(job, *(_text(row.get(name)) for name in shown), row.get("", ""))
