@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.core.study import _anywhere
 from experiments.training.judge_check import CARD
 from sow.errors import UserError
 from sow.report import blocks
@@ -182,3 +183,16 @@ def test_neither_torch_nor_matplotlib_is_needed() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("study.runs=['/home/me/outputs/a','/home/me/b']", "study.runs=..."),
+        ("model.path=/models/sd15", "model.path=..."),
+        ("study.output=sow/people/weights", "study.output=sow/people/weights"),
+        ("study.shard=0/8", "study.shard=0/8"),
+    ],
+)
+def test_a_published_command_names_no_folder_of_the_machine(word: str, shown: str) -> None:
+    assert _anywhere(word) == shown

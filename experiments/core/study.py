@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -40,6 +41,12 @@ class Study(Protocol):
     def run(self, context: StudyContext) -> None:
         """Do it; raises UserError for what the user can cure."""
         ...
+
+
+def _anywhere(word: str) -> str:
+    """A word for a page: a value that names folders of this machine, which no reader has, is left out."""
+    key, _, value = word.partition("=")
+    return f"{key}=..." if re.search(r"(^|[\s,\[{'\"])/", value) else word
 
 
 @dataclass
@@ -122,7 +129,7 @@ class StudyContext:
         many as `generate` made, in `seconds`, by default this process's."""
         git = self.git
         return blocks.Made(
-            command=shlex.join(["run.py", *repeated(self.config.overrides)]),
+            command=shlex.join(["run.py", *map(_anywhere, repeated(self.config.overrides))]),
             day=datetime.now(UTC).date().isoformat(),
             commit=None if git is None else git["commit"][:10] + "+" * git["dirty"],
             images=images or self.images or None,

@@ -6,13 +6,13 @@ Notation
     x0         latents of the canvas (B, C, h, w); N standard normal latents
     V(z, c)    the velocity, noise - clean, under the prompt c, at the level of z
 
-FlowEdit, Algorithm 1 with one average a step, from z = x0 on, N new in each of the n_max last steps:
+FlowEdit, Algorithm 1 with one average per step, from z = x0 on, N new in each of the n_max last steps:
     z_src = (1 - t) x0 + t N
     z_tar = z + z_src - x0
     z <- z + (s - t) (V(z_tar, target) - V(z_src, source)),
 and in the last n_min of them the flow is sampled as usual, from the z_tar of the first.
 
-RF-Inversion. Algorithm 1, from y = x0 to the noise end, N one a picture:
+RF-Inversion. Algorithm 1, from y = x0 to the noise end, one N per picture:
     y <- y + (t - s) (V + gamma ((N - y) / (1 - s) - V)), V = V(y, source).
 Algorithm 2, back from that y:
     x <- x + (s - t) (V + eta ((x - x0) / t - V)), V = V(x, target), eta 0 outside its first steps.

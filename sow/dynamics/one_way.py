@@ -98,7 +98,7 @@ def by_perturbation(
     method: Method, canvas: Tensor, strength: float, seeds: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
     """The same energies by finite changes of the region, and of the rest, of standard deviation `strength`;
-    means over draws, one seed an image in each of `seeds`."""
+    means over draws, one seed per image in each of `seeds`."""
     plain, inside = method(canvas), method.region.to(canvas)
     out = []
     for where, elsewhere in ((method.region, 1 - inside), (~method.region, inside)):
