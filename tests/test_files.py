@@ -135,6 +135,18 @@ def test_the_index_knows_how_each_was_made(tmp_path: Path) -> None:
     assert blocks.published("index", tmp_path).splitlines()[2:] == lines
 
 
+def test_another_model_takes_no_place_of_the_documentations_own(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(MARKED)
+    blocks.publish("a", "words", root=tmp_path)
+    other = blocks.Made("run.py model=other", "2026-01-02", None, None, None, "other")
+    with pytest.raises(UserError, match="<!-- a-other:begin -->"):
+        blocks.publish("a", "its words", root=tmp_path, made=other)
+    page.write_text(page.read_text() + MARKED.replace("a:", "a-other:"))
+    blocks.publish("a", "its words", root=tmp_path, made=other)
+    assert (blocks.published("a", tmp_path), blocks.published("a-other", tmp_path)) == ("words", "its words")
+
+
 def test_published_pictures_are_small(tmp_path: Path) -> None:
     """Drawings stay PNG, photographs become JPEG; the file of the other kind goes."""
     figures = tmp_path / "docs" / "figures"

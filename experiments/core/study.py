@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from sow.types import Plan, Sample
 
 
+PUBLISHED = "people"  # the model that the documentation's tables and figures speak of
+
+
 class Study(Protocol):
     """One question asked of a method; its numbers and pictures end in the run folder."""
 
@@ -134,6 +137,7 @@ class StudyContext:
             commit=None if git is None else git["commit"][:10] + "+" * git["dirty"],
             images=images or self.images or None,
             seconds=seconds or sum(self.seconds.values()) or None,
+            model=None if (model := self.config.choices["model"]) == PUBLISHED else model,
         )
 
     @property

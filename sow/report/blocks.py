@@ -25,13 +25,14 @@ FLAT = 2.0  # gray levels of root mean square error up to which 256 colours are 
 @dataclass(frozen=True)
 class Made:
     """How something published was measured: the command, the day (ISO 8601), the commit, the number of images
-    and the seconds, None where it is not known."""
+    and the seconds, None where it is not known; `model`, where it is another one than the pages speak of."""
 
     command: str
     day: str
     commit: str | None
     images: int | None
     seconds: float | None
+    model: str | None = None
 
 
 def publish(
@@ -41,10 +42,12 @@ def publish(
 
     `picture` is published as docs/figures/NAME.png or .jpg; a link to it in the block by its file name, as a
     run folder has it, becomes a link to there, and a block without one gets the picture above it. `made`
-    becomes the line of `name` in the index of what was measured.
+    becomes the line of `name` in the index of what was measured; what another model was measured by is called
+    NAME-MODEL, so it never takes the place of the pages' own.
 
     Raises UserError when no page has the marks; then nothing is written.
     """
+    name = name_of(name, made)
     page = page_of(name, root)
     if page is None:
         raise _no_marks(name, f"no page of {root / 'README.md'} and {root / 'docs'} has")
@@ -52,6 +55,11 @@ def publish(
     index = page_of(INDEX, root)
     if made is not None and index is not None:
         write_block(index, INDEX, _indexed(published(INDEX, root), name, page, index, made))
+
+
+def name_of(name: str, made: Made | None) -> str:
+    """What `name` is called on a page: NAME, or NAME-MODEL for another model than the pages speak of."""
+    return name if made is None or made.model is None else f"{name}-{made.model}"
 
 
 def _indexed(block: str, name: str, page: Path, index: Path, made: Made) -> str:

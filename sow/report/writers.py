@@ -134,7 +134,7 @@ def publish(table: Table, root: Path = blocks.REPOSITORY, made: blocks.Made | No
     Raises UserError when no page has the marks of the name.
     """
     blocks.publish(table.name, markdown(table), root=root, made=made)
-    if blocks.page_of(f"{table.name}-short", root):
+    if blocks.page_of(blocks.name_of(f"{table.name}-short", made), root):
         blocks.publish(f"{table.name}-short", short(table), root=root)
 
 
