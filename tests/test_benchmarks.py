@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import models, ratios, speed, work
+from benchmarks import growth, models, ratios, speed, work
 from benchmarks.attention import calls
 from benchmarks.timing import Timed, interleaved, quartiles, ratio
 from sow.attention.processor import SelfAttentionProcessor, self_attention
@@ -167,3 +167,21 @@ def test_some_rows_published_leave_the_others_as_they_were(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("<!-- x:begin -->\n| ratio | median |\n<!-- x:end -->\n")
     assert blocks.published("x", tmp_path) == "| ratio | median |"
+
+
+def test_laws_of_growth_are_those_of_the_numbers():
+    line = growth.Growth("batch", "linear", (1, 2, 4, 8), (1.5, 2.0, 3.0, 5.0), (9.0,) * 4)
+    assert line.law() == pytest.approx((1.0, 0.5, 1.0)) and line.words().startswith("1.00 + 0.500 n s")
+    sizes = (1, 2, 4, 8, 16)
+    power = growth.Growth("canvas", "power", sizes, (9.0, *(0.1 * n**3 for n in sizes[1:])), (9.0,) * 5)
+    assert power.law() == pytest.approx((0.1, 3.0, 1.0)) and power.words() == "n^3.00 from 2 on"
+
+
+def test_each_axis_of_growth_runs_and_is_drawn(sampler, tmp_path):
+    sampler = sampler.variant(cycle=replace(sampler.method.cycle, cycles=1))
+    found = [growth.measure(sampler, axis, 1, 192 if axis == "canvas" else 2) for axis in growth.AXES]
+    assert [g.sizes for g in found] == [(128, 192), (1, 2), (1, 2), (1, 2)]
+    growth.figure(found).savefig(tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert len(growth.markdown(found, 1).splitlines()) == 2 + 4 + 2
+    assert len(growth.many(8).conditions) == len({c.box for c in growth.many(8).conditions}) == 8
