@@ -12,6 +12,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
+from .core.fields import Filled
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class EntropyRate:
     `attributes`: of each its name, the caption `without` it, and captions `given` that name one value each.
     """
 
-    attributes: list[Attribute]
+    attributes: Annotated[list[Attribute], Filled]
     images: Annotated[int, Bound(ge=1)]
     levels: Annotated[int, Bound(ge=3)]
     steps: Annotated[int, Bound(ge=1)]
@@ -55,8 +56,6 @@ class EntropyRate:
     publish: bool
 
     def __post_init__(self) -> None:
-        if not self.attributes:
-            raise UserError("need at least one attribute (study.attributes)")
         for one in self.attributes:
             if len(set(one.given)) < 2:
                 raise UserError(

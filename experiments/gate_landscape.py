@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from sow.errors import UserError
 from sow.report import figures
 from sow.report.figures import COLORS
 from sow.types import component
 
-from .core.fields import Count
+from .core.fields import Count, Filled
 from .core.finding import Finding, markdown_table
 from .core.groups import evenly
 
@@ -41,15 +41,13 @@ class GateLandscape:
 
     groups: Count
     split: str
-    readings: Mapping[str, Any]
+    readings: Annotated[Mapping[str, Any], Filled]
     only: list[str] | None
     paper_tau: float
     straddle: list[float]
     publish: bool
 
     def __post_init__(self) -> None:
-        if not self.readings:
-            raise UserError("need at least one reading of R_c (study.readings)")
         if len(self.straddle) != 2 or not 0 <= self.straddle[0] < self.straddle[1] <= 1:
             raise UserError(f"need 0 <= low < high <= 1, got {self.straddle} (study.straddle)")
         for name in self.only or ():

@@ -16,7 +16,7 @@ from sow.errors import UserError
 from sow.types import Bound, Request, component
 
 from . import information_flow_figure as pictures
-from .core.fields import Count
+from .core.fields import Count, Filled
 from .core.finding import Finding, markdown_table
 from .core.recompose import with_words
 
@@ -52,7 +52,7 @@ COLUMNS = {  # headline number -> what it is called in a table
 class InformationFlow:
     """See conf/study/information_flow.yaml."""
 
-    methods: Mapping[str, Any]
+    methods: Annotated[Mapping[str, Any], Filled]
     only: list[str] | None
     seeds: Count
     causal_seeds: Annotated[int, Bound(ge=0)]
@@ -64,8 +64,6 @@ class InformationFlow:
     publish: bool
 
     def __post_init__(self) -> None:
-        if not self.methods:
-            raise UserError("need at least one method, as in {SOW: []} (study.methods)")
         for name, words in self.methods.items():
             if words != PLAIN and not isinstance(words, (list, tuple)):
                 raise UserError(f"{name} is `plain` or a list of overrides, got {words!r} (study.methods)")

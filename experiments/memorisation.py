@@ -12,6 +12,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
+from .core.fields import Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Memorisation:
     """
 
     training: str
-    prompts: list[str]
+    prompts: Prompts
     count: Annotated[int, Bound(ge=3)]
     held_out: Annotated[int, Bound(ge=1)]
     images: Annotated[int, Bound(ge=1)]
@@ -52,10 +53,9 @@ class Memorisation:
     publish: bool
 
     def __post_init__(self) -> None:
-        if not self.prompts or self.starts > self.count:
+        if self.starts > self.count:
             raise UserError(
-                f"need a prompt and at most {self.count} starts, got {self.starts} "
-                "(study.prompts, study.starts, study.count)"
+                f"need at most {self.count} starts, got {self.starts} (study.starts, study.count)"
             )
 
     def run(self, context: StudyContext) -> None:

@@ -11,6 +11,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
+from .core.fields import Filled, Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class NonLocality:
     """e_l of each of `radii` (latents) at `levels`, from `images` of the model's own and `positions` in
     each."""
 
-    prompts: list[str]
-    radii: Annotated[list[int], Bound(ge=0)]
+    prompts: Prompts
+    radii: Annotated[list[int], Bound(ge=0), Filled]
     positions: Annotated[int, Bound(ge=1)]
     images: Annotated[int, Bound(ge=1)]
     levels: Annotated[int, Bound(ge=3)]
@@ -37,10 +38,6 @@ class NonLocality:
     resamples: Annotated[int, Bound(ge=100)]
     full: bool
     publish: bool
-
-    def __post_init__(self) -> None:
-        if not self.prompts or not self.radii:
-            raise UserError("need at least one prompt and one radius (study.prompts, study.radii)")
 
     def run(self, context: StudyContext) -> None:
         """Noise the images, denoise whole and in windows, compare."""

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
-from .core.fields import Count, Resamples
+from .core.fields import Count, Prompts, Resamples
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ Energies = Mapping[str, Mapping[str, Any]]  # method -> way -> (2, images): out 
 class OneWayness:
     """See conf/study/one_wayness.yaml; t1, t2, t3 and the number of cycles are the configuration's."""
 
-    prompts: list[str]
+    prompts: Prompts
     images: Count
     probes: Count
     draws: Count
@@ -41,10 +40,6 @@ class OneWayness:
     resamples: Resamples
     full: bool
     publish: bool
-
-    def __post_init__(self) -> None:
-        if not self.prompts:
-            raise UserError("need at least one prompt (study.prompts)")
 
     def run(self, context: StudyContext) -> None:
         """Draw canvases, pull probes back through each method, perturb them, rank."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
+from .core.fields import Filled
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class PixelInformation:
     `texts`: of each its name, a caption `given`, and the one `without` what is asked about.
     """
 
-    texts: list[Text]
+    texts: Annotated[list[Text], Filled]
     images: Annotated[int, Bound(ge=1)]
     levels: Annotated[int, Bound(ge=3)]
     steps: Annotated[int, Bound(ge=1)]
@@ -48,10 +48,6 @@ class PixelInformation:
     resamples: Annotated[int, Bound(ge=100)]
     full: bool
     publish: bool
-
-    def __post_init__(self) -> None:
-        if not self.texts:
-            raise UserError("need at least one text (study.texts)")
 
     def run(self, context: StudyContext) -> None:
         """Draw images under each caption, measure what it tells of each pixel, show maps and curves."""

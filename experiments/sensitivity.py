@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
+from .core.fields import Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Sensitivity:
     """Reach at `positions` pixels and one-wayness of the canvas's middle, by `probes` random ones, at
     `levels`."""
 
-    prompts: list[str]
+    prompts: Prompts
     positions: Annotated[int, Bound(ge=1)]
     probes: Annotated[int, Bound(ge=1)]
     images: Annotated[int, Bound(ge=1)]
@@ -38,10 +38,6 @@ class Sensitivity:
     resamples: Annotated[int, Bound(ge=100)]
     full: bool
     publish: bool
-
-    def __post_init__(self) -> None:
-        if not self.prompts:
-            raise UserError("need at least one prompt (study.prompts)")
 
     def run(self, context: StudyContext) -> None:
         """Noise the images, pull probes back through the network, show reach, profiles and one-wayness."""

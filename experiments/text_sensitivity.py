@@ -10,7 +10,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import component
 
-from .core.fields import Count, Resamples
+from .core.fields import Count, Prompts, Resamples
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TextSensitivity:
     counts.
     """
 
-    prompts: list[str]
+    prompts: Prompts
     seeds: Count
     steps: int
     length: int
@@ -45,10 +45,6 @@ class TextSensitivity:
     batch: int
     resamples: Resamples
     publish: bool
-
-    def __post_init__(self) -> None:
-        if not self.prompts:
-            raise UserError("need at least one prompt (study.prompts)")
 
     def run(self, context: StudyContext) -> None:
         """Sample with and without the window, measure, show."""

@@ -11,6 +11,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
+from .core.fields import Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class UTurn:
     none.
     """
 
-    prompts: list[str]
+    prompts: Prompts
     attributes: list[str]
     images: Annotated[int, Bound(ge=4)]
     levels: Annotated[int, Bound(ge=3)]
@@ -47,10 +48,6 @@ class UTurn:
     resamples: Annotated[int, Bound(ge=100)]
     full: bool
     publish: bool
-
-    def __post_init__(self) -> None:
-        if not self.prompts:
-            raise UserError("need at least one prompt (study.prompts)")
 
     def run(self, context: StudyContext) -> None:
         """Draw images, turn at every level, measure how changes hang together and what is kept."""

@@ -55,6 +55,8 @@ def explain_invalid(error: ValidationError, cls: type[Any], values: Mapping[str,
         return UserError(f"{where} has no value: give {where}=... ({where})")
     if first["type"] == "bound":
         return UserError(f"need {first['ctx']['bound'].words(name)}, got {value} ({where})")
+    if first["type"] == "too_short":
+        return UserError(f"{where} is empty: give at least one ({where})")
     if first["type"] == "finite_number":
         return UserError(f"{where}={value} is not finite: give a number ({where})")
     choices = _choices(hints[name])

@@ -226,7 +226,7 @@ def test_seed_init(command_line: Call, run_folders: Folders, told: Told, publish
         ("diffusion_in_diffusion", "study.first=[0, 0, 300]", r"a colour is [r, g, b] of 0..255"),
         ("diffusion_in_diffusion", "study.steps=2", "at least 3 steps"),
         ("diffusion_in_diffusion", "study.enhance=-1", "need enhance >= 0"),
-        ("text_sensitivity", "study.prompts=[]", "at least one prompt"),
+        ("text_sensitivity", "study.prompts=[]", "error: study.prompts is empty: give at least one"),
         ("text_sensitivity", "study.length=101", "1 <= length <= 100"),
         ("semantic_formation", "study.sizes=[1.5]", "shares of the canvas"),
         ("semantic_formation", "study.sizes=[0.5, 0.51]", "take sizes farther apart"),

@@ -1,12 +1,16 @@
-"""Kinds of numbers that many studies have."""
+"""Kinds of numbers and lists that many studies have."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sow.types import Bound
 
 Count = Annotated[int, Bound(ge=1)]
 Share = Annotated[float, Bound(ge=0, le=1)]
 Inside = Annotated[float, Bound(gt=0, lt=1)]
+Filled: Any = Field(min_length=1)  # a list or mapping that may not be empty: Annotated[list[str], Filled]
+Prompts = Annotated[list[str], Filled]
 Resamples = Annotated[int, Bound(ge=100)]  # fewer say nothing of an interval's ends

@@ -17,7 +17,7 @@ from sow.report.pages import write_page
 from sow.report.tables import parse_columns
 from sow.types import Bound, component
 
-from ..core.fields import Count
+from ..core.fields import Count, Filled
 from ..gallery.pictures import Picture, Pictures
 from ..gallery.reading import paths_of, read_pictures
 
@@ -63,7 +63,7 @@ class Preference:
     title: str
     introduction: str
     objective: list[Any]
-    criteria: list[Any]
+    criteria: Annotated[list[Any], Filled]
 
     def __post_init__(self) -> None:
         if self.votes > self.raters:
@@ -71,8 +71,6 @@ class Preference:
                 f"study.votes={self.votes} of {self.raters} people: nobody votes twice on a question, raise "
                 "study.raters (study.votes)"
             )
-        if not self.criteria:
-            raise UserError("a survey needs at least one criterion (study.criteria)")
         if self.objective:
             parse_columns(self.objective, "study.objective")
         for i, value in enumerate(self.criteria):
