@@ -48,4 +48,5 @@ class Generate:
             tracked.summary(summary)
         if context.group is None:  # a sweep shows its jobs in one table
             context.console.print(report.table(summary, context.seconds))
-        context.console.print(f"image: {pictures[next(iter(pictures))]}")
+        larger = "" if samples[0].view is samples[0].image else " (larger: view.png beside it)"
+        context.console.print(f"image: {pictures[next(iter(pictures))]}{larger}")

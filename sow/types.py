@@ -286,15 +286,19 @@ class Sample:
         size = f"{self.image.width} x {self.image.height}"
         return f"Sample({self.request.prompt!r}, seed {self.request.seed}, {size}, {len(self.trace)} steps)"
 
+    @property
+    def view(self) -> Image.Image:
+        """The image as it is shown: four times as large where no side has more than 256 pixels."""
+        if max(self.image.size) > 256:
+            return self.image
+        return self.image.resize([4 * n for n in self.image.size], 1)  # 1: Lanczos
+
     def _repr_png_(self) -> bytes:
-        """The image, as a notebook shows it: four times as large where it is smaller than 256 pixels."""
+        """The `view`, as a notebook shows it."""
         import io
 
-        shown = self.image
-        if max(shown.size) < 256:
-            shown = shown.resize([4 * n for n in shown.size], 0)  # 0: the nearest pixel
         buffer = io.BytesIO()
-        shown.save(buffer, "PNG")
+        self.view.save(buffer, "PNG")
         return buffer.getvalue()
 
 

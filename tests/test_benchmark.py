@@ -292,5 +292,5 @@ def test_a_complete_run_is_not_repeated(tmp_path: Path, quick: None) -> None:
     config = config_of(tmp_path, "study.limit=1")
     for name, ran in (("a", True), ("b", False)):
         (tmp_path / name).mkdir()
-        assert run_job(config, tmp_path / name) is ran
+        assert (run_job(config, tmp_path / name) == tmp_path / name) is ran
     assert Store(tmp_path / ".batches").seconds("nothing") == {}

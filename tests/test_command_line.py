@@ -58,6 +58,8 @@ def test_a_run_leaves_a_complete_folder(command_line: Call, run_folders: Folders
     assert result.status == 0, result.err
     (folder,) = run_folders()
     assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} >= FILES
+    sizes = [Image.open(folder / name).size for name in ("image.png", "view.png")]
+    assert sizes == [(128, 128), (512, 512)]
     assert str(folder / "image.png") in result.out
     assert "one-way diffusion" in result.out and "open gates" in result.out
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -205,9 +205,9 @@ def test_a_skipped_run_leaves_no_folder_and_in_a_sweep_a_link(
     monkeypatch.setattr(folders, "_fresh", {*places.values()})
     for place in places.values():
         place.mkdir(parents=True)
-    assert run_job(of, places["first"])
-    assert not run_job(of, places["again"]) and not places["again"].exists()
-    assert not run_job(of, places["job"], group="seed")
+    assert run_job(of, places["first"]) == places["first"]
+    assert run_job(of, places["again"]) == places["first"] and not places["again"].exists()
+    assert run_job(of, places["job"], group="seed") == places["first"]
     assert (places["job"] / "earlier").resolve() == places["first"]
     assert (tmp_path / "outputs" / "latest").resolve() == places["first"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sow.config.words import key_of
+
 if TYPE_CHECKING:
     from sow.config.compose import Config
 
@@ -23,8 +25,3 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
     dropped = (*OF_THE_JOB, *(["study."] if "study" in changed else []))  # keys of another study
     kept = [w for w in config.words if key_of(w) not in changed and not w.lstrip("+~").startswith(dropped)]
     return compose([*kept, *new, f"paths.outputs={config.paths.outputs}"], own=config.words)
-
-
-def key_of(word: str) -> str:
-    """`+group=option` -> group."""
-    return word.lstrip("+~").partition("=")[0]

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def write_sample(
     folder: RunFolder, sample: Sample, row: Mapping[str, Any], place: str = ""
 ) -> dict[str, Path]:
-    """One sample's files; returns its pictures' paths by name, the image first."""
+    """One sample's files; returns its pictures' paths by name, the image first.
+
+    A small image has a `view.png` beside it, enlarged for eyes: no picture of its own, so none of those.
+    """
     from sow.planner.drawing import draw_plan
 
     drawn = draw_plan(sample.request, sample.plan, sample.canvas)
@@ -24,6 +27,8 @@ def write_sample(
         "image": folder.save_image(f"{place}image.png", sample.image),
         "canvas": folder.save_image(f"{place}canvas.png", drawn),
     }
+    if sample.view is not sample.image:
+        folder.save_image(f"{place}view.png", sample.view)
     if sample.snapshots:
         pictures["cycles"] = folder.save_image(f"{place}cycles.png", report.strip(sample.snapshots))
     folder.save_json(f"{place}plan.json", sample.plan.to_dict())

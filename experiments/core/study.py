@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sow.config.compose import Config
     from sow.pipeline.pipeline import Pipeline
     from sow.report.statistics import Resampling
-    from sow.types import Plan, Sample
+    from sow.types import Plan, Sample, Step
 
 
 PUBLISHED = "people"  # the model that the documentation's tables and figures speak of
@@ -52,18 +52,24 @@ def _anywhere(word: str) -> str:
     return f"{key}=..." if re.search(r"(^|[\s,\[{'\"])/", value) else word
 
 
+def unwatched(step: Step) -> None:
+    """Nobody looks on."""
+
+
 @dataclass
 class StudyContext:
     """What a study works with: `folder` takes its files, `console` its words, `seconds` its times for the
     manifest.
 
-    `group` names the sweep, `repeats` the complete run that a skipped job repeats.
+    `group` names the sweep, `repeats` the complete run that a skipped job repeats; `watch` sees every step of
+    what `generate` makes.
     """
 
     config: Config
     folder: RunFolder
     group: str | None = None
     repeats: Path | None = None
+    watch: Callable[[Step], None] = unwatched
     console: Console = field(default_factory=printer)
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0  # that `generate` has made
@@ -108,7 +114,12 @@ class StudyContext:
             with self.timed("plan"):
                 plans = sampler.plan(requests)
         _ = self.tracked  # the input is known to be good
-        with report.progress_bar(sampler, plans, self.config.batch_size) as on_step:
+        with report.progress_bar(sampler, plans, self.config.batch_size) as move:
+
+            def on_step(step: Step) -> None:
+                move(step)
+                self.watch(step)
+
             samples = sampler.generate(requests, plans=plans, snapshots=snapshots, on_step=on_step)
         self.images += len(samples)
         for shared in {id(s.seconds): s.seconds for s in samples}.values():  # a batch's samples share them
@@ -169,17 +180,19 @@ class StudyContext:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
+def run_job(
+    config: Config, folder: Path, group: str | None = None, watch: Callable[[Step], None] = unwatched
+) -> Path:
     """One job: nothing if the same run is complete and `force` is off, else the study and, last, the
     manifest.
 
-    A skipped job of a sweep leaves a link to the run that it repeats, another one no folder at all. Returns
-    whether the study ran. Raises UserError; a folder left by that has no manifest and counts for
-    nothing.
+    A skipped job of a sweep leaves a link to the run that it repeats, another one no folder at all. `watch`
+    sees every step, and ends the job where it raises. Returns the folder of the complete run, `folder` or an
+    earlier one. Raises UserError; a folder left by that has no manifest and counts for nothing.
     """
     key, outputs = records.run_key(config, StudyContext), config.paths.outputs
     about = {"words": repeated(config.overrides), "key": key}
-    context = StudyContext(config, RunFolder(folder, about), group)
+    context = StudyContext(config, RunFolder(folder, about), group, watch=watch)
     config.tracker.check()
     earlier = records.find(outputs, key)
     if earlier is not None and not config.force:
@@ -190,7 +203,7 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
             show_repeated(context, earlier)
         else:
             folders.discard_untouched(folder)
-        return False
+        return earlier
     folders.take(folder, key)
     started, exit_code = time.time(), 1
     try:
@@ -200,7 +213,7 @@ def run_job(config: Config, folder: Path, group: str | None = None) -> bool:
     finally:
         if "tracked" in vars(context):
             context.tracked.finish(exit_code)
-    return True
+    return folder
 
 
 def repeated(words: Sequence[str]) -> list[str]:

@@ -93,6 +93,11 @@ def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
     return [*read_words, *_merged(ablations, folders)]
 
 
+def key_of(word: str) -> str:
+    """`+group=option` -> group."""
+    return word.lstrip("+~").partition("=")[0]
+
+
 def encode(text: str) -> str:
     """A text that Hydra's grammar and OmegaConf's interpolation take as it stands."""
     from hydra.core.override_parser.types import Quote, QuotedString
