@@ -56,6 +56,9 @@ def command_line() -> int:
         if len(arguments) == 2 and arguments[0] == "pipeline":
             print(module("sow.apps.diffusers_pipeline").save_custom_pipeline(arguments[1]))
             return 0
+        if arguments[:1] == ["demo"]:
+            job = module("experiments.core.study").run_job
+            return int(module("sow.apps.demo").demo(arguments[1:], job))
         _do(arguments)
     except Refusal as refused:
         print(f"error: {redact(str(refused.error))}", file=sys.stderr)

@@ -24,6 +24,7 @@ EXAMPLES = {
     "experiment=table2": "a table of the paper",
     "--from image.png seed=1": "what made this image, with another seed",
     "doctor": "what this machine has and what is missing",
+    "demo model=people port=7860": "a page in the browser: draw the boxes, watch the cycles, compare",
     "pipeline DIR": "a folder for diffusers' DiffusionPipeline.from_pretrained(MODEL, custom_pipeline=DIR)",
 }
 
