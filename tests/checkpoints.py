@@ -22,6 +22,18 @@ def save_tiny(place: Path, **scheduler: Any) -> Path:
     return place
 
 
+def save_tiny_pipeline(place: Path) -> Path:
+    """The same with the index that diffusers' pipelines are loaded by."""
+    save_tiny(place)
+    parts = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "scheduler": "DDIMScheduler"}
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+    index |= {name: ["diffusers", kind] for name, kind in parts.items()}
+    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None]}
+    index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "feature_extractor": [None, None]}
+    (place / "model_index.json").write_text(json.dumps(index))
+    return place
+
+
 def without_weights(place: Path) -> Path:
     """A folder in the format of a checkpoint, as far as a configuration looks."""
     for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import fields
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import save_tiny
+from checkpoints import save_tiny_pipeline
 from diffusers import DiffusionPipeline
 from PIL import Image
 
@@ -27,14 +26,7 @@ PROMPT = "a person in a forest"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = save_tiny(tmp_path_factory.mktemp("model"))
-    parts = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "scheduler": "DDIMScheduler"}
-    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
-    index |= {name: ["diffusers", kind] for name, kind in parts.items()}
-    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None]}
-    index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "feature_extractor": [None, None]}
-    (place / "model_index.json").write_text(json.dumps(index))
-    return place
+    return save_tiny_pipeline(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

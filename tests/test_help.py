@@ -21,7 +21,9 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-@pytest.mark.parametrize("words", [w for w in EXAMPLES if not w.startswith(("-", "doctor", "demo", "pipeline"))])
+@pytest.mark.parametrize(
+    "words", [w for w in EXAMPLES if not w.startswith(("-", "doctor", "demo", "pipeline"))]
+)
 def test_the_examples_compose(words: str) -> None:
     compose(shlex.split(words))
 

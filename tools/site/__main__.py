@@ -24,6 +24,7 @@ LOOSE = {  # pages that lie elsewhere in the repository, and where they lie on t
     "sow/people/weights/README.md": "cards/people.md",
     "sow/people/judge/README.md": "cards/judge.md",
     "sow/people/controlnet/README.md": "cards/controlnet.md",
+    "integrations/comfyui/README.md": "cards/comfyui.md",
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.S)
