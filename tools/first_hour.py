@@ -137,7 +137,8 @@ def shot(page: Any, file: Path) -> None:
     """Use the page that is open as a newcomer would: move the box, compare with the ablations, and take its
     picture."""
     page.wait_for_selector("#board canvas")
-    page.wait_for_function("document.querySelector('#told textarea').value.startsWith('planned')")
+    planned = "document.querySelector('#told textarea').value.startsWith('planned')"
+    page.wait_for_function(planned, timeout=300_000)  # the model is loaded first
     at = page.locator("#board canvas").bounding_box()
     page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] * 0.3)
     page.mouse.down()

@@ -141,20 +141,19 @@ def _made() -> list[Any]:
     return [live, images, numbers, file]
 
 
-def shown_plan(desk: Desk, *wishes: Any) -> tuple[Any, str, str]:
+def shown_plan(desk: Desk, *wishes: Any) -> Iterator[tuple[Any, Any, str]]:
     """The board, the intensified prompt and a word on it; the planner decides."""
+    yield gr.skip(), gr.skip(), "planning; the first time, the model is loaded as well"
     try:
         request, plan, canvas = desk.plan(_wish(*wishes))
+        yield board(request, plan, canvas), plan.prompt, f"planned ({plan.source})"
     except Exception as error:
-        return "", "", _told(error)
-    return board(request, plan, canvas), plan.prompt, f"planned ({plan.source})"
+        yield "", "", _told(error)
 
 
 def generated(desk: Desk, *given: Any) -> Iterator[tuple[Any, ...]]:
     """What happens, the predicted image, the finished ones, their numbers and the file to download, moment by
     moment."""
-    import gradio as gr
-
     *wishes, drawing, rows = given
     done: dict[str, Path] = {}
     live: Any = None
