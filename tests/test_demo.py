@@ -27,6 +27,7 @@ from sow.apps.desk import FULL, ROWS, Desk, Wish, board, drawn, is_drawn, laid_o
 from sow.config.compose import compose
 from sow.errors import UserError
 from sow.pipeline.factory import build
+from tools.first_hour import shot
 
 PLAIN = Wish("a person in a forest", 3, "normal", person=3)
 
@@ -114,15 +115,21 @@ def test_a_drawn_box_is_made_legal_or_refused(desk: Desk) -> None:
     assert is_drawn(far) and not is_drawn("") and not is_drawn(None)
 
 
+def ended() -> None:
+    """Wait until no job is at work."""
+    for thread in threading.enumerate():
+        if thread.name == "sow demo":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
 def test_nobody_listening_ends_the_job(desk: Desk) -> None:
     before = set(desk.outputs.glob("*/*"))
     moments = desk.follow(replace(PLAIN, seed=99), [FULL])
     for _ in range(3):
         next(moments)
     moments.close()
-    for thread in threading.enumerate():
-        if thread.name == "sow demo":
-            thread.join(30)
+    ended()
     assert set(desk.outputs.glob("*/*")) == before
 
 
@@ -282,6 +289,13 @@ def test_the_page_in_a_browser(served: str, desk: Desk, picture: Path, tmp_path:
             page.locator("#download").click()
         loading.value.save_as(tmp_path / "runs.zip")
 
+        page.locator("#seed input").fill("7")
+        page.locator("#generate").click()
+        wait(page, "full method")
+        page.locator("#stop").click()
+        wait(page, "stopped")
+        ended()
+
         page.locator("#mask label").nth(1).click()  # all of it
         wait(page, "planned")
         page.locator("#picture input[type=file]").set_input_files(picture)
@@ -295,3 +309,12 @@ def test_the_page_in_a_browser(served: str, desk: Desk, picture: Path, tmp_path:
     plan = json.loads(zipfile.ZipFile(tmp_path / "runs.zip").read("full/plan.json"))
     assert plan["boxes"] == [[0, 32, 48, 48]] and plan["related"][0][1] == 0
     assert not wrong, wrong
+
+
+def test_its_picture_for_the_documentation(served: str, tmp_path: Path) -> None:
+    with browser() as started:
+        page = started.new_context(viewport={"width": 1200, "height": 1000}).new_page()
+        page.goto(served)
+        shot(page, tmp_path / "page.png")
+        assert page.locator("#made img").count() >= 4
+    assert Image.open(tmp_path / "page.png").width == 640

@@ -26,8 +26,8 @@ from PIL import Image
 from sow.report.blocks import REPOSITORY, Made, publish
 from sow.runs.records import git_revision
 
-SIDE = 256  # pixels of a picture in the row of them
-WIDTH = 800  # of the page's picture
+SIDE = 160  # pixels of a picture in the row of them
+WIDTH = 640  # of the page's picture
 INSTALL = "uv pip install -p fresh 'WHEEL[demo]'"
 FACE = """from sow import compose
 
@@ -185,7 +185,7 @@ def _told(done: dict[str, list[Said]], size: int) -> str:
             f"The wheel in a fresh environment; {size / 1e9:.1f} GB, most of them PyTorch with CUDA.",
             console("install"),
             "## First picture",
-            "The first start, one with everything compiled and read once, and one that finds it done:",
+            "The first start, the same again, and one that finds it done:",
             console("first"),
             "## A folder in Stable Diffusion's format",
             "Here the embedded model's own, copied to `model/`, and a face that this script cuts out:",

@@ -32,11 +32,11 @@ def demo(words: Sequence[str], run_job: RunJob) -> int:
     Raises UserError for words that do not compose, a port that is taken, and without Gradio.
     """
     port, words = _port(words)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    _need_gradio()
     desk = Desk(words, run_job)
     with tempfile.TemporaryDirectory(prefix="sow-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads and shown pictures, gone at the end
+        # Read when Gradio is imported: uploads and shown pictures lie there, and are gone at the end.
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        _need_gradio()
         print("loading the page", flush=True)
         made = launch(desk, port)
         print(f"the page is at http://{HOST}:{made.server_port} (Ctrl-C ends it)", flush=True)
@@ -56,6 +56,7 @@ def launch(desk: Desk, port: int = 0) -> Any:
 
     from sow.apps.page import page
 
+    os.environ.pop("GRADIO_ALLOWED_PATHS", None)  # which stands in for an empty list
     logging.getLogger("httpx").setLevel(logging.WARNING)
     blocks = page(desk)
     blocks.queue(default_concurrency_limit=1, max_size=8, api_open=False)
