@@ -296,14 +296,19 @@ def test_the_page_in_a_browser(served: str, desk: Desk, picture: Path, tmp_path:
         wait(page, "stopped")
         ended()
 
-        page.locator("#mask label").nth(1).click()  # all of it
-        wait(page, "planned")
-        page.locator("#picture input[type=file]").set_input_files(picture)
-        page.wait_for_function("document.querySelector('#picture img')")
-        wait(page, "planned")
         page.locator("#prompt textarea").fill("")
         page.locator("#generate").click()
         assert "(prompt)" in wait(page, "error")
+        page.locator("#prompt textarea").fill("a person")
+
+        page.locator("#mask label").nth(1).click()  # all of it
+        for file in desk.outputs.glob("demo/*.png"):
+            file.unlink()
+        page.locator("#picture input[type=file]").set_input_files(picture)
+        end = time.monotonic() + 60
+        while not (kept := [*desk.outputs.glob("demo/*.png")]) and time.monotonic() < end:
+            page.wait_for_timeout(30)
+        assert [file.read_bytes() for file in kept] == [picture.read_bytes()]
     names = zipfile.ZipFile(tmp_path / "runs.zip").namelist()
     assert {"full/view.png", "full/manifest.json", "no_dam/image.png"} <= set(names)
     plan = json.loads(zipfile.ZipFile(tmp_path / "runs.zip").read("full/plan.json"))

@@ -30,9 +30,10 @@ BOARD = """<div class="tools"><button type="button" data-tool="move">move, resiz
 <button type="button" data-tool="region">draw a related region</button></div>
 <canvas width="512" height="512"></canvas><div class="told"></div>"""
 LOOK = """canvas { width: 100%; max-width: 512px; touch-action: none; cursor: crosshair; display: block; }
-button { border: 1px solid #999; border-radius: 6px; padding: 2px 10px; margin: 0 4px 6px 0; font-size: 0.85em; }
+button { border: 1px solid #999; border-radius: 6px; padding: 2px 10px; margin: 0 4px 6px 0; }
+button, .told { font-size: 0.85em; }
 button.on { background: #444; color: white; }
-.told { font-size: 0.85em; margin-top: 4px; }"""
+.told { margin-top: 4px; }"""
 ABOUT = """# Selective One-Way Diffusion
 Drop a picture or take the drawn person, type a prompt, **Plan**; move the box (red) and the related region
 (green), pull their corners or draw them anew, then **Generate**."""
