@@ -43,7 +43,7 @@ class FlowBaseline(Baseline):
     source_prompt: str
     source_guidance: Weight
     target_guidance: Weight
-    flow: ClassVar[bool] = True
+    flow: ClassVar[bool | None] = True
 
     def __post_init__(self) -> None:
         if self.eta:
