@@ -129,7 +129,12 @@ def _weights() -> Iterator[Finding]:
     import sow.people
 
     home = Path(sow.people.__file__).parent
-    for name, key in (("weights", "model"), ("judge", "metrics"), ("controlnet", "method")):
+    for name, key in (
+        ("weights", "model"),
+        ("judge", "metrics"),
+        ("seam", "metrics"),
+        ("controlnet", "method"),
+    ):
         folder = home / name
         try:
             if not any(folder.rglob("*.safetensors")):

@@ -48,6 +48,7 @@ def test_compute_must_be_a_column() -> None:
 
 def test_the_experiment_composes_with_every_rival() -> None:
     study = compose(["experiment=table_today"]).study
-    assert {"masactrl", "mca_ctrl", "sdedit", "lanpaint", "sow", "sow_800_400"} <= {
-        r.name for r in study.parsed
-    }
+    rivals = {"masactrl", "mca_ctrl", "sdedit", "lanpaint", "sow", "sow_800_400"}
+    flows = {"flowedit", "rf_inversion", "kv_edit", "personalize_anything", "sow_flow"}
+    assert rivals | flows <= {r.name for r in study.parsed}
+    assert {"seam", "color_gap", "faces", "id_distance_other"} <= {c["metric"] for c in study.columns}

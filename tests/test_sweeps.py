@@ -161,6 +161,19 @@ def test_the_search_space_is_possible() -> None:
         compose(["model=tiny", *(f"{n}={v[end]}" for n, v in ends.items() if n != "preservation.t3")])
 
 
+@pytest.mark.parametrize("name", ["textual_inversion", "dreambooth"])
+def test_a_training_preset_sweeps_what_its_method_has(name: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    composed = hydra_config(f"hydra/sweeper={name}", f"method={name}")
+    assert composed.sweeper.study_name == name and composed.callbacks.trials.objective
+    space = OmegaConf.to_container(composed.sweeper.params)
+    assert set(space) == {"method.learning_rate", "method.steps"}
+    for value in ("0.003", "60"):
+        key = "method.steps" if value == "60" else "method.learning_rate"
+        made = compose(["model=people", f"method={name}", f"{key}={value}"]).method
+        assert str(getattr(made, key.partition(".")[2])) == value
+
+
 def test_a_calibration_is_where_other_options_take_their_numbers() -> None:
     words = ["calibration.preservation.normal.t3=[4, 3, 2]", "calibration.guidance_scale=4.0"]
     config = compose(["model=tiny", *words])

@@ -61,7 +61,7 @@ class Baseline:
 
     cached: ClassVar[bool] = False
     engine: ClassVar[str] = ""  # module and class of the method
-    flow: ClassVar[bool] = False  # written for rectified flows, not for UNets that predict noise
+    flow: ClassVar[bool | None] = False  # for rectified flows, for UNets that predict noise, None = for all
 
     def check(self, config: Config) -> None:
         """Raise UserError, before anything is loaded, for a canvas or box that the model cannot take."""
@@ -77,7 +77,7 @@ class Baseline:
                 f"method={config.choices['method']} was written for rectified flows, and this model predicts "
                 "noise: take model=people_flow or another flow, or method=sow (method, model)"
             )
-        if not self.flow and (backbone.flow or backbone.transformer):
+        if self.flow is False and (backbone.flow or backbone.transformer):
             what = "a rectified flow" if backbone.flow else "a diffusion transformer"
             raise UserError(
                 f"method={config.choices['method']} was written for UNets that predict noise, and this model "
@@ -230,6 +230,60 @@ class IPAdapter(Baseline):
             return {}
         names = [self.weight_name] if self.weight_name else list(self.hub.values())
         return {k: v for name in names for k, v in hub_revision(self.path, name).items()}
+
+
+@component("method")
+class Filled(Baseline):
+    """A learned inpainting model through its pipeline of diffusers, with weights of its own; the run's model
+    lends its canvas alone.
+
+    `pipeline` diffusers' class; `path` folder or hub id of its weights, `revision` a commit of the hub's;
+    `controlnet` those of the ControlNet that one of them needs, None for the others; `guidance` and
+    `strength` as the pipeline has them, strength 1 = from noise; `controlnet_scale` of the residuals;
+    `offload` keeps one part at a time on the device; `licence` and `gated` of the hub's files, said before
+    they are fetched.
+    """
+
+    pipeline: Literal[
+        "FluxFillPipeline",
+        "FluxKontextInpaintPipeline",
+        "QwenImageEditInpaintPipeline",
+        "StableDiffusionControlNetInpaintPipeline",
+    ]
+    path: str
+    revision: str | None
+    controlnet: str | None
+    guidance: Weight
+    strength: Annotated[float, Bound(gt=0, le=1)]
+    controlnet_scale: Weight
+    offload: bool
+    licence: str
+    gated: bool
+    flow: ClassVar[bool | None] = None
+    engine: ClassVar[str] = "sow.baselines.fill.FillSampler"
+
+    def __post_init__(self) -> None:
+        needs = "ControlNet" in self.pipeline
+        if needs != (self.controlnet is not None):
+            words = "needs a ControlNet" if needs else "takes no ControlNet: set it to null"
+            raise UserError(f"{self.pipeline} {words} (method.controlnet)")
+
+    def places(self) -> list[str]:
+        """Folders and hub ids of the weights."""
+        return [self.path, *([self.controlnet] if self.controlnet else [])]
+
+    def files(self) -> list[str]:
+        """The weights that lie in folders."""
+        return [folder for place in self.places() if (folder := local_folder(place))]
+
+    def revisions(self) -> dict[str, str]:
+        """The commits of the hub's models on this disk that may be loaded."""
+        names = dict(zip(self.places(), ("model_index.json", "config.json"), strict=False))
+        found = [hub_revision(p, file) for p, file in names.items() if not local_folder(p)]
+        return {name: commit for one in found for name, commit in one.items()}
+
+    def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
+        return super().sampler(config, backbone).variant(batch_size=1)
 
 
 @component("method")

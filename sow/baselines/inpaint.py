@@ -26,6 +26,14 @@ from sow.pipeline.pipeline import pictures
 from sow.types import Plan, Request, Sample
 
 
+def held_pixels(method: BaselineSampler, request: Request, plan: Plan) -> Image.Image:
+    """The pixels of the canvas that a request's conditions hold: an 8-bit picture, 255 where they do."""
+    held = Image.new("L", (method.canvas.width, method.canvas.height), 0)
+    for condition, box in zip(request.conditions, plan.boxes, strict=True):
+        held.paste(255, (box.x, box.y), pixel_mask(condition, box, method.seed_init.mask))
+    return held
+
+
 @dataclass(frozen=True, eq=False)
 class InpaintSampler(BaselineSampler):
     """Stable Diffusion inpainting (Rombach et al. 2022, Sec. 4.5; the paper's Table I).
@@ -73,17 +81,13 @@ class InpaintSampler(BaselineSampler):
 
     def _masked(self, batch: Prepared) -> Tensor:
         """(1 - M, latents of the masked picture), (B, 1 + C, h, w): the unknown pixels are 0, mid-gray."""
-        held = torch.stack([self._held(r, p) for r, p in zip(batch.requests, batch.plans, strict=True)])
+        held = torch.stack([self.held(r, p) for r, p in zip(batch.requests, batch.plans, strict=True)])
         latents = self.encode(batch.pictures * held, batch.generators)
         return torch.cat([(~batch.known).to(latents.dtype), latents], dim=1)
 
-    def _held(self, request: Request, plan: Plan) -> Tensor:
+    def held(self, request: Request, plan: Plan) -> Tensor:
         """The conditions' pixels on the canvas, (1, H, W) of 0 and 1."""
-        held = Image.new("L", (self.canvas.width, self.canvas.height), 0)
-        for condition, box in zip(request.conditions, plan.boxes, strict=True):
-            mask = pixel_mask(condition, box, self.seed_init.mask)
-            held.paste(255, (box.x, box.y), mask)
-        return (to_tensor(held)[:1] > 0).float()
+        return (to_tensor(held_pixels(self, request, plan))[:1] > 0).float()
 
 
 @dataclass(frozen=True, eq=False)

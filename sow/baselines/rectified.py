@@ -43,7 +43,7 @@ class FlowBaseline(Baseline):
     source_prompt: str
     source_guidance: Weight
     target_guidance: Weight
-    flow: ClassVar[bool] = True
+    flow: ClassVar[bool | None] = True
 
     def __post_init__(self) -> None:
         if self.eta:
@@ -84,10 +84,12 @@ class FlowSampler(BaselineSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.backbone.embedded_guidance is not None:
+        guided = not self.options.source_guidance == self.options.target_guidance == 1
+        if self.backbone.embedded_guidance is not None and guided:
             raise UserError(
                 "this network takes its guidance as an input, so that source and target cannot have their "
-                "own: take model=people_flow, sd35_medium or another flow without it (method, model)"
+                "own: set method.source_guidance=1 and method.target_guidance=1, or take model=people_flow, "
+                "sd35_medium or another flow without it (method, model)"
             )
 
     @property
@@ -109,6 +111,12 @@ class FlowSampler(BaselineSampler):
             self.model.denoiser(source, [self.options.source_prompt] * len(prompts)),
             self.model.denoiser(target, prompts),
         )
+
+    def inverted(self, source: Denoiser, x: Tensor, k: int) -> Step:
+        """x_k -> x_{k+1} by reverse Euler, told the level s of x_k."""
+        t, s = self.levels(k)
+        x = x + (t - s) * source.output(x, k, timestep=self.process.timestep(s))
+        return Step(x, "denoise", StepContext("invert_canvas", None, k, self.schedule.timesteps[k]))
 
     def sampled(self, x: Tensor, k: int, clean: Tensor) -> Step:
         """What step k of the sampling left."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from sow.metrics import Value, mean
 from sow.metrics.copying import COPYING, another_picture, copy_paste
+from sow.metrics.harmony import SEAM, seams
 from sow.metrics.pixels import Pixels, boundary_jump, condition_psnr, pixel_row
 from sow.types import Box, Sample, VisualCondition, component
 
@@ -46,19 +47,22 @@ class PeopleMetrics:
         "text_missed": "the attributes that disagree",
         "expression_follows": "the judge reads the expression that the prompt names",
         **Pixels.COLUMNS,
+        **SEAM,
     }
 
     def files(self) -> list[Path]:
-        """MTCNN's weights; the judge's lie beside its code."""
+        """MTCNN's weights; the judge's and the seam classifier's lie beside their code."""
         from sow.metrics.faces import mtcnn_files
 
         return mtcnn_files()
 
     def check(self) -> None:
-        """Raises UserError where the judge's weights are missing."""
+        """Raises UserError where the judge's or the seam classifier's weights are missing."""
         from sow.people.judge import load_judge
+        from sow.people.seam import load_seam
 
         load_judge()
+        load_seam()
 
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
         """One row a sample; numbers of several conditions are averaged, truths hold where they hold for all.
@@ -87,6 +91,8 @@ class PeopleMetrics:
         expression_follows   the expression is what the prompt names; None where it names none.
         psnr_condition       see `condition_psnr`, dB.        boundary, boundary_mask  see `boundary_jump`,
                              `outline_jump`.
+        color_gap, light_gap see `sow.metrics.harmony.color_and_light`.
+        seam                 probability of a composite, see `sow.people.seam`.
 
         Detections and readings are kept by the image (`sow.store.store.shared`).
         """
@@ -108,6 +114,7 @@ class PeopleMetrics:
         placed = readings([images[i] for i, _, _ in pairs], heads)
         others = _others([c for _, c, _ in pairs])
         references = readings([c.image for _, c, _ in pairs], [c.bounds() for _, c, _ in pairs])
+        visible = seams(samples)
         rows: list[dict[str, Value]] = []
         for i, sample in enumerate(samples):
             mine = [k for k, pair in enumerate(pairs) if pair[0] == i]
@@ -142,6 +149,7 @@ class PeopleMetrics:
                     "text_missed": ",".join(missed),
                     "expression_follows": _follows(sample.request.prompt, "expression", missed),
                     **pixel_row(sample),
+                    "seam": mean(visible[i]),
                 }
             )
         return rows

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sow.metrics import Value, mean
+from sow.metrics.harmony import AGREEMENT, canvas_mask, color_and_light, mask_in
 from sow.types import Box, Sample, VisualCondition, component
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ FLAT = 0.5  # gray levels between neighbouring pixels below which surroundings c
 
 @component("metrics")
 class Pixels:
-    """`condition_psnr` and `boundary_jump` of a sample, averaged over its conditions."""
+    """`condition_psnr`, `boundary_jump` and `color_and_light` of a sample, averaged over its conditions."""
 
     COLUMNS: ClassVar[dict[str, str]] = {
         "psnr_condition": "peak signal-to-noise ratio to the condition inside its mask, dB, at most 100",
         "boundary": "jump of luminance across the condition's box over that beside it; 1 = no seam",
         "boundary_mask": "the same along the outline of its mask, where a face has edges of its own",
+        **AGREEMENT,
     }
 
     def check(self) -> None:
@@ -41,10 +43,13 @@ class Pixels:
 def pixel_row(sample: Sample) -> dict[str, Value]:
     """The columns of `Pixels` for one sample."""
     pairs = list(zip(sample.request.conditions, sample.plan.boxes, strict=True))
+    gaps = [color_and_light(sample.image, c, box) for c, box in pairs]
     return {
         "psnr_condition": mean([condition_psnr(sample.image, c, box) for c, box in pairs]),
         "boundary": mean([boundary_jump(sample.image, box) for _, box in pairs]),
         "boundary_mask": mean([outline_jump(sample.image, c, box) for c, box in pairs]),
+        "color_gap": mean([color for color, _ in gaps]),
+        "light_gap": mean([light for _, light in gaps]),
     }
 
 
@@ -56,7 +61,7 @@ def condition_psnr(image: Image.Image, condition: VisualCondition, box: Box) -> 
     gives nan.
     """
     wanted = np.asarray(condition.image.convert("RGB").resize((box.w, box.h)), np.float64)
-    inside = _inside(condition, box)
+    inside = mask_in(condition, box)
     got = np.asarray(image.convert("RGB").crop((box.x, box.y, box.right, box.bottom)), np.float64)
     if not inside.any():
         return math.nan
@@ -97,10 +102,7 @@ def outline_jump(image: Image.Image, condition: VisualCondition, box: Box) -> fl
     on the image.
     """
     gray = np.asarray(image.convert("L"), np.float64)
-    mask = np.zeros(gray.shape, bool)
-    mask[box.y : box.bottom, box.x : box.right] = _inside(condition, box)[
-        : gray.shape[0] - box.y, : gray.shape[1] - box.x
-    ]
+    mask = canvas_mask(image, condition, box)
     across: list[NDArray[np.float64]] = []
     around: list[NDArray[np.float64]] = []
     for values, inside in ((gray, mask), (gray.T, mask.T)):
@@ -114,10 +116,3 @@ def outline_jump(image: Image.Image, condition: VisualCondition, box: Box) -> fl
     if not sum(map(len, across)):
         return None
     return float(np.concatenate(across).mean()) / max(float(np.concatenate(around).mean()), FLAT)
-
-
-def _inside(condition: VisualCondition, box: Box) -> NDArray[np.bool_]:
-    """The condition's mask (h, w) in its box, resized as the canvas was made; all of it without a mask."""
-    if condition.mask is None:
-        return np.ones((box.h, box.w), bool)
-    return np.asarray(condition.mask.convert("L").resize((box.w, box.h))) >= 128

@@ -103,8 +103,8 @@ def _bodiless(rng: np.random.Generator, donor: Figure) -> Figure | None:
                 return None
         base = blend(
             base,
-            _moved(donor.image, shift),
-            feather(_moved(body, shift), rng.uniform(0, 1.5)),
+            moved(donor.image, shift),
+            feather(moved(body, shift), rng.uniform(0, 1.5)),
         )
     base = _halo(rng, base, donor.face_shown) if rng.random() < 0.3 else base
     image = blend(base, donor.image, alpha * rng.uniform(0.85, 1.0))
@@ -149,7 +149,7 @@ def _head_alpha(rng: np.random.Generator, donor: Figure) -> tuple[NDArray[np.flo
     return feather(mask, soft), kind != "head"
 
 
-def _moved(
+def moved(
     array: NDArray,
     shift: tuple[float, float],
     scale: float = 1.0,
@@ -201,8 +201,8 @@ def _pasted(rng: np.random.Generator, donor: Figure, target: Figure) -> Figure |
     center = (x + w / 2, y + h / 2)
     shift = (cx - center[0], cy - center[1])
     alpha, bare = _head_alpha(rng, donor)
-    weight = _moved(alpha[..., 0], shift, scale, center)[..., None]
-    over = _moved(donor.image, shift, scale, center)
+    weight = moved(alpha[..., 0], shift, scale, center)[..., None]
+    over = moved(donor.image, shift, scale, center)
     base = target.image
     if rng.random() < 0.3:
         base = _halo(rng, base, face)
@@ -257,8 +257,8 @@ def doubled(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure:
         )
         at = (fx + fw / 2 + aside * fw, fy + fh / 2 + drop * fh)
     shift = (at[0] - center[0], at[1] - center[1])
-    weight = feather(_moved(mask, shift, scale, center), rng.uniform(0.5, 3))
-    image = blend(figure.image, _moved(source.image, shift, scale, center), weight * rng.uniform(0.6, 1.0))
+    weight = feather(moved(mask, shift, scale, center), rng.uniform(0.5, 3))
+    image = blend(figure.image, moved(source.image, shift, scale, center), weight * rng.uniform(0.6, 1.0))
     return replace(_with_image(figure, image), doubled=True)
 
 
@@ -292,10 +292,10 @@ def _swapped(rng: np.random.Generator, figure: Figure, other: Figure) -> Figure:
     scale = 0.5 * (fw / w + fh / h) * rng.uniform(0.92, 1.08)
     center = (x + w / 2, y + h / 2)
     shift = (fx + fw / 2 - center[0], fy + fh / 2 - center[1])
-    mask = _moved(other.face_mask.astype(np.float32), shift, scale, center)
+    mask = moved(other.face_mask.astype(np.float32), shift, scale, center)
     image = blend(
         figure.image,
-        _moved(other.image, shift, scale, center),
+        moved(other.image, shift, scale, center),
         feather(mask, rng.uniform(0, 2)),
     )
     worn = {
