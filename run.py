@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from sow.config.command_line import command_line
+from sow.config.command_line import main
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    sys.exit(main())

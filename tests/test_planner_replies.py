@@ -377,3 +377,19 @@ def test_keys_follow_what_decides_a_plan(tmp_path: Path) -> None:
         key(planner, Request((red,), "a person"), SMALL),
     ]
     assert len({base, *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        ('{"boxes": [[144, 48, 216, 216]], "reason": "face"} inside the canvas [0, 0, 512, 512].', Position,
+            {"boxes": [[144, 48, 216, 216]], "reason": "face"}),
+        ('{"regions": [[88, 256, 336, 256]], "reason": "body"}\nIt touches [144, 48, 216, 216].', Region,
+            {"regions": [[88, 256, 336, 256]], "reason": "body"}),
+        ("[[1, 2, 30, 40]]", Position, {"boxes": [[1, 2, 30, 40]], "reason": ""}),
+    ],
+)  # fmt: skip
+def test_a_list_in_the_words_around_an_object_is_no_answer(
+    text: str, answer: Any, expected: dict[str, Any]
+) -> None:
+    assert parse(text, answer) == expected

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sow.config.environment import know
 from sow.config.explain import explain
 from sow.config.help import help_text
+from sow.config.imports import put_off
 from sow.config.loader import application
 from sow.config.places import CONF, module
 from sow.config.repeat import need_own_server, words_of
@@ -39,6 +40,12 @@ OF_THE_SYSTEM = (
 )
 
 failed: list[str] = []
+
+
+def main() -> int:
+    """`command_line` in a process of its own, whose libraries import only what is needed."""
+    put_off()
+    return command_line()
 
 
 def command_line() -> int:

@@ -94,7 +94,11 @@ def _refusing(key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise Refusal(error) from error
-    except (OSError, ValueError) as error:  # a name too long, a zero byte in it
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # too long, a zero byte, ~nobody
         reason = getattr(error, "strerror", None) or error
         raise Refusal(UserError(f"the folder cannot be used: {reason} ({key}, paths.outputs)")) from error
 
@@ -114,7 +118,7 @@ def _place(config: DictConfig, kind: str) -> Path:
             raise UserError(f"{key} is empty: name a folder, or leave the key out ({key})")
     try:
         place = Path(os.path.abspath(Path(str(config.hydra[kind].dir)).expanduser()))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, ValueError, RuntimeError) as error:
         raise UserError(f"hydra.{kind}.dir: {' '.join(str(error).split())} (hydra.{kind}.dir)") from error
     here = Path.cwd()
     if place in (here, *here.parents, REPOSITORY, *REPOSITORY.parents):

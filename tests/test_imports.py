@@ -1,0 +1,42 @@
+"""Packages that the command line puts off are the same ones, later."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+from sow.config.imports import PACKAGES, PutOff, put_off
+
+put_off(), put_off()
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+waiting = {name for name in PACKAGES if isinstance(sys.modules.get(name), PutOff)}
+assert {"torch._dynamo", "diffusers.models.transformers", "transformers.loss.loss_utils"} <= waiting, waiting
+assert "torch._dynamo.eval_frame" not in sys.modules
+seen = sys.modules["torch._dynamo"]
+
+double = torch.compile(lambda x: 2 * x, backend="eager")
+assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
+assert sys.modules["torch._dynamo"] is seen is torch._dynamo and not isinstance(seen, PutOff)
+from diffusers.models.attention import BasicTransformerBlock
+from torch._dynamo.trace_rules import is_callable_allowed
+assert is_callable_allowed(BasicTransformerBlock)
+
+from diffusers.models.transformers import PixArtTransformer2DModel
+import diffusers
+assert diffusers.PixArtTransformer2DModel is PixArtTransformer2DModel
+import scipy.stats
+assert abs(scipy.stats.norm.cdf(0.0) - 0.5) < 1e-12
+from transformers.modeling_utils import LOSS_MAPPING
+assert callable(LOSS_MAPPING["ForCausalLM"]) and len(LOSS_MAPPING) > 10 and "nothing" not in LOSS_MAPPING
+print("fine")
+"""
+
+
+def test_what_is_put_off_is_there_when_asked_for() -> None:
+    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout == "fine\n", result.stderr[-2000:]
