@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import sys
 
-from sow.config.command_line import main
+from sow.config.command_line import command_line
+from sow.config.imports import put_off
 
 if __name__ == "__main__":
-    sys.exit(main())
+    put_off()
+    sys.exit(command_line())

@@ -1,7 +1,7 @@
 """What the libraries import long before it is needed, put off until it is: a third of a model's loading time.
 
-diffusers imports all of its transformers and autoencoders for one class, torch's compiler for one decorator,
-and scipy's distributions for one scheduler; transformers imports the losses of every model. The packages named
+diffusers imports all of its transformers and autoencoders for one class, torch's compiler for a decorator and
+scipy's distributions for one scheduler; transformers imports the losses of every model. The packages named
 here are executed at the first name that is asked of them; until then their submodules are imported alone.
 Nothing else about them changes. Only the command line does this: a program that imports `sow` keeps its
 libraries as they are.
@@ -108,7 +108,7 @@ def _mark(name: str) -> Callable[[Any], Any]:
 
 
 def _disable(seen: Any = None, recursive: bool = True, **words: Any) -> Any:
-    """torch's decorator of what the compiler shall leave out, applied at the first call after that is loaded."""
+    """torch's decorator of what the compiler shall leave out, applied once that is loaded."""
     if seen is None:
         return functools.partial(_disable, recursive=recursive, **words)
 

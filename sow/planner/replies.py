@@ -81,8 +81,8 @@ def parse(text: str, answer: type[BaseModel]) -> dict[str, Any]:
     """The fields of `answer` from a reply, boxes still as the model wrote them; raises BadReply.
 
     Thoughts in `<think>`, code fences and words around the JSON, near-synonyms of a field, a bare list of
-    boxes and a single flat box are understood; of several objects the last one that is an answer counts, and a bare
-    list, which may as well be a box that the words speak of, only where there is none.
+    boxes and a single flat box are understood; of several objects the last one that is an answer counts, and
+    a bare list, which may as well be a box that the words speak of, only where there is none.
     """
     objects, problem = _objects(text)
     for found in sorted(reversed(objects), key=lambda one: not isinstance(one, dict)):
