@@ -7,9 +7,9 @@ import copy
 
 import pytest
 import torch
-from small_baselines import config, latents, plan, prepared, request
+from small_baselines import config, latents, prepared, request
 from small_transformers import saved
-from test_rectified import as_flow, draws, grid, velocity
+from test_rectified import as_flow, batch_is_singles, draws, grid, velocity
 from test_sampler import moved
 
 from sow import build, compose
@@ -223,11 +223,7 @@ def test_without_their_strength_they_sample_plainly(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_equals_its_singles(method: str) -> None:
-    made = flow_sampler(method)
-    both = made.generate([request(0), request(1)], plans=[plan(0), plan(1)])
-    for i in (0, 1):
-        assert moved(both[i].latents, latents(made, i)) < 1e-6
-    assert sum(row["event"] == "denoise" for row in both[0].trace) == made.denoising_steps()
+    batch_is_singles(flow_sampler(method))
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "prx", "z_image"])

@@ -118,13 +118,17 @@ def test_at_full_strength_the_canvas_comes_back() -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["flowedit", "rf_inversion"])
-def test_a_batch_equals_its_singles(method: str) -> None:
-    made = flow_sampler(method)
+def batch_is_singles(made) -> None:
+    """A batch of two gives what each gives alone, in as many steps as are counted."""
     both = made.generate([request(0), request(1)], plans=[plan(0), plan(1)])
     for i in (0, 1):
         assert moved(both[i].latents, latents(made, i)) < 1e-6
     assert sum(row["event"] == "denoise" for row in both[0].trace) == made.denoising_steps()
+
+
+@pytest.mark.parametrize("method", ["flowedit", "rf_inversion"])
+def test_a_batch_equals_its_singles(method: str) -> None:
+    batch_is_singles(flow_sampler(method))
 
 
 @pytest.mark.parametrize(

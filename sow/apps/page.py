@@ -209,7 +209,7 @@ def _gallery(done: dict[str, Path]) -> list[tuple[Image.Image, str]]:
 
 
 def _table(done: dict[str, Path]) -> str:
-    """The rows' numbers as Markdown, a column a row."""
+    """The rows' numbers as Markdown, one column per row."""
     found = {row: json.loads((folder / "metrics.json").read_text()) for row, folder in done.items()}
     names = dict.fromkeys(n for one in found.values() for n, v in one.items() if isinstance(v, int | float))
     names.pop("seed", None)
