@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import io
 import json
 import queue
@@ -32,6 +31,7 @@ from sow.planner.base import legal_related, on_canvas, or_surround, parse_boxes
 from sow.report import PHASES
 from sow.runs.records import RunFolder
 from sow.store.files import atomic_write
+from sow.store.fingerprint import sha256
 from sow.types import Box, Canvas, Plan, Request, Step, VisualCondition
 
 FULL = "full"
@@ -294,7 +294,7 @@ def _written(plan: Plan, outputs: Path) -> Path:
 
 
 def _by_content(outputs: Path, data: bytes, kind: str) -> Path:
-    target = (outputs / "demo" / f"{hashlib.sha256(data).hexdigest()[:16]}{kind}").absolute()
+    target = (outputs / "demo" / f"{sha256(data)[:16]}{kind}").absolute()
     if not target.is_file():
         with atomic_write(target) as part:
             part.write_bytes(data)
