@@ -33,7 +33,7 @@ from . import find_phases_figure as picture
 from .core.fields import Count, Inside, Resamples, Share
 from .core.finding import Finding, markdown_table
 from .core.groups import evenly, generate_groups
-from .core.laid import Laid, Slopes, laid
+from .core.laid import Laid, Slopes, agreement, laid
 from .core.recompose import with_words
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class FindPhases:
         default = {"t1": t1, "t2": t2, "cycles": config.cycle.cycles}
         headline = {
             "measures": {one.name: one.found() for one in lines},
+            "agreement": {one.name: {two.name: one.overlap(two) for two in lines} for one in lines},
             "default": default,
             "suggested": asdict(new),
             "overrides": " ".join(new.words),
@@ -135,6 +136,7 @@ class FindPhases:
             picture.paint(lines, axis, default, new, samples),
             {
                 NAME: [row for one in lines for row in one.rows()],
+                f"{NAME}_agreement": agreement(lines),
                 **({f"{NAME}_groups": rows} if rows else {}),
             },
             shown(table) or [{"t1": new.t1, "t2": new.t2, "cycles": new.cycles}],
@@ -209,6 +211,8 @@ class FindPhases:
             f"Between which noise levels each measure sees things decided, with {self.level:.0%} bootstrap "
             "intervals, and the share of the paper's 700 to 500 (of Stable Diffusion, at equal log SNR) that "
             f"lies in it.\n\n{markdown_table([one.line(axis) for one in lines])}\n"
+            "How far two windows agree: the length in log SNR that they share, over the length that they cover "
+            f"together.\n\n{markdown_table(agreement(lines))}\n"
             f"Suggested by the rule (t2 at the median noisy end, t1 at the median clean end, t3 down to the "
             f"last clean end): `{' '.join(suggestion.words)}`; default: t1 {default['t1']}, t2 "
             f"{default['t2']}, {default['cycles']} cycles."

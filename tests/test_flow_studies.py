@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from experiments.core.laid import Slopes, of_paper
+from experiments.core.laid import Laid, Slopes, of_paper
 from sow.dynamics.axis import Axis
 from sow.method.diffusion import Schedule
 from sow.models.tiny import SCHEDULER
@@ -144,6 +144,21 @@ def test_find_phases_from_tables(command_line, run_folders, tmp_path: Path) -> N
     rows = list(dict.fromkeys(groups.row))
     assert rows[:2] == ["default", "suggested"] and rows[2].startswith("random ") and len(rows) == 3
     assert Image.open(folder / "find_phases.png").width > 500
+    agreed = pd.read_parquet(folder / "find_phases_agreement.parquet").set_index("study")
+    assert np.allclose(np.diag(agreed), 1) and np.allclose(agreed, agreed.T)
+    assert agreed.loc["text sensitivity", "diffusion in diffusion"] == pytest.approx(1)
+    assert "| entropy rate |" in (folder / "find_phases.md").read_text()
+
+
+def test_two_windows_agree_as_far_as_they_overlap() -> None:
+    def window(first: float, last: float) -> Laid:
+        ends = {"from": {"value": first}, "to": {"value": last}}
+        return Laid("u_turn", np.zeros(1), np.zeros(1), ends)
+
+    one = window(-4.0, 0.0)
+    found = [one.overlap(window(*ends)) for ends in ((-4.0, 0.0), (-2.0, 2.0), (-1.0, 0.0), (1.0, 2.0))]
+    assert found == pytest.approx([1, 2 / 6, 1 / 4, 0])
+    assert np.isnan(one.overlap(window(2.0, 1.0)))
 
 
 def test_find_phases_runs_its_studies(command_line, run_folders) -> None:

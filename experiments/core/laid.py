@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,15 @@ class Laid:
         (first, last), (noisy, clean) = self.ends, paper_window()
         return max(0.0, min(last, clean) - max(first, noisy)) / (clean - noisy) if first < last else math.nan
 
+    def overlap(self, other: Laid) -> float:
+        """Length of what two windows share over the length of what they cover together, 0 to 1; nan where
+        one is missing."""
+        (first, last), (begin, end) = self.ends, other.ends
+        if not (first < last and begin < end):
+            return math.nan
+        shared = max(0.0, min(last, end) - max(first, begin))
+        return shared / (last - first + end - begin - shared)
+
     def found(self) -> dict[str, Any]:
         """Its numbers."""
         return {**self.window, "of_paper": self.shared()}
@@ -101,6 +110,15 @@ class Laid:
             "timesteps": steps,
             "of 700 to 500": f"{self.shared():.0%}" if first < last else "-",
         }
+
+
+def agreement(lines: Sequence[Laid]) -> list[dict[str, Any]]:
+    """A row per study, a column per study: how far their windows agree (`Laid.overlap`)."""
+    titles = [one.name.replace("_", " ") for one in lines]
+    return [
+        {"study": title, **{other: one.overlap(two) for other, two in zip(titles, lines, strict=True)}}
+        for title, one in zip(titles, lines, strict=True)
+    ]
 
 
 def laid(name: str, folder: Path, axis: Axis, how: Slopes, resampling: Resampling) -> Laid:
