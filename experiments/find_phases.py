@@ -211,7 +211,7 @@ class FindPhases:
             f"Between which noise levels each measure sees things decided, with {self.level:.0%} bootstrap "
             "intervals, and the share of the paper's 700 to 500 (of Stable Diffusion, at equal log SNR) that "
             f"lies in it.\n\n{markdown_table([one.line(axis) for one in lines])}\n"
-            "How far two windows agree: the length in log SNR that they share, over the length that they cover "
+            "How far two windows agree: the length in log SNR that they share, over what they cover "
             f"together.\n\n{markdown_table(agreement(lines))}\n"
             f"Suggested by the rule (t2 at the median noisy end, t1 at the median clean end, t3 down to the "
             f"last clean end): `{' '.join(suggestion.words)}`; default: t1 {default['t1']}, t2 "

@@ -24,7 +24,7 @@ from sow.method import noise
 METHODS = ["kv_edit", "personalize_anything"]
 SHORT = {
     "kv_edit": ["method.skip=1", "method.target_guidance=4"],
-    "personalize_anything": ["method.tau=0.5"],
+    "personalize_anything": ["method.concatenate=true", "method.window=3"],
 }
 PLAIN = {
     "kv_edit": ["method.skip=0", "method.reinitialize=true", "method.until=0"],
@@ -237,7 +237,7 @@ def test_transformers_keep_and_replace_too(name, tmp_path) -> None:
         settings = compose(
             [
                 *("model=local", folder, "calibration=flow", "inversion=flow", "model.device=cpu", *words),
-                *(f"method={method}", "method.num_inference_steps=3", *SHORT[method][:1]),
+                *(f"method={method}", "method.num_inference_steps=3", *SHORT[method]),
                 *(flux if name == "flux" else ["method.source_guidance=1"]),
             ]
         )

@@ -15,8 +15,8 @@ Patch perturbation P shuffles X_r within windows of `window` x `window` tokens i
 Reference and target lie at the same place of the canvas here, so that a token's position in the rotary
 embedding stays what it was; the authors move it with the token. Queries, keys and values are made of a token
 alone, and so replacing those is replacing it. The authors' mask augmentation by 5 pixels, which is less than
-a token, is left out. The equations follow the paper and its authors' published code; the paper's own
-numbering could not be looked up.
+a token, is left out. The settings are those of the authors' published demonstration of in- and outpainting,
+which neither shuffles nor reads beside; the paper's numbering of equations could not be looked up.
 """
 
 from __future__ import annotations
