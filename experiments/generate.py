@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sow import report
 from sow.types import component
 
 from .core.fields import Count
-from .core.samples import mean, numbers, write_sample
+from .core.samples import mean, numbers, write_numbers, write_pictures
 
 if TYPE_CHECKING:
     from .core.study import StudyContext
@@ -22,31 +22,33 @@ class Generate:
     images: Count
 
     def run(self, context: StudyContext) -> None:
-        """Generate, measure, write, print."""
+        """Generate, write, measure, write, print."""
         folder = context.folder
-        tracked_rows: list[Any] = []
-        pictures: dict[Any, Any] = {}
         requests = context.requests(self.images)
         context.metrics.check()
         samples = context.generate(context.sampler(), requests, snapshots=True)
+        places = [f"{i:03d}/" if len(samples) > 1 else "" for i in range(len(samples))]
+        with context.timed("write"):  # before they are measured: a look takes no numbers
+            written = [write_pictures(folder, s, place) for s, place in zip(samples, places, strict=True)]
+        larger = "" if samples[0].view is samples[0].image else " (larger: view.png beside it)"
+        context.console.print(f"image: {written[0]['image']}{larger}")
         rows = [numbers(s, m) for s, m in zip(samples, context.measure(samples), strict=True)]
         summary = mean(rows)
         with context.timed("write"):
-            for i, (sample, row) in enumerate(zip(samples, rows, strict=True)):
-                place = f"{i:03d}/" if len(samples) > 1 else ""
-                written = write_sample(folder, sample, row, place)
-                pictures |= {f"{place}{name}": path for name, path in written.items()}
-                tracked_rows.append({"image": written["image"], "plan": written["canvas"], **row})
+            for sample, row, place in zip(samples, rows, places, strict=True):
+                write_numbers(folder, sample, row, place)
             if len(samples) > 1:
                 folder.save_json("metrics.json", {**summary, "each": rows})
         with context.timed("tracker"):
             tracked = context.tracked
             if len(samples) == 1:
                 tracked.history(samples[0].trace)
-            tracked.images(pictures)
-            tracked.table("samples", tracked_rows)
+            pairs = list(zip(places, written, strict=True))
+            tracked.images({f"{place}{n}": path for place, paths in pairs for n, path in paths.items()})
+            tracked.table(
+                "samples",
+                [{"image": p["image"], "plan": p["canvas"], **r} for p, r in zip(written, rows, strict=True)],
+            )
             tracked.summary(summary)
         if context.group is None:  # a sweep shows its jobs in one table
             context.console.print(report.table(summary, context.seconds))
-        larger = "" if samples[0].view is samples[0].image else " (larger: view.png beside it)"
-        context.console.print(f"image: {pictures[next(iter(pictures))]}{larger}")

@@ -11,7 +11,7 @@ from sow.report import blocks, figures
 from sow.types import component
 
 from .core.fields import Count
-from .core.samples import mean, numbers, write_sample
+from .core.samples import mean, numbers, write_numbers, write_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,9 @@ class Showcase:
         samples = context.generate(context.sampler(), requests, snapshots=True)
         rows = [numbers(s, m) for s, m in zip(samples, context.measure(samples), strict=True)]
         for sample, row in zip(samples, rows, strict=True):
-            write_sample(context.folder, sample, row, f"seed_{sample.request.seed}/")
+            place = f"seed_{sample.request.seed}/"
+            write_pictures(context.folder, sample, place)
+            write_numbers(context.folder, sample, row, place)
         context.folder.save_json("metrics.json", {**mean(rows), "each": rows})
         figure = figures.save(context.folder, "showcase", figure_of(samples, rows))
         context.folder.save_bytes("showcase.md", markdown(rows).encode())

@@ -185,10 +185,11 @@ def test_a_failing_run_is_tracked_as_failed_and_not_complete(
     def broken(*arguments: object) -> None:
         raise UserError("latents are not finite")
 
-    monkeypatch.setattr(generate, "write_sample", broken)
+    monkeypatch.setattr(generate, "write_numbers", broken)
     result = command_line(*SHORT, "tracker=wandb")
-    assert one_error(result) == "error: latents are not finite"
     (folder,) = run_folders()
+    told = f"error: latents are not finite; what was finished stays in {folder}, no complete run"
+    assert one_error(result) == told and (folder / "image.png").is_file() and "image: " in result.out
     assert not (folder / "manifest.json").exists()
     assert [r.exit.exit_code for r in records_of(folder) if r.WhichOneof("record_type") == "exit"] == [1]
 

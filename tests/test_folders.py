@@ -4,8 +4,10 @@ and nothing that a job did not write is removed."""
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,6 +323,99 @@ def test_a_disk_that_takes_no_more_is_one_line(
     (line,) = failed.err.strip().splitlines()
     assert line.startswith("error: cannot write") and name in line
     assert not list(outputs.rglob(MANIFEST)) and not list(outputs.rglob("*.part"))
+
+
+# A finished run whose files are not those that it wrote is none. A row: what happens to the folder.
+
+HURT: dict[str, Callable[[Path], object]] = {
+    "the file is gone": lambda folder: (folder / "metrics.json").unlink(),
+    "the file is empty": lambda folder: (folder / "metrics.json").write_bytes(b""),
+    "one bit has flipped": lambda folder: (folder / "metrics.json").write_bytes(b'{"seed": 1}\n'),
+    "the file is a folder": lambda folder: (
+        (folder / "metrics.json").unlink(),
+        (folder / "metrics.json").mkdir(),
+    ),
+    "the link leads nowhere": lambda folder: (
+        (folder / "metrics.json").unlink(),
+        (folder / "metrics.json").symlink_to("nowhere"),
+    ),
+    "of a run before digests were kept": lambda folder: (
+        (folder / MANIFEST).write_text(
+            json.dumps({k: v for k, v in records.read_manifest(folder / MANIFEST).items() if k != "digests"})
+        ),
+        (folder / "metrics.json").unlink(),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HURT)
+def test_a_finished_run_that_is_not_whole_is_made_again(
+    command_line: Call, outputs: Path, quick: list[int], what: str
+) -> None:
+    assert command_line(DEBUG).status == 0
+    assert "done before" in command_line(DEBUG).out and len(quick) == 1
+    (folder,) = {p.parent for p in outputs.rglob(MANIFEST) if not p.parent.is_symlink()}
+    HURT[what](folder)
+    again = command_line(DEBUG)
+    assert again.status == 0 and "done before" not in again.out and len(quick) == 2
+    assert "metrics.json" in again.out and "made again" in again.out
+    assert "done before" in command_line(DEBUG).out and len(quick) == 2
+
+
+def test_what_is_beside_a_finished_runs_files_is_no_harm(command_line: Call, outputs: Path) -> None:
+    assert command_line(DEBUG).status == 0
+    (folder,) = {p.parent for p in outputs.rglob(MANIFEST) if not p.parent.is_symlink()}
+    (folder / "notes.txt").write_text("mine")
+    assert "done before" in command_line(DEBUG).out
+
+
+# Whoever listens goes away, and the run goes on. A row: what the stream answers, and what is told of it.
+
+
+class Deaf(io.StringIO):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def flush(self) -> None:
+        self.write("")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "told"),
+    [(errno.EPIPE, 0, ""), (errno.ENOSPC, 1, "No space left"), (errno.EIO, 1, "Input/output")],
+    ids=["pipe", "full", "broken"],
+)
+@pytest.mark.parametrize("words", [(DEBUG,), ("-m", DEBUG, "seed=1,2")], ids=["run", "sweep"])
+def test_words_that_cannot_be_printed_lose_no_run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outputs: Path,
+    words: tuple[str, ...],
+    number: int,
+    status: int,
+    told: str,
+) -> None:
+    import run
+
+    monkeypatch.setattr(sys, "argv", ["run.py", *words, f"paths.outputs={outputs}"])
+    monkeypatch.setattr(sys, "stdout", Deaf(number))
+    assert run.command_line() == status
+    err = capsys.readouterr().err
+    assert told in err and err.count("error:") == status
+    found = {p.parent for p in outputs.rglob(MANIFEST) if not p.parent.is_symlink()}
+    assert len(found) == (2 if "-m" in words else 1)
+
+
+def test_errors_that_cannot_be_printed_lose_no_run(monkeypatch: pytest.MonkeyPatch, outputs: Path) -> None:
+    import run
+
+    monkeypatch.setattr(sys, "argv", ["run.py", DEBUG, f"paths.outputs={outputs}"])
+    monkeypatch.setattr(sys, "stderr", Deaf(errno.EPIPE))
+    assert run.command_line() == 0 and list(outputs.rglob(MANIFEST))
 
 
 # Manifests and the index in a wrong shape.

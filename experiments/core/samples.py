@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from sow.types import Sample
 
 
-def write_sample(
-    folder: RunFolder, sample: Sample, row: Mapping[str, Any], place: str = ""
-) -> dict[str, Path]:
-    """One sample's files; returns its pictures' paths by name, the image first.
+def write_pictures(folder: RunFolder, sample: Sample, place: str = "") -> dict[str, Path]:
+    """One sample's pictures; returns their paths by name, the image first.
 
     A small image has a `view.png` beside it, enlarged for eyes: no picture of its own, so none of those.
     """
@@ -31,10 +29,14 @@ def write_sample(
         folder.save_image(f"{place}view.png", sample.view)
     if sample.snapshots:
         pictures["cycles"] = folder.save_image(f"{place}cycles.png", report.strip(sample.snapshots))
+    return pictures
+
+
+def write_numbers(folder: RunFolder, sample: Sample, row: Mapping[str, Any], place: str = "") -> None:
+    """One sample's plan, metrics and trace."""
     folder.save_json(f"{place}plan.json", sample.plan.to_dict())
     folder.save_json(f"{place}metrics.json", row)
     folder.save_table(f"{place}trace.parquet", sample.trace)
-    return pictures
 
 
 def numbers(sample: Sample, measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sow import report
+from sow.errors import UserError
 from sow.report import blocks
 from sow.runs import folders, records
 from sow.runs.console import printer
@@ -210,6 +211,10 @@ def run_job(
         config.study.run(context)
         records.complete(context.folder, outputs, key, manifest(context, started))
         exit_code = 0
+    except UserError as error:
+        if context.folder.saved:
+            raise UserError(f"{error}; what was finished stays in {folder}, no complete run") from error
+        raise
     finally:
         if "tracked" in vars(context):
             context.tracked.finish(exit_code)

@@ -30,6 +30,7 @@ from sow.config.imports import put_off
 from sow.config.loader import application
 from sow.config.places import CONF, module
 from sow.config.repeat import need_own_server, words_of
+from sow.config.streams import lasting, unheard
 from sow.errors import Refusal, UserError
 from sow.store.secrets import redact, redact_file, redact_logs
 
@@ -57,6 +58,15 @@ def command_line() -> int:
     redact_logs()
     logging.raiseExceptions = False  # a log on a full disk prints no traceback a line
     sys.excepthook = _traceback
+    with lasting() as out:
+        status = _status(arguments)
+        out.flush()
+        if words := unheard(out):
+            print(f"error: {words}", file=sys.stderr)
+    return 1 if words else status
+
+
+def _status(arguments: list[str]) -> int:
     try:
         if arguments == ["doctor"]:
             return int(module("experiments.doctor").doctor())

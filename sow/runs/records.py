@@ -23,7 +23,7 @@ from sow.errors import UserError
 from sow.store import inputs
 from sow.store.code import code_digests
 from sow.store.files import atomic_write
-from sow.store.fingerprint import fingerprint
+from sow.store.fingerprint import fingerprint, sha256, sha256_of_file
 from sow.store.secrets import redact
 
 if TYPE_CHECKING:
@@ -56,11 +56,13 @@ class RunFolder:
     """One run's folder; every file appears whole or not at all.
 
     `about` is what its images say of themselves: `words` of the command line and the run's `key`, in the text
-    chunk "sow" of a PNG, from which `sow --from image.png` repeats the run.
+    chunk "sow" of a PNG, from which `sow --from image.png` repeats the run. `saved` has the SHA-256 of what
+    was written, by which a finished run is known to be whole.
     """
 
     path: Path
     about: Mapping[str, Any] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict, compare=False)
 
     def save_bytes(self, name: str, data: bytes) -> Path:
         """Write `data` to a temporary name, then rename; raises UserError where the disk does not take it."""
@@ -74,6 +76,7 @@ class RunFolder:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror or error} (paths.outputs)") from error
+        self.saved[name] = sha256(data)
         return target
 
     def save_image(self, name: str, image: Image.Image) -> Path:
@@ -206,14 +209,38 @@ def find(outputs: Path, key: str) -> Path | None:
     """The folder of the complete run with this key, None when there is none (any more)."""
     try:
         folder = outputs / (outputs / ".index" / key).read_text(encoding="utf-8").strip()
-        return folder if RunFolder(folder).manifest().get("key") == key else None
+        manifest = RunFolder(folder).manifest()
     except (OSError, ValueError, UserError):
         return None
+    if manifest.get("key") != key:
+        return None
+    if hurt := damaged(folder, manifest):
+        log.warning("%s is not whole any more (%s): it is made again", folder, hurt)
+        return None
+    return folder
+
+
+def damaged(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """The first file of a complete run that is gone or not what the run wrote; "" where all are there.
+
+    A manifest of before files were recorded with their SHA-256 names them only.
+    """
+    whole = manifest.get("digests")
+    names = whole if isinstance(whole, dict) else dict.fromkeys(manifest.get("files") or ())
+    for name, digest in names.items():
+        try:
+            if digest not in (None, sha256_of_file(folder / name)):
+                return f"{name} has changed"
+            if not (folder / name).is_file():
+                return f"{name} is gone"
+        except OSError:
+            return f"{name} is gone"
+    return ""
 
 
 def complete(folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, then the index entry: after this the run is done."""
-    folder.save_json(MANIFEST, {**manifest, "key": key})
+    folder.save_json(MANIFEST, {**manifest, "digests": dict(folder.saved), "key": key})
     where = os.path.relpath(folder.path.resolve(), outputs.resolve())
     try:
         RunFolder(outputs / ".index").save_bytes(key, f"{where}\n".encode())
