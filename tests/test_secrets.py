@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Result
 
 from sow.config.command_line import _traceback
@@ -260,6 +261,20 @@ def test_what_the_environment_gave_is_used_and_told_nowhere(
     assert value in str(config.values[group][name]) and str(getattr(getattr(config, group), name))
     assert config.resolved[group][name] == "***"
     assert value not in str(config.resolved[group]) and value not in str(config.overrides)
+
+
+@pytest.mark.parametrize(("word", "value", "key"), FROM_ENVIRONMENT)
+@pytest.mark.parametrize("flags", [("--resolve",), ("--resolve", "--package", "{group}")], ids=len)
+def test_a_resolved_configuration_shows_nothing_of_the_environment(
+    command_line, word: str, value: str, key: str, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", value)
+    group, name = key.split(".")
+    shown = command_line("--cfg", "job", *(f.format(group=group) for f in flags), "model=tiny", word)
+    assert shown.status == 0 and "outputs" in shown.out or len(flags) > 1
+    settings = yaml.safe_load(shown.out)
+    assert settings.get(group, settings)[name] == "***"
+    assert (shown.out.startswith("# @package") or len(flags) == 1) and "***" in shown.out
 
 
 def test_what_the_environment_gave_makes_another_run(monkeypatch: pytest.MonkeyPatch) -> None:

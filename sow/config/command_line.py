@@ -11,7 +11,8 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -23,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.config.environment import know
+from sow.config.environment import know, printed_without_environment
 from sow.config.explain import explain
 from sow.config.help import help_text
 from sow.config.imports import put_off
@@ -157,14 +158,20 @@ def _do(arguments: Sequence[str]) -> None:
     }
     for flag, printed in show.items():
         if getattr(flags, flag):
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                printed()
-            print(redact(out.getvalue()), end="")
+            text = printed_without_environment(partial(_said, printed)) if flags.resolve else _said(printed)
+            print(redact(text), end="")
             return
     if flags.multirun or "hydra.mode=MULTIRUN" in words:
         hydra.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
     else:
         hydra.run(name, job, words)
+
+
+def _said(printing: Callable[[], object]) -> str:
+    """What is printed to standard output."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        printing()
+    return out.getvalue()
 
 
 def _told(error: OSError | MemoryError) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
@@ -50,6 +51,17 @@ def without_environment(values: Any, resolve: Callable[[], Any]) -> Any:
         with _reading(stand_in):
             values = _where_equal(values, resolve())
     return values
+
+
+def printed_without_environment(printed: Callable[[], str]) -> str:
+    """A configuration as YAML with "***" for what the environment gave; `printed` makes the text anew."""
+    text = printed()
+    values = yaml.safe_load(text)
+    hidden = without_environment(values, lambda: yaml.safe_load(printed()))
+    if hidden == values:
+        return text
+    head = [line for line in text.splitlines(keepends=True) if line.startswith("# @package")]
+    return "".join(head) + OmegaConf.to_yaml(OmegaConf.create(hidden))
 
 
 def unhidden(text: str) -> str | None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sow.errors import UserError
 from sow.runs.wandb_sync import Uploads
-from sow.store.secrets import redact
+from sow.store.secrets import HIDDEN, redact
 from sow.types import Bound, component
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ class Wandb:
             mode = "online" if logged_in() else "offline"
         if mode == "disabled":
             return Silent()
+        for name in ("project", "entity"):
+            if job.config.resolved["tracker"].get(name) == HIDDEN:
+                log.warning("W&B's own files and pages name what the environment gives (tracker.%s)", name)
         try:
             earlier = forget_unfinished(job.folder)
             uploads = None
