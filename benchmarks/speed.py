@@ -92,25 +92,25 @@ def measurements(chosen: argparse.Namespace) -> dict[str, Callable[[], Row | lis
 def table(rows: Sequence[Row]) -> Table:
     """The rows for a terminal."""
     out = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("", "median", "quartiles", "expected", "met", "peak MiB", "work"):
+    for name in ("", "median", "95 %", "quartiles", "expected", "met", "peak MiB", "work"):
         out.add_column(name)
     for r in rows:
-        name, median, quartiles, aim, peak, work = cells(r)
+        name, median, ends, quartiles, aim, peak, work = cells(r)
         met = {True: "yes", False: "NO", None: ""}[r.met]
-        out.add_row(name, median, quartiles, aim or "report", met, peak, work)
+        out.add_row(name, median, ends, quartiles, aim or "report", met, peak, work)
     return out
 
 
 def markdown(chosen: argparse.Namespace, rows: Sequence[Row]) -> str:
     """The rows for docs/speed.md, and what they were measured on."""
     lines = [
-        "| ratio | median | quartiles | aim | peak MiB | work |",
-        "| --- | ---: | ---: | --- | --- | --- |",
+        "| ratio | median | 95 % | quartiles | aim | peak MiB | work |",
+        "| --- | ---: | ---: | ---: | --- | --- | --- |",
     ]
     for r in rows:
-        name, median, quartiles, aim, peak, work = cells(r)
+        name, median, ends, quartiles, aim, peak, work = cells(r)
         met = {True: " met", False: " missed", None: ""}[r.met]
-        lines.append(f"| {name} | {median} | {quartiles} | {aim}{met} | {peak} | {work} |")
+        lines.append(f"| {name} | {median} | {ends} | {quartiles} | {aim}{met} | {peak} | {work} |")
     return "\n".join([*lines, "", f"Here: {conditions(chosen)}."])
 
 
@@ -145,8 +145,8 @@ def first_cell(line: str) -> str:
     return "" if name in ("ratio", "---") else name
 
 
-def cells(r: Row) -> tuple[str, str, str, str, str, str]:
-    """Name, median, quartiles, aim (empty where the row is only reported), peak memory and work, in words.
+def cells(r: Row) -> tuple[str, str, str, str, str, str, str]:
+    """Name, median, its 95 % interval, quartiles, aim (empty where the row is only reported), peak memory and work, in words.
 
     Numbers have a fourth digit, so that a value beside its aim is not rounded onto it.
     """
@@ -155,6 +155,7 @@ def cells(r: Row) -> tuple[str, str, str, str, str, str]:
     return (
         r.name,
         f"{median:.4g} {r.unit}".strip(),
+        "" if r.interval is None else f"{r.interval[0]:.4g} to {r.interval[1]:.4g}",
         f"{low:.4g} to {high:.4g} {r.unit}".strip(),
         aim,
         ", ".join(f"{n} {m:.0f}" for n, m in r.peak_mib.items()),

@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.timing import Timed, ratio
+from benchmarks.timing import Timed, interval, ratio
 from sow.attention.modulator import Modulator
 from sow.attention.processor import SelfAttentionProcessor, modulated, self_attention
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `value` (median, first and third quartile), `expected` at most,
-    or at least, None = report."""
+    """One line of the table: `value` (median, first and third quartile), `interval` of the median (95 %),
+    `expected` at most, or at least, None = report."""
 
     name: str
     value: tuple[float, float, float]
@@ -29,6 +29,7 @@ class Row:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_mib: Mapping[str, float] = field(default_factory=dict)
     work: str = ""
+    interval: tuple[float, float] | None = None
 
     @property
     def met(self) -> bool | None:
@@ -42,10 +43,11 @@ def row(
     name: str, timed: Mapping[str, Timed], over: str, under: str, work: str, scale: float = 1.0, **expected
 ) -> Row:
     """The ratio of two contestants; `scale` times it where a contestant does several units of work."""
-    value = ratio(timed[over], timed[under])
+    value, ends = ratio(timed[over], timed[under]), interval(timed[over], timed[under])
     return Row(
         name,
         (value[0] * scale, value[1] * scale, value[2] * scale),
+        interval=(ends[0] * scale, ends[1] * scale),
         seconds={n: t.median for n, t in timed.items()},
         peak_mib={n: round(t.peak_mib, 1) for n, t in timed.items()},
         work=work,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import growth, models, ratios, speed, work
 from benchmarks.attention import calls
-from benchmarks.timing import Timed, interleaved, quartiles, ratio
+from benchmarks.timing import Timed, interleaved, interval, quartiles, ratio
 from sow.attention.processor import SelfAttentionProcessor, self_attention
 from sow.models.backbone import Backbone
 from sow.report import blocks
@@ -185,3 +186,12 @@ def test_each_axis_of_growth_runs_and_is_drawn(sampler, tmp_path):
     assert (tmp_path / "growth.png").stat().st_size > 10_000
     assert len(growth.markdown(found, 1).splitlines()) == 2 + 4 + 2
     assert len(growth.many(8).conditions) == len({c.box for c in growth.many(8).conditions}) == 8
+
+
+def test_the_interval_of_a_median_covers_it() -> None:
+    g = np.random.default_rng(0)
+    one = Timed((1.0,) * 25, 0.0)
+    found = [interval(Timed(tuple(g.exponential(size=25)), 0.0), one) for _ in range(2000)]
+    inside = np.mean([low <= np.log(2) <= high for low, high in found])
+    assert 0.95 <= inside < 0.98
+    assert interval(Timed((3.0, 1.0, 2.0), 0.0), Timed((1.0,) * 3, 0.0)) == (1.0, 3.0)
