@@ -146,7 +146,8 @@ def first_cell(line: str) -> str:
 
 
 def cells(r: Row) -> tuple[str, str, str, str, str, str, str]:
-    """Name, median, its 95 % interval, quartiles, aim (empty where the row is only reported), peak memory and work, in words.
+    """Name, median, its 95 % interval, quartiles, aim (empty where the row is only reported), peak memory
+    and work, in words.
 
     Numbers have a fourth digit, so that a value beside its aim is not rounded onto it.
     """
