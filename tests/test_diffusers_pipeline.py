@@ -121,8 +121,7 @@ def test_a_lora_that_diffusers_loads_is_that_of_the_command_line(
     plain = own(PROMPT, cutout, generator=seeded(7), output_type="latent").images
     own.load_lora_weights(file)
     ours = own(PROMPT, cutout, generator=seeded(7), output_type="latent").images
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    assert (ours - plain).abs().max() > 1e-2
+    assert (ours - theirs).norm() < 0.01 * (ours - plain).norm()  # by the rounding of W + B A alone
 
 
 def test_what_it_returns_and_shows(pipe: Any, cutout: Image.Image) -> None:

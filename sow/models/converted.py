@@ -15,7 +15,6 @@ from sow.models.loading import fill, need_floats, need_whole
 from sow.models.single_file import CLIP, LEFT_OVER, OPEN_CLIP, UNET, VAE, Layout
 from sow.models.stable_diffusion import fit_together
 from sow.models.tokenizer import published
-from sow.planner.tokens import vocabulary_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +56,7 @@ def load_single_file(
     need_whole(str(file), KEY, unexpected=unknown)
     parts = {name: _filled(*one, f"{file}, {name},", kind) for name, one in made.items()}
     told = scheduler({**found.scheduler, **betas(whole, found)})
-    tokenizer = published(vocabulary_file(None), pad="<|endoftext|>" if found.version == 1 else "!")
+    tokenizer = published(pad="<|endoftext|>" if found.version == 1 else "!")
     backbone = Backbone(
         parts["vae"], parts["text_encoder"], tokenizer, parts["unet"], dict(told), device, dtype
     )

@@ -47,7 +47,7 @@ def copy_of(name: str, revision: str | None = None, file: str = "unet/config.jso
 
 
 def need(name: str, file: str, key: str) -> None:
-    """Raise UserError for a repository without a copy of `file` on this disk where the hub does not answer."""
+    """Raise UserError for a repository whose `file` is not on this disk, where the hub does not answer."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if not HF_HUB_OFFLINE:  # with which every library says so at once itself

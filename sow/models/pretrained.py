@@ -16,8 +16,8 @@ from sow.models.hub import copy_of, reach
 from sow.models.loading import taken
 from sow.models.lora import check_loras, file_of, merge
 from sow.models.stable_diffusion import load_stable_diffusion
+from sow.models.tokenizer import clip_vocabulary
 from sow.models.transformer import PATCH, TransformerBackbone, adapter_of, load_transformer
-from sow.planner.tokens import vocabulary_file
 from sow.store.checksums import check_files
 from sow.store.inputs import hub_revision
 from sow.types import Canvas, component
@@ -138,7 +138,7 @@ class Pretrained:
         """All that lies in the local folders; the vocabulary that stands in for a single file's; LoRAs."""
         own = [] if self.path is None else [self.folder()]
         own += [] if self.unet_path is None else [self.unet_folder()]
-        own += [vocabulary_file(None)] if self.single else []
+        own += [clip_vocabulary()] if self.single else []
         return [*own, *map(file_of, self.lora)]
 
     def revisions(self) -> dict[str, str]:

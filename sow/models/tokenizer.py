@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sow.errors import UserError
+
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-PAIRS = 49152 - 256 - 2  # of the published file's lines, those that CLIP's vocabulary has
+VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"  # CLIP's byte pairs, as open_clip carries them
+PAIRS = 48894  # of that file's lines, those that CLIP's vocabulary has
 LENGTH = 77
 
 
@@ -30,7 +34,19 @@ def clip_tokenizer(pairs: Sequence[str], pad: str = END) -> Any:
         return CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH, pad_token=pad)
 
 
-def published(file: Path, pad: str) -> Any:
-    """The tokenizer of Stable Diffusion 1 and 2, whose byte pairs are in `file`, as OpenCLIP carries them."""
-    lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
+def clip_vocabulary() -> Path:
+    """The file of CLIP's byte pairs; UserError without open_clip."""
+    # Importing open_clip takes half a minute on a busy machine; its vocabulary file is all that is needed.
+    spec = importlib.util.find_spec("open_clip")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (file := Path(place) / VOCABULARY).is_file():
+            return file
+    raise UserError(
+        "open_clip_torch is not installed, whose vocabulary counts tokens: pip install open_clip_torch"
+    )
+
+
+def published(pad: str) -> Any:
+    """The tokenizer of Stable Diffusion 1 and 2, with CLIP's own vocabulary."""
+    lines = gzip.decompress(clip_vocabulary().read_bytes()).decode("utf-8").split("\n")
     return clip_tokenizer(lines[1 : PAIRS + 1], pad)
