@@ -1,10 +1,10 @@
 """What the libraries import long before it is needed, put off until it is: a third of a model's loading time.
 
-diffusers imports all of its transformers and autoencoders for one class, torch's compiler for a decorator and
-scipy's distributions for one scheduler, and peft, where it is installed, for one class; transformers imports the losses of every model. The packages named
-here are executed at the first name that is asked of them; until then their submodules are imported alone.
-Nothing else about them changes. Only the command line does this: a program that imports `sow` keeps its
-libraries as they are.
+diffusers imports all of its transformers and autoencoders for one class, torch's compiler for a decorator,
+scipy's distributions for one scheduler, and peft, where it is installed, for one class; transformers imports
+the losses of every model. The packages named here are executed at the first name that is asked of them; until
+then their submodules are imported alone. Nothing else about them changes. Only the command line does this: a
+program that imports `sow` keeps its libraries as they are.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def copy_of(name: str, revision: str | None = None, file: str = "unet/config.jso
 
 
 def need(name: str, file: str, key: str) -> None:
-    """Raise UserError for a repository whose `file` is not on this disk, where the hub does not answer."""
+    """Raise UserError for a repository whose `file` is not on this disk where the hub is silent."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     if not HF_HUB_OFFLINE:  # with which every library says so at once itself
@@ -55,7 +55,7 @@ def need(name: str, file: str, key: str) -> None:
 
 
 def reach(copies: Mapping[str, Path | None], key: str, cure: str) -> bool:
-    """Whether the hub answers; raises UserError where it does not and none of these repositories has a copy
+    """Whether the hub answers; raises UserError where it does not and none of these has a copy
     on this disk."""
     reason = unreachable()
     if reason is not None and not any(copies.values()):
