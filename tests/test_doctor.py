@@ -46,6 +46,24 @@ def test_damaged_and_missing_weights_are_bad(monkeypatch: pytest.MonkeyPatch, tm
     assert states == ["ok", "bad", "bad"] and found["embedded judge"].cure
 
 
+def test_lora_files_are_listed_whole_or_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loras").mkdir()
+    state = {"unet.a.lora_A.weight": torch.zeros(2, 4), "unet.a.lora_B.weight": torch.zeros(4, 2)}
+    save_file(state, tmp_path / "loras" / "whole.safetensors")
+    save_file({"unet.a.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "half.safetensors")
+    save_file({"conv_in.weight": torch.zeros(2, 4)}, tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "half.safetensors").read_bytes()[:-4])
+    found = {f.what: f for f in doctor._loras()}
+    assert found.keys() == {"LoRA loras/whole.safetensors", "LoRA half.safetensors", "LoRA cut.safetensors"}
+    assert "whole, 1 layers" in found["LoRA loras/whole.safetensors"].found
+    assert "1 missing (unet.a.lora_B.weight)" in found["LoRA half.safetensors"].found
+    assert "cut short" in found["LoRA cut.safetensors"].found
+
+
 def test_no_network_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise OSError(101, "Network is unreachable")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 from sow.config.imports import PACKAGES, PutOff, put_off
@@ -35,8 +37,30 @@ from transformers.modeling_utils import LOSS_MAPPING
 assert callable(LOSS_MAPPING["ForCausalLM"]) and len(LOSS_MAPPING) > 10 and "nothing" not in LOSS_MAPPING
 print("fine")
 """
+LORA = """
+import sys
+from importlib.util import find_spec
+from sow.config.imports import PutOff, put_off
+
+put_off()
+from diffusers.loaders import lora_base
+from diffusers import UNet2DConditionModel
+import torch
+if find_spec("peft") is not None:
+    waiting = {name for name in ("peft", "peft.tuners") if isinstance(sys.modules[name], PutOff)}
+    assert waiting == {"peft", "peft.tuners"} and "peft.peft_model" not in sys.modules
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    assert not isinstance(net[0], lora_base.BaseTunerLayer)
+    from peft import LoraConfig, inject_adapter_in_model
+    made = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), net)
+    assert isinstance(made[0], lora_base.BaseTunerLayer) and not isinstance(net, lora_base.BaseTunerLayer)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    assert isinstance(made[0], BaseTunerLayer) and not isinstance(sys.modules["peft"], PutOff)
+print("fine")
+"""
 
 
-def test_what_is_put_off_is_there_when_asked_for() -> None:
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+@pytest.mark.parametrize("program", [PROGRAM, LORA], ids=["the libraries", "peft"])
+def test_what_is_put_off_is_there_when_asked_for(program: str) -> None:
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout == "fine\n", result.stderr[-2000:]

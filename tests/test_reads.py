@@ -155,6 +155,22 @@ def model(place: Path) -> None:
     (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(about))
 
 
+def single_file(place: Path) -> None:
+    import original
+
+    original.save(place / "model.safetensors", original.tensors(1))
+
+
+def low_rank(place: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    model(place)
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    factors = {"lora_A": torch.ones(1, 32), "lora_B": torch.ones(32, 1)}
+    save_file({f"{layer}.{n}.weight": v for n, v in factors.items()}, place / "style.safetensors")
+
+
 def table(place: Path) -> None:
     photograph(place)
     (place / "mask.png").rename(place / "a_mask.png")
@@ -177,6 +193,18 @@ RUNS: dict[str, tuple[tuple[str, ...], Callable[[Path], None], str]] = {
         (*QUICK, "model=local", "model.path={}", "condition=person", "condition.size=64"),
         model,
         "unet/diffusion_pytorch_model.safetensors",
+    ),
+    "a model in one file": (
+        (*QUICK, "model=local", "model.path={}/model.safetensors", "condition=person", "condition.size=64",
+         "width=128", "height=128"),
+        single_file,
+        "model.safetensors",
+    ),
+    "a low-rank update": (
+        (*QUICK, "model=local", "model.path={}", "model.lora=[{}/style.safetensors]", "condition=person",
+         "condition.size=64"),
+        low_rank,
+        "style.safetensors",
     ),
     "a benchmark on a folder of data": (
         (*QUICK, "study=benchmark", "data=folder", "data.root={}", "data.prompt=a person", "study.split=all",

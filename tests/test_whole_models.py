@@ -124,6 +124,124 @@ def test_a_file_beside_that_is_not_loaded_is_not_looked_at(folder, model, tmp_pa
         replace(model, path=str(place), variant="fp16").load()
 
 
+# Variants and sharded files. A row is the files of the UNet, and which of them are taken.
+
+UNET_FILE = "diffusion_pytorch_model"
+VARIANTS: list[tuple[dict[str, int], str | None, str, list[str]]] = [
+    ({"fp16": 1}, None, "fp16", ["fp16"]),
+    ({"": 1, "fp16": 1}, None, "plain", ["plain", "fp16"]),
+    ({"": 1, "fp16": 1}, "fp16", "fp16", ["plain", "fp16"]),
+    ({"": 3}, None, "plain", ["plain"]),
+    ({"fp16": 2}, None, "fp16", ["fp16"]),
+    ({"": 1, "fp16": 2}, None, "plain", ["plain", "fp16"]),
+    ({"fp16": 1, "bf16": 1}, None, "fp16", ["bf16", "fp16"]),
+    ({"ema": 1}, None, "ema", ["ema"]),
+]
+
+
+def save_variant(place: Path, state: State, variant: str, shards: int) -> None:
+    """Files of a variant, with its own value in one bias, by which it is known; with an index if sharded."""
+    mark = torch.full_like(state["conv_in.bias"], {"": 1.0, "fp16": 2.0}.get(variant, 3.0))
+    state = {**state, "conv_in.bias": mark}
+    middle = f".{variant}" if variant else ""
+    if shards == 1:
+        save_file(state, place / f"{UNET_FILE}{middle}.safetensors", metadata={"format": "pt"})
+        return
+    names = sorted(state)
+    told = {}
+    for i in range(shards):
+        name = f"{UNET_FILE}{middle}-{i + 1:05}-of-{shards:05}.safetensors"
+        part = {n: state[n] for n in names[i::shards]}
+        save_file(part, place / name, metadata={"format": "pt"})
+        told |= dict.fromkeys(part, name)
+    index = f"{UNET_FILE}.safetensors.index{middle}.json"
+    (place / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": told}))
+
+
+def with_variants(folder: Path, place: Path, files: dict[str, int]) -> Path:
+    shutil.copytree(folder, place)
+    own = place / "unet" / f"{UNET_FILE}.safetensors"
+    state = load_file(own)
+    own.unlink()
+    for variant, shards in files.items():
+        save_variant(place / "unet", state, variant, shards)
+    return place
+
+
+@pytest.mark.parametrize("files, wanted, taken, there", VARIANTS)
+def test_the_variant_that_is_taken_is_found_said_and_kept(
+    folder, model, tmp_path, caplog, files, wanted, taken, there
+):
+    place = with_variants(folder, tmp_path / "model", files)
+    if wanted is not None:
+        for part in ("vae", "text_encoder"):
+            (file,) = (place / part).glob("*.safetensors")
+            file.rename(file.with_suffix(f".{wanted}.safetensors"))
+    backbone = replace(model, path=str(place), variant=wanted).load()
+    mark = {"plain": 1.0, "fp16": 2.0}.get(taken, 3.0)
+    assert backbone.unet.conv_in.bias.unique().tolist() == [mark]
+    (found,) = [f for f in backbone.loaded["files"] if f["part"] == "unet"]
+    assert found["variant"] == taken and sorted(found["there"]) == sorted(there)
+    assert {f["part"] for f in backbone.loaded["files"]} == {"unet", "vae", "text_encoder"}
+    said = [r.message for r in caplog.records if "weights as" in r.message]
+    assert len(said) == (wanted is None and len(there) > 1)
+    assert all(f"{taken} ones are taken" in line for line in said)
+
+
+def test_variants_without_a_plain_or_an_fp16_file_are_asked_for(folder, model, tmp_path):
+    place = with_variants(folder, tmp_path / "model", {"ema": 1, "bf16": 1})
+    with pytest.raises(UserError, match=r"unet holds the variants bf16, ema.*model\.variant"):
+        replace(model, path=str(place)).load()
+
+
+def test_a_shard_that_is_gone_or_cut_is_one_line(folder, model, tmp_path):
+    place = with_variants(folder, tmp_path / "model", {"": 3})
+    (second,) = (place / "unet").glob("*-00002-of-*")
+    second.write_bytes(second.read_bytes()[:-50])
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"{place}.*model\.path") as caught:
+            replace(model, path=str(place)).load()
+        assert "\n" not in str(caught.value)
+        second.unlink(missing_ok=True)
+
+
+def test_the_manifest_says_what_was_taken(folder, tmp_path, command_line, outputs):
+    place = with_variants(folder, tmp_path / "model", {"": 1, "fp16": 1})
+    words = ["experiment=debug", "cycle.cycles=1", "model=local", "condition=person", "condition.size=64"]
+    result = command_line(*words, "model.device=cpu", f"model.path={place}")
+    assert result.status == 0, result.err
+    manifest = json.loads((outputs / "latest" / "manifest.json").read_text())
+    (found,) = [f for f in manifest["weights"]["files"] if f["part"] == "unet"]
+    assert found["variant"] == "plain" and "fp16" in found["there"]
+
+
+NOT_FINITE = [("unet", "conv_in.weight", torch.nan), ("vae", "decoder.conv_in.bias", torch.inf)]
+
+
+@pytest.mark.parametrize("part, name, value", [*NOT_FINITE, ("text_encoder", "fc1.weight", -torch.inf)])
+def test_weights_that_are_not_finite_are_refused_by_name(folder, model, tmp_path, part, name, value):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file = next((place / part).glob("*.safetensors"))
+    state = load_file(file)
+    key = next(k for k in state if k.endswith(name))
+    state[key].view(-1)[0] = value
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"{place}/{part} are not finite in float32: 1 tensors .*{name}"):
+        replace(model, path=str(place)).load()
+
+
+def test_weights_beyond_half_precision_are_named_with_the_cure(folder, model, tmp_path):
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    file = next((place / "unet").glob("*.safetensors"))
+    state = load_file(file)
+    save_file({**state, "conv_in.bias": state["conv_in.bias"] + 1e5}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"not finite in float16.*conv_in.bias.*model\.dtype=float32"):
+        replace(model, path=str(place), dtype="float16").load()
+    replace(model, path=str(place)).load()
+
+
 # Tokenizers. A row changes the folder of one that was saved in CLIP's two files.
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sow import report
 from sow.errors import UserError
+from sow.pipeline.factory import weights_taken
 from sow.report import blocks
 from sow.runs import folders, records
 from sow.runs.console import printer
@@ -256,6 +257,7 @@ def manifest(context: StudyContext, started: float) -> dict[str, Any]:
         "seed": config.seed,
         "group": context.group,
         "device": device(),
+        **({"weights": taken} if (taken := weights_taken(config)) else {}),
         "seconds": {phase: round(value, 3) for phase, value in context.seconds.items()},
         "total_seconds": round(time.time() - started, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
@@ -47,10 +48,11 @@ def save_custom_pipeline(folder: str | Path) -> Path:
     return file
 
 
-class SOWPipeline(DiffusionPipeline):
+class SOWPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Text-vision-to-image on a frozen Stable-Diffusion-format model (arXiv 2411.19182), the paper's numbers.
 
-    The same pixels as `python run.py model=local model.path=MODEL condition.image=... seed=...`.
+    The same pixels as `python run.py model=local model.path=MODEL condition.image=... seed=...`, and after
+    `load_lora_weights(FILE)` those of `model.lora=[FILE]` but for rounding.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"

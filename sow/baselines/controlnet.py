@@ -14,7 +14,7 @@ from sow.baselines.config import PEOPLE, ControlNetCanny, local_folder
 from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
 from sow.method.denoiser import Denoiser
-from sow.models import checkpoint
+from sow.models import checkpoint, hub
 from sow.models.backbone import Backbone
 from sow.models.loading import load_whole
 from sow.pipeline.factory import need_plain
@@ -44,6 +44,8 @@ def load(options: ControlNetCanny, backbone: Backbone) -> Any:
             "or hub id with method.path=... (method.path)"
         )
     place = PEOPLE if source == "people" else local_folder(source) or source
+    if place == source:
+        hub.need(source, "config.json", "method.path")
     try:
         check_files(Path(place), "method.path")
         config, file = ControlNetModel.load_config(place), f"{place}/config.json"

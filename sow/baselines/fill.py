@@ -25,6 +25,7 @@ from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
 from sow.method.seed_init import to_tensor
 from sow.models.backbone import Backbone
+from sow.models.hub import need
 from sow.models.loading import load_whole
 from sow.store.checksums import check_files
 from sow.types import Sample, Step, StepContext
@@ -56,6 +57,7 @@ def load(options: Filled, backbone: Backbone) -> Any:
     if hub:
         gate = "; its page must be accepted once, and a token given to the hub" if options.gated else ""
         log.warning("%s has the licence %s%s (method.path)", options.path, options.licence, gate)
+        need(options.path, "model_index.json", "method.path")
     cls = getattr(diffusers, options.pipeline)
     try:
         check_files(Path(place), "method.path")

@@ -14,6 +14,7 @@ from sow.baselines.config import IPAdapter, local_folder
 from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
 from sow.method.denoiser import Denoiser
+from sow.models import hub
 from sow.models.backbone import Backbone
 from sow.models.loading import load_whole, need_whole
 from sow.pipeline.factory import need_plain
@@ -36,6 +37,8 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
             "method.image_encoder (method.weight_name)"
         )
     place = local_folder(options.path) or options.path
+    if not local_folder(options.path):
+        hub.need(options.path, weight_name, "method.path")
     folder, _, name = weight_name.rpartition("/")
     own = copy.copy(backbone)
     own.unet = copy.deepcopy(backbone.unet)  # the shared model stays without the adapter

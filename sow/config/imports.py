@@ -1,10 +1,10 @@
 """What the libraries import long before it is needed, put off until it is: a third of a model's loading time.
 
-diffusers imports all of its transformers and autoencoders for one class, torch's compiler for a decorator and
-scipy's distributions for one scheduler; transformers imports the losses of every model. The packages named
-here are executed at the first name that is asked of them; until then their submodules are imported alone.
-Nothing else about them changes. Only the command line does this: a program that imports `sow` keeps its
-libraries as they are.
+diffusers imports all of its transformers and autoencoders for one class, torch's compiler for a decorator,
+scipy's distributions for one scheduler, and peft, where it is installed, for one class; transformers imports
+the losses of every model. The packages named here are executed at the first name that is asked of them; until
+then their submodules are imported alone. Nothing else about them changes. Only the command line does this: a
+program that imports `sow` keeps its libraries as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ PACKAGES = (
     "diffusers.hooks",
     "diffusers.models.autoencoders",
     "diffusers.models.transformers",
+    "peft",
+    "peft.tuners",
+    "peft.tuners.tuners_utils",
     "scipy.integrate",
     "scipy.stats",
     "torch._dynamo",
@@ -155,7 +158,16 @@ def _call(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
+class _OfPeft(type):
+    """The type of a class that stands for a class of peft: what is one of it, once peft has run."""
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        own = sys.modules["peft.tuners.tuners_utils"]
+        return not isinstance(own, PutOff) and isinstance(value, getattr(own, cls.__name__))
+
+
 STAND_INS: dict[str, dict[str, Any]] = {
+    "peft.tuners.tuners_utils": {"BaseTunerLayer": _OfPeft("BaseTunerLayer", (), {})},
     "torch._dynamo": {
         "allow_in_graph": _mark("allow_in_graph"),
         "assume_constant_result": _mark("assume_constant_result"),

@@ -25,7 +25,7 @@ OWN = ("hydra", "paths", "cache", "tracker", "force", *SENDING)
 # Of the paths, those that are only read: a picture may name no other.
 READ = (
     *("condition.image", "condition.mask", "data.prompts", "data.root"),
-    *("model.path", "model.unet_path", "method.path", "planner.path", "planner.tokenizer"),
+    *("model.lora", "model.path", "model.unet_path", "method.path", "planner.path", "planner.tokenizer"),
 )
 _KEY = re.compile(r"(\+\+|\+|~)?(?P<key>\w+(?:[./]\w+)*)")
 

@@ -32,6 +32,7 @@ PATHS = (
     "metrics.weights",
     "method.cache",
     "method.path",
+    "model.lora",
     "model.path",
     "model.unet_path",
     "paths.outputs",

@@ -68,6 +68,7 @@ class Backbone:
         self.calls = 0
         self.encodings = 0
         self.prompt_embeds: dict[str, Tensor] = {}
+        self.loaded: dict[str, Any] = {}  # what was taken where the files leave a choice, for the manifest
         self._warned: set[str] = set()
         self._timesteps: dict[float, Tensor] = {}
 
@@ -288,14 +289,23 @@ class Backbone:
         return {"encoder_hidden_states": prompt_embeds}
 
 
-def pick_device(device: str) -> str:
-    """ "auto" becomes CUDA where there is one; raises UserError for CUDA where there is none."""
+def pick_device(device: str, dtype: str = "float32") -> str:
+    """ "auto" becomes CUDA where there is one, else Apple's GPU (mps) unless `dtype` is float64, which that
+    lacks; raises UserError for a device that is not here."""
     import torch
 
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    can = {"cuda": True, "mps": dtype != "float64"}
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+        return next((name for name in there if there[name] and can[name]), "cpu")
+    kind = device.partition(":")[0]
+    if not there.get(kind, True):
         raise UserError(f"device {device} is not available here: use model.device=cpu (model.device)")
+    if not can.get(kind, True):
+        raise UserError(
+            f"device {device} has no {dtype}: use model.dtype=float32, or model.device=cpu (model.dtype, "
+            "model.device)"
+        )
     return device
 
 

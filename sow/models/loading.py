@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sow.errors import UserError
-from sow.models import checkpoint
+from sow.models import checkpoint, variants
+from sow.models.hub import copy_of
+
+log = logging.getLogger(__name__)
 
 SHOWN = 4  # names of tensors of a kind in the error
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # what safetensors calls the types of weights
 PADDED = 1024  # entries that a text encoder may have beyond its tokenizer's, to a round number
-STEMS = ("model", "diffusion_pytorch_model")  # of the files that transformers and diffusers load
 # Positions 0, 1, 2, .., which older versions of transformers wrote among the weights.
 COUNTED = "position_ids"
 NUMBERS = (COUNTED, "num_batches_tracked")  # which are whole
+
+_taken: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
 def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None, **options: Any) -> Any:
@@ -30,11 +35,22 @@ def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None,
     """
     if subfolder is not None:
         options["subfolder"] = subfolder
+    place = f"{source}/{subfolder}" if subfolder else source
+    wanted = options.get("variant")
+    options["variant"], found = variants.pick(_names(source, subfolder, options), wanted, place, key)
+    if wanted is None and len(found) > 1:
+        words = ", ".join(v or "plain" for v in found)
+        log.warning(
+            "%s holds weights as %s: %s ones are taken (model.variant)",
+            place,
+            words,
+            options["variant"] or "plain",
+        )
     model, report = cls.from_pretrained(
         source, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     need_whole(
-        f"{source}/{subfolder}" if subfolder else source,
+        place,
         key,
         missing=report["missing_keys"],
         unexpected=report["unexpected_keys"],
@@ -42,20 +58,57 @@ def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None,
     )
     for file in _weight_files(source, subfolder, options.get("revision"), options.get("variant")):
         need_floats(file, key)
+    need_finite(model, place, key)
+    if found:
+        _taken[model] = {
+            "part": subfolder or "",
+            "variant": options["variant"] or "plain",
+            "there": [v or "plain" for v in found],
+        }
     return model
 
 
-def need_floats(file: Path, key: str) -> None:
-    """Raise UserError for a tensor of a file of safetensors that is no weight of floating-point numbers."""
+def taken(model: Any) -> Mapping[str, Any] | None:
+    """Which of a part's files `load_whole` took: `part`, `variant` ("plain" or fp16 and the like) and those
+    that are `there`."""
+    return _taken.get(model)
+
+
+def _names(source: str, subfolder: str | None, options: Mapping[str, Any]) -> list[str]:
+    """Names of the files of a part: in a folder, in the hub's copy on this disk, or on the hub."""
+    revision = options.get("revision")
+    inside = subfolder or ""
+    folder = (
+        Path(source)
+        if Path(source).is_dir()
+        else copy_of(source, revision, f"{inside}/config.json".lstrip("/"))
+    )
+    here = [p.name for p in (folder / inside).glob("*.safetensors")] if folder else []
+    if here or Path(source).is_dir():
+        return here
+    from huggingface_hub import list_repo_files
+
+    try:
+        everything = list_repo_files(source, revision=revision)
+    except Exception as error:  # the library that loads says it better
+        log.info("cannot list %s: %s", source, error)
+        return []
+    return [Path(name).name for name in everything if Path(name).parent == Path(inside)]
+
+
+def need_floats(file: Path, key: str, of_model: Callable[[str], bool] = lambda name: True) -> None:
+    """Raise UserError for a tensor of a file of safetensors that is no weight of floating-point numbers;
+    `of_model` says which names are weights."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        kinds = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+        names = filter(of_model, opened.keys())
+        kinds = {name: opened.get_slice(name).get_dtype() for name in names}
     wrong = sorted(n for n, kind in kinds.items() if kind not in FLOATS and not n.endswith(NUMBERS))
     if wrong:
         named = [f"{name} {kinds[name]}" for name in wrong]
         raise UserError(
-            f"{file} has {len(wrong)} tensors that are no floating-point numbers ({_some(named)}): give "
+            f"{file} has {len(wrong)} tensors that are no floating-point numbers ({some(named)}): give "
             f"weights of {', '.join(FLOATS)}, not quantised ones ({key})"
         )
 
@@ -73,9 +126,7 @@ def _weight_files(
         if not isinstance(found, str):
             return []
         folder = Path(found).parent
-    names = {p: re.sub(r"-\d{5}-of-\d{5}", "", p.name).split(".") for p in folder.glob("*.safetensors")}
-    wanted = [[stem, *([variant] if variant else []), "safetensors"] for stem in STEMS]
-    return sorted(p for p, name in names.items() if name in wanted)
+    return sorted(p for p in folder.glob("*.safetensors") if variants.variant_of(p.name) == (variant or ""))
 
 
 def need_whole_tokenizer(tokenizer: Any, config: Any, place: str, key: str) -> None:
@@ -100,7 +151,7 @@ def need_whole_tokenizer(tokenizer: Any, config: Any, place: str, key: str) -> N
         )
     if of_clip and (unmade := _without_pair(tokenizer, known)):
         raise UserError(
-            f"the tokenizer in {place} has no pair that makes {len(unmade)} of its tokens ({_some(unmade)}): "
+            f"the tokenizer in {place} has no pair that makes {len(unmade)} of its tokens ({some(unmade)}): "
             f"its merges are missing or cut short ({key})"
         )
 
@@ -148,14 +199,17 @@ def load_parts(
     return found
 
 
-def fill(module: Any, state: Mapping[str, Any], place: str, key: str) -> None:
+def fill(module: Any, state: Mapping[str, Any], place: str, key: str, dtype: Any = None) -> None:
     """Load `state` into `module`, counters of batch normalisation apart; raises UserError where they do not
-    fit."""
+    fit and for numbers that are not finite.
+
+    With a `dtype` the tensors take the places of the module's own, which may have no memory.
+    """
     own = {n: v for n, v in module.state_dict().items() if not n.endswith("num_batches_tracked")}
     wrong = [f"{n} {v.dtype}" for n, v in state.items() if n in own and not v.is_floating_point()]
     if wrong:
         raise UserError(
-            f"{place} has {len(wrong)} tensors that are no floating-point numbers ({_some(wrong)}) ({key})"
+            f"{place} has {len(wrong)} tensors that are no floating-point numbers ({some(wrong)}) ({key})"
         )
     need_whole(
         place,
@@ -164,7 +218,23 @@ def fill(module: Any, state: Mapping[str, Any], place: str, key: str) -> None:
         unexpected=state.keys() - own.keys(),
         mismatched=[n for n in own.keys() & state.keys() if own[n].shape != state[n].shape],
     )
-    module.load_state_dict(state, strict=False)
+    if dtype is not None:
+        state = {n: v.to(dtype) for n, v in state.items() if n in own}
+    module.load_state_dict(state, strict=False, assign=dtype is not None)
+    need_finite(module, place, key)
+
+
+def need_finite(module: Any, place: str, key: str) -> None:
+    """Raise UserError for weights that are not finite: nan, or beyond the numbers of their precision."""
+    wrong = sorted(
+        n for n, v in module.state_dict().items() if v.is_floating_point() and not v.isfinite().all()
+    )
+    if wrong:
+        kind = str(module.state_dict()[wrong[0]].dtype).removeprefix("torch.")
+        raise UserError(
+            f"the weights in {place} are not finite in {kind}: {len(wrong)} tensors ({some(wrong)}); give "
+            f"whole ones, or more precision with model.dtype=float32 ({key})"
+        )
 
 
 def need_whole(
@@ -180,10 +250,10 @@ def need_whole(
     found = {
         kind: sorted(name for name in names if not name.endswith(COUNTED)) for kind, names in kinds.items()
     }
-    words = [f"{len(names)} {kind} ({_some(names)})" for kind, names in found.items() if names]
+    words = [f"{len(names)} {kind} ({some(names)})" for kind, names in found.items() if names]
     if words:
         raise UserError(f"the weights in {place} do not fit their model: {'; '.join(words)} ({key})")
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", .." if len(names) > SHOWN else "")

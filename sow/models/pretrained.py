@@ -1,17 +1,22 @@
-"""Models from checkpoints: a folder in Stable Diffusion's format or a hub id, with the options of how they
-run."""
+"""Models from checkpoints: a folder in Stable Diffusion's format, one file, or a hub id, with the options of
+how they run."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from sow.errors import UserError
-from sow.models import checkpoint
+from sow.models import checkpoint, single_file
 from sow.models.backbone import Backbone, ConditionSize, Dtype, Size, make_canvas, pick_device
-from sow.models.stable_diffusion import CHECKS, load_stable_diffusion
+from sow.models.folders import OWN, check_folder, need, place
+from sow.models.hub import copy_of, reach
+from sow.models.loading import taken
+from sow.models.lora import check_loras, file_of, merge
+from sow.models.stable_diffusion import load_stable_diffusion
+from sow.models.tokenizer import clip_vocabulary
 from sow.models.transformer import PATCH, TransformerBackbone, adapter_of, load_transformer
 from sow.store.checksums import check_files
 from sow.store.inputs import hub_revision
@@ -19,21 +24,17 @@ from sow.types import Canvas, component
 
 log = logging.getLogger(__name__)
 
-OWN = ("unet", "scheduler")
-PARTS = ("vae", "text_encoder", "tokenizer", *OWN)
-PEOPLE = Path(__file__).parents[1] / "people"
-SHIPPED = {"people": PEOPLE / "weights", "people_flow": PEOPLE / "weights_flow"}  # come with the package
-XL_PARTS = ("text_encoder_2", "tokenizer_2")
-
 
 @component("model")
 class Pretrained:
-    """A Stable-Diffusion-format checkpoint: a local folder, or a hub id with its mirrors.
+    """A Stable-Diffusion-format checkpoint: a local folder or file, or a hub id with its mirrors.
 
-    `path`            folder with vae, text_encoder, tokenizer, unet and scheduler; None = `repo_id`, then
+    `path`            folder with vae, text_encoder, tokenizer, unet and scheduler, or one .safetensors or
+                      .ckpt file of Stable Diffusion 1 or 2 in its own layout; None = `repo_id`, then
                       `mirrors`
-    `revision`, `variant`  as on the hub; the variant must match the files ("fp16")
-    `dtype`           float16, bfloat16, float32 or float64; `device` auto, cpu or cuda
+    `revision`, `variant`  as on the hub; the variant must match the files ("fp16"), None = the plain files,
+                      fp16 where there are none
+    `dtype`           float16, bfloat16, float32 or float64; `device` auto, cpu, cuda or mps
     `canvas`          [width, height] in pixels, None = what the UNet was trained at
     `condition_size`  smallest and largest side of a condition, for a canvas of 512 pixels (Sec. V)
     `cpu_offload`, `attention_slicing`, `vae_slicing`, `vae_tiling`  diffusers' low-memory options
@@ -49,6 +50,8 @@ class Pretrained:
     `unet_path`          folder with another unet and scheduler for the same latents and prompt embeddings;
                          "people_flow" = the rectified flow of the embedded model; None = the model's own
     `licence`, `gated`   of the hub's files, said before they are fetched
+    `lora`, `lora_scale`  files of low-rank updates that are merged into UNet and text encoder, and how
+                          strongly: one number for all or one for each
 
     A diffusion transformer's folder, which has `transformer` in place of `unet`, loads through its adapter.
     """
@@ -72,6 +75,8 @@ class Pretrained:
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"]
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None
     timestep_spacing: Literal["leading", "trailing", "linspace"] | None
+    lora: list[str]
+    lora_scale: list[float]
     embedded_guidance: float | None = None
     unet_path: str | None = None
     licence: str | None = None
@@ -91,6 +96,15 @@ class Pretrained:
         low, high = self.condition_size
         if low > high:
             raise UserError(f"need smallest <= largest, got {self.condition_size} (model.condition_size)")
+        check_loras(self.lora, self.lora_scale)
+        if self.single:
+            self._layout()
+            if self.unet_path is not None:
+                raise UserError(
+                    f"{self.folder()} is one file with its own UNet: leave out model.unet_path "
+                    "(model.unet_path)"
+                )
+            return
         if self.path is not None:
             check_folder(self.folder())
         if self.unet_path is not None:
@@ -101,18 +115,31 @@ class Pretrained:
             where = self.unet_folder()
             self.scheduler(checkpoint.read(where / checkpoint.SCHEDULER_FILE), str(where))
 
+    @property
+    def single(self) -> bool:
+        """Whether the model is one local file."""
+        return self.path is not None and single_file.is_single(self.folder())
+
+    def _layout(self) -> single_file.Layout | None:
+        found = single_file.check(self.folder(), self.prediction_type)
+        if found is not None:
+            self.scheduler(dict(found.scheduler), str(self.folder()))
+        return found
+
     def folder(self) -> Path:
-        """The local folder; "people" names the weights that come with the package."""
-        return _place(str(self.path))
+        """The local folder or file; "people" names the weights that come with the package."""
+        return place(str(self.path))
 
     def unet_folder(self) -> Path:
         """The local folder of unet and scheduler."""
-        return self.folder() if self.unet_path is None else _place(self.unet_path)
+        return self.folder() if self.unet_path is None else place(self.unet_path)
 
     def files(self) -> list[Path]:
-        """All that lies in the local folders."""
+        """All that lies in the local folders; the vocabulary that stands in for a single file's; LoRAs."""
         own = [] if self.path is None else [self.folder()]
-        return own if self.unet_path is None else [*own, self.unet_folder()]
+        own += [] if self.unet_path is None else [self.unet_folder()]
+        own += [clip_vocabulary()] if self.single else []
+        return [*own, *map(file_of, self.lora)]
 
     def revisions(self) -> dict[str, str]:
         """The commits of the hub's models on this disk that may be loaded."""
@@ -126,16 +153,24 @@ class Pretrained:
 
     def load(self) -> Backbone:
         """The frozen model on its device; raises UserError with every place that was tried."""
-        pick_device(self.device)  # before minutes are spent on reading weights
+        pick_device(self.device, self.dtype)  # before minutes are spent on reading weights
         if self.path is not None:
-            return self._load(str(self.folder()), local=True)
+            return self._load(str(self.folder()), {}, "model.path")
         tried = [str(self.repo_id), *self.mirrors]
+        copies = {name: copy_of(name, self.revision) for name in tried}
+        online = reach(
+            copies,
+            "model.repo_id, model.mirrors",
+            "give a local folder or file with model=local model.path=DIR",
+        )
         if self.licence is not None:
             gate = "; its page must be accepted once, and a token given to the hub" if self.gated else ""
             log.warning("%s has the licence %s%s (model.repo_id)", tried[0], self.licence, gate)
-        for source in tried:
+        for source in tried if online else filter(copies.get, tried):
+            # Without a network the copy is a folder like any other, so that no library asks for more.
+            where, hub = (source, {"revision": self.revision}) if online else (str(copies[source]), {})
             try:
-                return self._load(source, local=False)
+                return self._load(where, hub, "model.repo_id")
             except (OSError, ValueError) as error:
                 log.info("%s: %s", source, error)
         raise UserError(
@@ -145,71 +180,82 @@ class Pretrained:
             + ("; the hub gives it to those who accepted its page and are logged in" if self.gated else "")
         )
 
-    def _load(self, source: str, local: bool) -> Backbone:
+    def _load(self, source: str, hub: dict[str, Any], key: str) -> Backbone:
+        """The model in a local folder or file, or, with the `hub`'s options, of a hub id."""
+        try:
+            return self._finish(self._made(source, hub, key))
+        except UserError:
+            raise
+        except Exception as error:
+            if key == "model.repo_id" and isinstance(error, (OSError, ValueError)):
+                raise  # the next mirror may have it
+            words = " ".join(str(error).split())
+            raise UserError(f"cannot load the model in {source}: {words} ({key})") from error
+
+    def _made(self, source: str, hub: dict[str, Any], key: str) -> Backbone:
+        device = pick_device(self.device, self.dtype)
+        if self.single:
+            from sow.models.converted import load_single_file
+
+            return load_single_file(
+                Path(source),
+                self.prediction_type,
+                lambda config: self.scheduler(config, source),
+                device,
+                self.dtype,
+            )
+        if not hub:
+            check_files(Path(source), key)
+        own = source  # of unet and scheduler
+        if self.unet_path is not None:
+            own = str(self.unet_folder())
+            check_files(self.unet_folder(), "model.unet_path")
+        if (adapter := self._adapter(source, hub)) is not None:
+            return self._transformer(adapter, source, hub, key, device)
+        return load_stable_diffusion(
+            source,
+            lambda config: self.scheduler(config, own),
+            device,
+            self.dtype,
+            key=key,
+            own=own,
+            hub=hub,
+            variant=self.variant,
+        )
+
+    def _transformer(self, adapter: Any, source: str, hub: dict[str, Any], key: str, device: str) -> Backbone:
         import torch
         from diffusers import DDIMScheduler
 
-        hub = {} if local else {"revision": self.revision}
+        if self.unet_path is not None:
+            raise UserError(
+                f"{source} holds a diffusion transformer, which has no unet: leave it out (model.unet_path)"
+            )
         options = {
             **hub,
             "variant": self.variant,
             "use_safetensors": True,
             "dtype": getattr(torch, self.dtype),
-            "key": "model.path" if local else "model.repo_id",
+            "key": key,
         }
-        try:
-            if local:
-                check_files(Path(source), "model.path")
-            own = source  # of unet and scheduler
-            if self.unet_path is not None:
-                own = str(self.unet_folder())
-                check_files(self.unet_folder(), "model.unet_path")
-            device = pick_device(self.device)
-            if (adapter := self._adapter(source, local)) is not None:
-                if self.unet_path is not None:
-                    raise UserError(
-                        f"{source} holds a diffusion transformer, which has no unet: leave it out "
-                        "(model.unet_path)"
-                    )
-                scheduler = self.scheduler(
-                    DDIMScheduler.load_config(source, subfolder="scheduler", **hub), source
-                )
-                return self._finish(
-                    load_transformer(
-                        adapter, source, hub, options, scheduler, device, self.dtype, self.embedded_guidance
-                    )
-                )
-            made = load_stable_diffusion(
-                source,
-                lambda config: self.scheduler(config, own),
-                device,
-                self.dtype,
-                key=options["key"],
-                own=own,
-                hub=hub,
-                variant=self.variant,
-            )
-        except UserError:
-            raise
-        except Exception as error:
-            if not local and isinstance(error, (OSError, ValueError)):
-                raise  # the next mirror may have it
-            raise UserError(f"cannot load the model in {source}: {error} ({options['key']})") from error
-        return self._finish(made)
+        scheduler = self.scheduler(DDIMScheduler.load_config(source, subfolder="scheduler", **hub), source)
+        return load_transformer(
+            adapter, source, hub, options, scheduler, device, self.dtype, self.embedded_guidance
+        )
 
-    def _adapter(self, source: str, local: bool) -> Any:
+    def _adapter(self, source: str, hub: dict[str, Any]) -> Any:
         """The adapter of a diffusion transformer, None for a UNet."""
         from diffusers import DiffusionPipeline
 
-        if local and not (Path(source) / "transformer").is_dir():
+        if not hub and not (Path(source) / "transformer").is_dir():
             return None
         try:
-            index = DiffusionPipeline.load_config(source, **({} if local else {"revision": self.revision}))
+            index = DiffusionPipeline.load_config(source, **hub)
         except OSError:
-            if local:
+            if not hub:
                 raise
             return None  # a folder of parts without a model_index.json, as some mirrors are
-        return adapter_of(index, source) if local or "transformer" in index else None
+        return adapter_of(index, source) if not hub or "transformer" in index else None
 
     def scheduler(self, config: dict[str, Any], source: str) -> dict[str, Any]:
         """The checkpoint's scheduler configuration, with what `prediction_type` and `timestep_spacing` put
@@ -232,11 +278,16 @@ class Pretrained:
         if backbone.transformer:
             wrong = [n for n in ("attention_slicing", "channels_last", "fuse_qkv") if getattr(self, n)]
             wrong += ["compile"] if self.compile != "none" else []
+            wrong += ["lora"] if self.lora else []
             if wrong:
                 names = ", ".join(f"model.{n}" for n in wrong)
                 raise UserError(
                     f"{names} is for UNets, and this is a diffusion transformer: leave it out ({names})"
                 )
+        networks = (backbone.unet, backbone.vae, *(encoder for _, encoder in backbone.encoders))
+        files = [found for network in networks if (found := taken(network))]
+        backbone.loaded |= {"files": files} if files else {}
+        backbone.loaded |= merge(backbone, self.lora, self.lora_scale)
         if self.vae_slicing:
             backbone.vae.enable_slicing()
         if self.vae_tiling:
@@ -272,6 +323,11 @@ class Pretrained:
         where it does not."""
         if self.path is None or (self.folder() / "transformer").is_dir():
             return None
+        if self.single:
+            if (found := self._layout()) is None:
+                return None
+            factor = 2 ** (len(found.vae["block_out_channels"]) - 1)
+            return self._canvas(found.unet, factor, width, height), found.unet
         unet = checkpoint.read(self.unet_folder() / "unet" / "config.json")
         vae = checkpoint.read(self.folder() / "vae" / "config.json")
         factor = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
@@ -295,38 +351,3 @@ class Pretrained:
                 "height, model.canvas)"
             )
         return make_canvas(wide, tall, factor, self.condition_size)
-
-
-def _place(name: str) -> Path:
-    """The folder of a name of SHIPPED or of a path."""
-    return SHIPPED.get(name) or Path(name).expanduser()
-
-
-def check_folder(folder: Path) -> None:
-    """Fail early and clearly when a folder is no Stable-Diffusion-format model."""
-    need(folder, ())
-    if (folder / "transformer").is_dir():
-        need(folder, tuple(adapter_of(checkpoint.read(folder / "model_index.json"), str(folder)).PARTS))
-        checkpoint.check_vae(checkpoint.read(folder / "vae" / "config.json"), f"{folder}/vae/config.json")
-        return
-    need(folder, PARTS)
-    unet = checkpoint.read(folder / "unet" / "config.json")
-    if unet.get("addition_embed_type") == "text_time":
-        need(folder, XL_PARTS)
-    for part, check in CHECKS.items():
-        if (folder / part).is_dir():
-            check(checkpoint.read(folder / part / "config.json"), f"{folder / part}/config.json")
-
-
-def need(folder: Path, parts: Sequence[str], key: str = "model.path") -> None:
-    """Raise UserError for a folder that is not there, and for the parts of a model that it lacks."""
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder} ({key})")
-    missing = [part for part in parts if not (folder / part).is_dir()]
-    # Without it a tokenizer pads with what its class takes, which is not what every model was trained on.
-    settings = [f"{part}/tokenizer_config.json" for part in parts if part.startswith("tokenizer")]
-    missing += [
-        name for name in settings if (folder / name).parent.is_dir() and not (folder / name).is_file()
-    ]
-    if missing:
-        raise UserError(f"{folder} lacks {', '.join(missing)}: give a Stable-Diffusion-format folder ({key})")

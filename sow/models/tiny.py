@@ -3,13 +3,11 @@ pictures."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.models.backbone import ConditionSize, Dtype, Size, make_canvas, pick_device
+from sow.models.tokenizer import clip_tokenizer
 from sow.types import Canvas, SeedNumber, component
 
 if TYPE_CHECKING:
@@ -88,7 +86,13 @@ class Tiny:
                 )
             )
         return Backbone(
-            vae, text_encoder, byte_tokenizer(), unet, dict(SCHEDULER), pick_device(self.device), self.dtype
+            vae,
+            text_encoder,
+            byte_tokenizer(),
+            unet,
+            dict(SCHEDULER),
+            pick_device(self.device, self.dtype),
+            self.dtype,
         )
 
     def known(self, width: int | None, height: int | None) -> tuple[Canvas, Mapping[str, Any]]:
@@ -103,15 +107,6 @@ class Tiny:
         )
 
 
-def byte_tokenizer():
+def byte_tokenizer() -> Any:
     """A CLIP tokenizer without merges: every text becomes its bytes."""
-    from transformers import CLIPTokenizer
-
-    # The printable stand-ins for bytes that byte-level BPE uses.
-    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    letters = [chr(b) for b in kept] + [chr(256 + i) for i in range(256 - len(kept))]
-    vocab = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(vocab)}))
-        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=77, pad_token="<|endoftext|>")
+    return clip_tokenizer(())

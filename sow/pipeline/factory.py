@@ -42,6 +42,12 @@ def build(config: Config) -> Pipeline:
     return replace(made, cache=cache)
 
 
+def weights_taken(config: Config) -> dict[str, Any]:
+    """What was taken where the files of the configuration's model leave a choice; {} if it is not loaded."""
+    found = _loaded.get(json.dumps(config.resolved["model"], sort_keys=True))
+    return {} if found is None else dict(found[0].loaded)
+
+
 def _quiet() -> None:
     """No bars for reading weights from a disk; downloads keep theirs."""
     from diffusers.utils import logging as of_diffusers

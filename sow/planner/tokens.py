@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sow.errors import UserError
+from sow.models.tokenizer import PAIRS, clip_vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_MERGES = "bpe_simple_vocab_16e6.txt.gz"  # CLIP's byte pairs, as open_clip carries them
-_MERGE_COUNT = 48894
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _SHIPPED = Path(__file__).resolve().parents[1] / "people" / "weights"
 
@@ -29,7 +26,7 @@ def token_count(text: str, model: str | None) -> int:
 def _tokenizer(model: str | None) -> Tokenizer:
     file = vocabulary_file(model)
     if file.suffix == ".gz":
-        return _clip_like(gzip.decompress(file.read_bytes()).decode().split("\n")[1 : _MERGE_COUNT + 1])
+        return _clip_like(gzip.decompress(file.read_bytes()).decode().split("\n")[1 : PAIRS + 1])
     return _clip_like(file.read_text(encoding="utf-8").split("\n"))
 
 
@@ -41,14 +38,7 @@ def vocabulary_file(model: str | None) -> Path:
         file = folder / "tokenizer" / "merges.txt"
         if file.is_file():
             return file
-    # Importing open_clip takes half a minute on a busy machine; its vocabulary file is all that is needed.
-    spec = importlib.util.find_spec("open_clip")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (file := Path(place) / _MERGES).is_file():
-            return file
-    raise UserError(
-        "open_clip_torch is not installed, whose vocabulary counts tokens: pip install open_clip_torch"
-    )
+    return clip_vocabulary()
 
 
 def _clip_like(lines: list[str]) -> Tokenizer:
