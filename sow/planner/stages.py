@@ -97,9 +97,11 @@ class Conversation:
         """Stage 1: c' and what each condition shows."""
         return self._stage("recognition", self._read_recognition)
 
-    def position(self) -> tuple[tuple[Box, ...], str]:
-        """Stage 2: legal boxes, and the convention that the model wrote them in."""
-        return self._stage("position", self._read_position)
+    def position(self) -> tuple[tuple[Box, ...], str | None]:
+        """Stage 2: legal boxes, and the convention that the model wrote them in, None where it had to be told
+        one."""
+        boxes, convention = self._stage("position", self._read_position)
+        return boxes, None if self.by_name else convention
 
     def region(self, boxes: Sequence[Box], convention: str | None) -> tuple[Box, ...]:
         """Stage 3: related regions for these boxes."""
@@ -233,10 +235,6 @@ class Conversation:
     ) -> tuple[Box, ...]:
         if not values["regions"]:
             raise BadReply("regions is empty: give at least one region")
-        if convention is None and all(isinstance(r, dict) and "width" in r for r in values["regions"]):
-            convention = (
-                "xywh"  # as it was asked for; a region may have any size, so that its scale says nothing
-            )
         cost = region_cost(boxes, self.canvas)
         found, regions = recognise(
             values["regions"],
