@@ -14,6 +14,7 @@ from sow.models.backbone import Backbone, ConditionSize, Dtype, Size, make_canva
 from sow.models.stable_diffusion import CHECKS, load_stable_diffusion
 from sow.models.transformer import PATCH, TransformerBackbone, adapter_of, load_transformer
 from sow.store.checksums import check_files
+from sow.store.files import place_of
 from sow.store.inputs import hub_revision
 from sow.types import Canvas, component
 
@@ -299,7 +300,7 @@ class Pretrained:
 
 def _place(name: str) -> Path:
     """The folder of a name of SHIPPED or of a path."""
-    return SHIPPED.get(name) or Path(name).expanduser()
+    return SHIPPED.get(name) or place_of(name, "model.path")
 
 
 def check_folder(folder: Path) -> None:

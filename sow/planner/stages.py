@@ -18,6 +18,7 @@ from sow.planner.calling import Caller
 from sow.planner.conventions import Ambiguous, condition_cost, recognise, region_cost
 from sow.planner.replies import BadReply, Position, Recognition, Region, Single, named, parse
 from sow.planner.tokens import token_count
+from sow.store.files import place_of
 from sow.store.fingerprint import sha256
 from sow.types import Box, Canvas, Request, VisualCondition
 
@@ -37,7 +38,7 @@ SHIPPED = Path(__file__).with_name("prompts")
 
 def prompt_files(version: str) -> list[Path]:
     """The file of each stage's prompt: those of a version that ships with the package, or of a folder."""
-    folder = Path(version).expanduser()
+    folder = place_of(version, "planner.prompt_version")
     return [(folder if folder.is_dir() else SHIPPED / version) / f"{stage}.txt" for stage in STAGES]
 
 
