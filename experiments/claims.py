@@ -14,6 +14,7 @@ from sow.errors import UserError
 from sow.report import figures, tables
 from sow.report.statistics import Comparison, Resampling, compare, detectable, holm
 from sow.runs.records import MANIFEST, manifests_below
+from sow.store.files import place_of
 from sow.types import Bound, component
 
 from .core.fields import Inside, Resamples
@@ -115,7 +116,7 @@ class Claims:
         wanted = {c.table for c in self.parsed}
         found: dict[str, tuple[str, Path]] = {}
         for place in [self.tables] if isinstance(self.tables, str) else self.tables:
-            path = Path(place).expanduser()
+            path = place_of(place, "study.tables")
             if not path.is_dir():
                 raise UserError(f"{path} is not a folder (study.tables)")
             for run, manifest in manifests_below(path):

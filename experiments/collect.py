@@ -16,9 +16,10 @@ from sow import report
 from sow.errors import UserError
 from sow.runs import reading
 from sow.runs.records import MANIFEST, NOT_THE_RUN, manifests_below
+from sow.store.files import place_of
 from sow.types import Bound, component
 
-from .core.fields import Count
+from .core.fields import LIMIT, Count
 
 if TYPE_CHECKING:
     from .core.study import StudyContext
@@ -40,17 +41,17 @@ class Collect:
     metric: str | None
     preferred: list[str]
     axes: Count
-    bins: Annotated[int, Bound(ge=2)]
+    bins: Annotated[int, Bound(ge=2, le=LIMIT)]
 
     @cached_property
     def manifests(self) -> dict[Path, dict[str, Any]]:
         """Complete runs and their manifests, by folder; other collections are no runs."""
-        found = manifests_below(Path(self.folder).expanduser())
+        found = manifests_below(place_of(self.folder, "study.folder"))
         return {run: m for run, m in found if m.get("choices", {}).get("study") != "collect"}
 
     def files(self) -> list[tuple[Path, str]]:
         """What the table is made of, for the run key: a run is known by its place in the folder."""
-        root, names = Path(self.folder).expanduser(), (MANIFEST, "metrics.json", "records.parquet")
+        root, names = place_of(self.folder, "study.folder"), (MANIFEST, "metrics.json", "records.parquet")
         found = (run / name for run in self.manifests for name in names)
         return [(file, file.relative_to(root).as_posix()) for file in found]
 
@@ -61,7 +62,7 @@ class Collect:
         if not self.manifests:
             raise UserError(f"there is no complete run below {self.folder} (study.folder)")
         with context.timed("read"):
-            rows = tidy(self.manifests, Path(self.folder).expanduser())
+            rows = tidy(self.manifests, place_of(self.folder, "study.folder"))
         metrics = [name for name in rows[0] if name.startswith("metric.")]
         keys = [name for name in rows[0] if name.startswith(("config.", "choice."))]
         with context.timed("write"):

@@ -12,7 +12,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
-from .core.fields import Filled
+from .core.fields import LIMIT, Filled
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ class EntropyRate:
     """
 
     attributes: Annotated[list[Attribute], Filled]
-    images: Annotated[int, Bound(ge=1)]
-    levels: Annotated[int, Bound(ge=3)]
-    steps: Annotated[int, Bound(ge=1)]
+    images: Annotated[int, Bound(ge=1, le=LIMIT)]
+    levels: Annotated[int, Bound(ge=3, le=LIMIT)]
+    steps: Annotated[int, Bound(ge=1, le=LIMIT)]
     estimator: Literal["gap", "errors"]
-    batch: Annotated[int, Bound(ge=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    batch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    resamples: Annotated[int, Bound(ge=100, le=LIMIT)]
     full: bool
     publish: bool
 

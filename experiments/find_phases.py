@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sow.errors import UserError
+from sow.store.files import place_of
 from sow.types import Bound, component
 
 from . import find_phases_figure as picture
-from .core.fields import Count, Inside, Resamples, Share
+from .core.fields import LIMIT, Count, Inside, Resamples, Share
 from .core.finding import Finding, markdown_table
 from .core.groups import evenly, generate_groups
 from .core.laid import Laid, Slopes, agreement, laid
@@ -57,10 +58,10 @@ class FindPhases:
     studies: Mapping[str, list[str]]
     only: list[str] | None
     runs: list[str]
-    grid: Annotated[int, Bound(ge=2)]
+    grid: Annotated[int, Bound(ge=2, le=LIMIT)]
     narrowest: Inside
     explained: Share
-    groups: Annotated[int, Bound(ge=0)]
+    groups: Annotated[int, Bound(ge=0, le=LIMIT)]
     random: Count
     split: str
     level: Inside
@@ -157,7 +158,7 @@ class FindPhases:
         from .core.study import run_job
 
         out: dict[str, Path] = {}
-        for folder in map(Path, self.runs):
+        for folder in (place_of(run, "study.runs") for run in self.runs):
             names = [n for n in KNOWN if (folder / f"{n}.parquet").is_file()]
             if not names:
                 raise UserError(

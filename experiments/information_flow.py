@@ -16,7 +16,7 @@ from sow.errors import UserError
 from sow.types import Bound, Request, component
 
 from . import information_flow_figure as pictures
-from .core.fields import Count, Filled
+from .core.fields import LIMIT, Count, Filled
 from .core.finding import Finding, markdown_table
 from .core.recompose import with_words
 
@@ -55,7 +55,7 @@ class InformationFlow:
     methods: Annotated[Mapping[str, Any], Filled]
     only: list[str] | None
     seeds: Count
-    causal_seeds: Annotated[int, Bound(ge=0)]
+    causal_seeds: Annotated[int, Bound(ge=0, le=LIMIT)]
     positions: Count
     strength: Annotated[float, Bound(gt=0)]
     sources: list[str]

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sow.errors import UserError
 from sow.report import figures
+from sow.store.files import place_of
 from sow.types import Bound, component
 
-from .core.fields import Prompts
+from .core.fields import LIMIT, Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -40,15 +40,15 @@ class Memorisation:
 
     training: str
     prompts: Prompts
-    count: Annotated[int, Bound(ge=3)]
-    held_out: Annotated[int, Bound(ge=1)]
-    images: Annotated[int, Bound(ge=1)]
-    starts: Annotated[int, Bound(ge=1)]
+    count: Annotated[int, Bound(ge=3, le=LIMIT)]
+    held_out: Annotated[int, Bound(ge=1, le=LIMIT)]
+    images: Annotated[int, Bound(ge=1, le=LIMIT)]
+    starts: Annotated[int, Bound(ge=1, le=LIMIT)]
     share: Annotated[float, Bound(gt=0, lt=1)]
-    levels: Annotated[int, Bound(ge=3)]
-    steps: Annotated[int, Bound(ge=1)]
-    batch: Annotated[int, Bound(ge=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    levels: Annotated[int, Bound(ge=3, le=LIMIT)]
+    steps: Annotated[int, Bound(ge=1, le=LIMIT)]
+    batch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    resamples: Annotated[int, Bound(ge=100, le=LIMIT)]
     full: bool
     publish: bool
 
@@ -132,7 +132,7 @@ class Memorisation:
             return [Image.fromarray(render(s, side).image).resize(size) for s in seeds]
         from sow.data.images import read_image
 
-        folder = Path(self.training).expanduser()
+        folder = place_of(self.training, "study.training")
         files = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGES) if folder.is_dir() else []
         wanted = self.count + self.held_out
         if len(files) < wanted:

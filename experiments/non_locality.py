@@ -11,7 +11,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
-from .core.fields import Filled, Prompts
+from .core.fields import LIMIT, Filled, Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ class NonLocality:
     each."""
 
     prompts: Prompts
-    radii: Annotated[list[int], Bound(ge=0), Filled]
-    positions: Annotated[int, Bound(ge=1)]
-    images: Annotated[int, Bound(ge=1)]
-    levels: Annotated[int, Bound(ge=3)]
-    steps: Annotated[int, Bound(ge=1)]
-    batch: Annotated[int, Bound(ge=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    radii: Annotated[list[int], Bound(ge=0, le=LIMIT), Filled]
+    positions: Annotated[int, Bound(ge=1, le=LIMIT)]
+    images: Annotated[int, Bound(ge=1, le=LIMIT)]
+    levels: Annotated[int, Bound(ge=3, le=LIMIT)]
+    steps: Annotated[int, Bound(ge=1, le=LIMIT)]
+    batch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    resamples: Annotated[int, Bound(ge=100, le=LIMIT)]
     full: bool
     publish: bool
 

@@ -10,6 +10,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
+from .core.fields import LIMIT
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ class Patching:
     prompt: str
     other: str
     layers: list[str] | Literal["attention"]
-    windows: Annotated[int, Bound(ge=1)]
+    windows: Annotated[int, Bound(ge=1, le=LIMIT)]
     regions: list[str]
-    images: Annotated[int, Bound(ge=1)]
-    steps: Annotated[int, Bound(ge=1)]
-    batch: Annotated[int, Bound(ge=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    images: Annotated[int, Bound(ge=1, le=LIMIT)]
+    steps: Annotated[int, Bound(ge=1, le=LIMIT)]
+    batch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    resamples: Annotated[int, Bound(ge=100, le=LIMIT)]
     full: bool
     publish: bool
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from sow.report import figures
 from sow.types import Bound, component
 
-from .core.fields import Filled
+from .core.fields import LIMIT, Filled
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class PixelInformation:
     """
 
     texts: Annotated[list[Text], Filled]
-    images: Annotated[int, Bound(ge=1)]
-    levels: Annotated[int, Bound(ge=3)]
-    steps: Annotated[int, Bound(ge=1)]
+    images: Annotated[int, Bound(ge=1, le=LIMIT)]
+    levels: Annotated[int, Bound(ge=3, le=LIMIT)]
+    steps: Annotated[int, Bound(ge=1, le=LIMIT)]
     estimator: Literal["gap", "errors"]
-    batch: Annotated[int, Bound(ge=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    batch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    resamples: Annotated[int, Bound(ge=100, le=LIMIT)]
     full: bool
     publish: bool
 

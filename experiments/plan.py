@@ -12,7 +12,7 @@ from sow import report
 from sow.errors import UserError
 from sow.types import Bound, component
 
-from .core.fields import Count
+from .core.fields import LIMIT, Count
 
 if TYPE_CHECKING:
     from sow.types import Canvas, Plan, Request
@@ -32,9 +32,9 @@ class MakePlans:
     """
 
     split: Literal["validation", "test", "all", "request"]
-    limit: Annotated[int | None, Bound(ge=1)]
+    limit: Annotated[int | None, Bound(ge=1, le=LIMIT)]
     workers: Count
-    drawn: Annotated[int, Bound(ge=0)]
+    drawn: Annotated[int, Bound(ge=0, le=LIMIT)]
     canvas: list[int] | None
     factor: Count
 

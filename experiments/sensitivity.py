@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from sow.report import figures
 from sow.types import Bound, component
 
-from .core.fields import Prompts
+from .core.fields import LIMIT, Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ class Sensitivity:
     `levels`."""
 
     prompts: Prompts
-    positions: Annotated[int, Bound(ge=1)]
-    probes: Annotated[int, Bound(ge=1)]
-    images: Annotated[int, Bound(ge=1)]
-    levels: Annotated[int, Bound(ge=3)]
-    steps: Annotated[int, Bound(ge=1)]
-    batch: Annotated[int, Bound(ge=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    positions: Annotated[int, Bound(ge=1, le=LIMIT)]
+    probes: Annotated[int, Bound(ge=1, le=LIMIT)]
+    images: Annotated[int, Bound(ge=1, le=LIMIT)]
+    levels: Annotated[int, Bound(ge=3, le=LIMIT)]
+    steps: Annotated[int, Bound(ge=1, le=LIMIT)]
+    batch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    resamples: Annotated[int, Bound(ge=100, le=LIMIT)]
     full: bool
     publish: bool
 

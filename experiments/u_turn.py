@@ -11,7 +11,7 @@ from sow.errors import UserError
 from sow.report import figures
 from sow.types import Bound, component
 
-from .core.fields import Prompts
+from .core.fields import LIMIT, Prompts
 from .core.finding import Finding, bracket, markdown_table
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class UTurn:
 
     prompts: Prompts
     attributes: list[str]
-    images: Annotated[int, Bound(ge=4)]
-    levels: Annotated[int, Bound(ge=3)]
-    steps: Annotated[int, Bound(ge=1)]
-    patch: Annotated[int, Bound(ge=1)]
-    batch: Annotated[int, Bound(ge=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    images: Annotated[int, Bound(ge=4, le=LIMIT)]
+    levels: Annotated[int, Bound(ge=3, le=LIMIT)]
+    steps: Annotated[int, Bound(ge=1, le=LIMIT)]
+    patch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    batch: Annotated[int, Bound(ge=1, le=LIMIT)]
+    resamples: Annotated[int, Bound(ge=100, le=LIMIT)]
     full: bool
     publish: bool
 

@@ -220,14 +220,44 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """The plan that `to_dict` wrote; raises KeyError or UserError for anything else."""
+        """The plan that `to_dict` wrote; raises UserError, which names the field, for anything else."""
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"a plan is an object with boxes, related, prompt and source, got {values!r:.100}"
+            )
+        for name in ("boxes", "related", "prompt", "source"):
+            if name not in values:
+                raise UserError(f"{name} is missing")
+        texts, details = {name: values[name] for name in ("prompt", "source")}, values.get("details", {})
+        for name, text in texts.items():
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"{name} is a text, got {text!r:.100}")
+        if not isinstance(details, Mapping):
+            raise UserError(f"details is an object, got {details!r:.100}")
         return cls(
-            boxes=tuple(Box.of(b) for b in values["boxes"]),
-            related=tuple(Box.of(b) for b in values["related"]),
-            prompt=str(values["prompt"]),
-            source=str(values["source"]),
-            details=dict(values.get("details", {})),
+            boxes=_boxes(values, "boxes"),
+            related=_boxes(values, "related"),
+            **texts,
+            details=dict(details),
         )
+
+
+def _boxes(values: Mapping[str, Any], name: str) -> tuple[Box, ...]:
+    """The boxes of a stored plan's field; raises UserError, which names the field and the box."""
+    found = values[name]
+    if not isinstance(found, (list, tuple)):
+        raise UserError(f"{name} is a list of boxes [x, y, width, height], got {found!r:.100}")
+    out = []
+    for i, box in enumerate(found):
+        if not isinstance(box, (list, tuple)) or not all(isinstance(v, (int, float)) for v in box):
+            raise UserError(f"{name}[{i}] is four numbers [x, y, width, height], got {box!r:.100}")
+        try:
+            out.append(Box.of(box))
+        except UserError as error:
+            raise UserError(f"{name}[{i}]: {error}") from error
+        except OverflowError as error:  # a whole number beyond any float
+            raise UserError(f"{name}[{i}]: a number has {len(str(max(map(abs, box))))} digits") from error
+    return tuple(out)
 
 
 @dataclass(frozen=True)

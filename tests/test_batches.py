@@ -118,7 +118,7 @@ def test_the_automatic_size_follows_free_memory(sampler, monkeypatch):
     assert batches.free_memory(torch.device("cpu")) > 2**20
     made = build(compose([*WORDS, "batch_size=null"]))
     assert 1 <= made.batch_size <= batches.LARGEST
-    with pytest.raises(UserError, match="batch_size >= 1"):
+    with pytest.raises(UserError, match="1 <= batch_size <= 1024"):
         compose([*WORDS, "batch_size=0"])
 
 

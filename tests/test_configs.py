@@ -202,7 +202,7 @@ def test_targets_stay_in_this_project() -> None:
         (["seed=4611686018427387905"], ["need 0 <= seed <= 4611686018427387904"]),
         (["gate.tau=nan"], ["gate.tau=nan is not finite"]),
         (["p_plus.omega=inf"], ["p_plus.omega=inf is not finite"]),
-        (["batch_size=0"], ["batch_size >= 1", "0"]),
+        (["batch_size=0"], ["1 <= batch_size", "0"]),
         (["height=-8"], ["height", "-8"]),
         (["gate.queries=all"], ["gate.queries", "related", "condition", "all"]),
         (["seed_init.color=mauve"], ["mauve", "seed_init.color"]),

@@ -218,6 +218,40 @@ def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
         Replay(str(tmp_path / "nowhere")).plan([request()], CANVAS)
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"boxes": [[0, 0, True, 64]]}, "boxes[0]"),
+        ({"boxes": [[0, 0, "64", 64]]}, "boxes[0]"),
+        ({"boxes": [[0, 0, 64]]}, "boxes[0]"),
+        ({"boxes": ["1234"]}, "boxes[0]"),
+        ({"boxes": [[0, 0, float("nan"), 64]]}, "boxes[0]"),
+        ({"boxes": [[0, 0, -64, 64]]}, "boxes[0]"),
+        ({"boxes": [[0, 0, 10**400, 64]]}, "boxes[0]"),
+        ({"boxes": [[0, 0, 9000, 64]]}, "boxes[0]"),
+        ({"boxes": "none"}, "boxes"),
+        ({"boxes": None}, "boxes"),
+        ({"related": [[0, 0, 64, 64], [0, 0, float("inf"), 64]]}, "related[1]"),
+        ({"related": [[5000, 0, 64, 64]]}, "related[0]"),
+        ({"related": {"0": [0, 0, 64, 64]}}, "related"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": 7}, "prompt"),
+        ({"source": ""}, "source"),
+        ({"details": [1]}, "details"),
+    ],
+    ids=str,
+)
+def test_replay_names_the_file_and_the_field(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
+    plan = fixed().plan([request()], CANVAS)[0].to_dict()
+    for stored in ({**plan, **changes}, [{"id": "0", **plan, **changes}]):
+        (tmp_path / "plan.json").write_text(json.dumps(stored))
+        with pytest.raises(UserError) as error:
+            Replay(str(tmp_path)).plan([request()], CANVAS)
+        text = str(error.value)
+        assert text.startswith(str(tmp_path / "plan.json")) and text.endswith("(planner.path)")
+        assert f" {field}" in text
+
+
 def test_random_positions_follow_the_seed_alone() -> None:
     def draw(seed: int, id: str = "0") -> Plan:
         asked = request(condition(), prompt="a person on the left", seed=seed, id=id)

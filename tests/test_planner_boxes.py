@@ -70,7 +70,7 @@ def test_boxes_that_can_be_read_in_two_ways_are_asked_again_by_name(
 
     stub.answer = answer
     plan = make("openai").plan([ask()], CANVAS)[0]
-    assert stub.stages() == ["recognition", "position", "position", "region"]
+    assert stub.stages() == ["recognition", "position", "position", "region", "region"]
     assert plan.boxes == (Box(144, 48, 216, 216),)
     schema = stub.calls[2].body["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["boxes"]["items"]["required"] == ["x", "y", "width", "height"]

@@ -46,6 +46,7 @@ def written(box: Box, convention: str, canvas: Canvas) -> list[float]:
         "xywh": [x, y, right - x, bottom - y],
         "xyxy": [x, y, right, bottom],
         "yxyx": [y, x, bottom, right],
+        "cxcywh": [(x + right) / 2, (y + bottom) / 2, right - x, bottom - y],
     }[order]
     return [round(v) if scale != "1" else v for v in values]
 
@@ -54,9 +55,12 @@ def written(box: Box, convention: str, canvas: Canvas) -> list[float]:
 @pytest.mark.parametrize(
     ("convention", "settled"),
     [
-        ("xywh", {}),
-        ("xywh of 1000", {}),
-        ("xywh of 1", {}),
+        ("xywh", {"family": "xyxy of 1000"}),
+        ("xywh of 1000", {"boxes_as": "xywh of 1000"}),
+        ("xywh of 100", {"boxes_as": "xywh of 100"}),
+        ("xywh of 1", {"boxes_as": "xywh of 1"}),
+        ("cxcywh", {"boxes_as": "cxcywh"}),
+        ("cxcywh of 100", {"before": "cxcywh of 100"}),
         ("yxyx of 1000", {"family": "yxyx of 1000"}),
         ("xyxy", {"family": "xyxy"}),
         ("xyxy of 1000", {"before": "xyxy of 1000"}),
@@ -104,6 +108,14 @@ def test_no_box_is_misread(x: int, y: int, side: int, convention: str, canvas: C
         ("Qwen/Qwen2.5-VL-7B-Instruct", "xyxy"),
         ("qwen3-vl:8b", "xyxy of 1000"),
         ("OpenGVLab/InternVL3-8B", "xyxy of 1000"),
+        ("qwen2.5vl:7b", "xyxy"),
+        ("qwen3.5-vl", "xyxy of 1000"),
+        ("Qwen2_5-VL-7B", "xyxy"),
+        ("hf.co/unsloth/Qwen2.5-VL-7B-Instruct-GGUF:Q4_K_M", "xyxy"),
+        ("qwen3vl:235b-cloud", "xyxy of 1000"),
+        ("Qwen2-VL-7B-Instruct-AWQ", "xyxy of 1000"),
+        ("internvl3_5", "xyxy of 1000"),
+        ("qwen-vl-max", None),
         ("gpt-5", None),
         ("llava", None),
     ],
@@ -123,9 +135,64 @@ def test_all_boxes_of_a_reply_share_a_convention() -> None:
 
 
 def test_boxes_off_the_canvas_stay_in_the_asked_convention() -> None:
-    for values in ([360, 100, 200, 200], [-60, 20, 200, 200], [300, 300, 240, 240]):
+    for values in ([360, 80, 200, 200], [-60, 20, 200, 200], [60, 380, 200, 200]):
         found, boxes = recognise([values], CANVAS, condition_cost([1.0], CANVAS))
         assert found == "xywh" and boxes == [Box.of(values)]
+
+
+HABITS = "xyxy of 1000"  # as Qwen3-VL's
+CORNERS = {"x1": 150, "y1": 50, "x2": 450, "y2": 350}
+CENTRED = {"center_x": 0.5, "center_y": 0.4, "width": 0.4, "height": 0.4}
+ROOMY = Canvas(512, 512, 8, 128, 256)
+LARGE = [150, 50, 450, 350]  # in pixels, or in thousandths 154 x 154
+
+
+@pytest.mark.parametrize(
+    ("item", "settled", "expected"),
+    [
+        ({"bbox_2d": LARGE}, {"family": HABITS}, (HABITS, Box(77, 26, 154, 154))),
+        ({"bbox_2d": LARGE}, {"family": "xyxy"}, ("xyxy", Box(150, 50, 300, 300))),
+        ({"bbox_2d": LARGE}, {"boxes_as": "xyxy"}, ("xyxy", Box(150, 50, 300, 300))),
+        ({"box_2d": LARGE}, {"family": "yxyx of 1000"}, ("yxyx of 1000", Box(26, 77, 154, 154))),
+        (CORNERS, {"before": "xywh of 1000"}, (HABITS, Box(77, 26, 154, 154))),
+        (CORNERS, {"boxes_as": "yxyx"}, ("xyxy", Box(150, 50, 300, 300))),
+        ({"x1": 420, "y1": 150, "x2": 720, "y2": 450}, {}, (HABITS, Box(215, 77, 154, 154))),
+        ([28, 9, 42, 42], {}, ("xywh of 100", Box(143, 46, 215, 215))),
+        ({"x": 28, "y": 9, "width": 42, "height": 42}, {}, ("xywh of 100", Box(143, 46, 215, 215))),
+        ({"cx": 250, "cy": 250, "w": 130, "h": 130}, {}, ("cxcywh", Box(185, 185, 130, 130))),
+        (CENTRED, {}, ("cxcywh of 1", Box(154, 102, 205, 205))),
+    ],
+)  # fmt: skip
+def test_names_of_a_box_settle_its_order_and_one_reading_its_scale(
+    item: Any, settled: dict[str, str], expected: tuple[str, Box]
+) -> None:
+    found, (box,) = recognise([item], ROOMY, condition_cost([1.0], ROOMY), **settled)
+    assert found == expected[0] and box.iou(expected[1]) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("item", "settled"),
+    [
+        ({"bbox_2d": LARGE}, {}),
+        ({"bbox_2d": LARGE}, {"family": "yxyx of 1000"}),
+        ({"box_2d": LARGE}, {}),
+        ({"box_2d": LARGE}, {"family": HABITS}),
+        (CORNERS, {}),
+        (CORNERS, {"family": HABITS}),
+        ({"left": 150, "top": 50, "right": 450, "bottom": 350}, {}),
+        ({"x": 150, "y": 50, "width": 300, "height": 300}, {}),
+        ({"cx": 250, "cy": 250, "w": 300, "h": 300}, {}),
+        ([252, 156, 216, 216], {}),  # a corner or a centre
+        ([30, 20, 70, 60], {}),  # per cent, in two orders
+        ([0.5, 0.4, 0.4, 0.4], {}),
+        ({"x": 28, "y": 9, "width": 42, "height": 42, "unit": "%"}, {}),
+        ({"bbox": [28, 9, 42, 42], "format": "cxcywh"}, {}),
+        ({"box": [100, 50, 200, 200], "normalized": True}, {"boxes_as": "xywh"}),
+    ],
+)
+def test_boxes_of_two_readings_are_asked_again(item: Any, settled: dict[str, str]) -> None:
+    with pytest.raises(Ambiguous):
+        recognise([item], ROOMY, condition_cost([1.0], ROOMY), **settled)
 
 
 def test_regions_follow_the_boxes_convention() -> None:
@@ -142,14 +209,14 @@ def test_regions_follow_the_boxes_convention() -> None:
     [
         ({"x": 10, "y": 20, "width": 200, "height": 200}, Box(10, 20, 200, 200)),
         ({"x1": 10, "y1": 20, "x2": 210, "y2": 220}, Box(10, 20, 200, 200)),
-        ({"box_2d": [100, 200, 500, 600], "label": "face"}, Box(102, 51, 205, 205)),
+        ({"box_2d": [100, 550, 500, 950], "label": "face"}, Box(282, 51, 205, 205)),
         ({"box": [10, 20, 200, 200]}, Box(10, 20, 200, 200)),
         ({"box": {"xmin": 10, "ymin": 20, "xmax": 210, "ymax": 220}}, Box(10, 20, 200, 200)),
         (["10", "20", "200", "200"], Box(10, 20, 200, 200)),
     ],
 )
 def test_boxes_in_other_clothes(item: Any, expected: Box) -> None:
-    _, boxes = recognise([item], CANVAS, condition_cost([1.0], CANVAS))
+    _, boxes = recognise([item], CANVAS, condition_cost([1.0], CANVAS), family="yxyx of 1000")
     assert boxes == [expected]
 
 
@@ -393,3 +460,88 @@ def test_a_list_in_the_words_around_an_object_is_no_answer(
     text: str, answer: Any, expected: dict[str, Any]
 ) -> None:
     assert parse(text, answer) == expected
+
+
+LAST = '{"boxes": [[1, 2, 3, 4]], "reason": "last"}'
+DRAFT = '{"boxes": [[9, 9, 9, 9]], "reason": "draft"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LAST}\nThe box corners are [[9, 9, 9, 9]].",
+        f"{LAST}\nIts right and bottom: [5, 5, 10, 10]",
+        f'{DRAFT} {{"answer": {LAST}}}',
+        f'{DRAFT} {{"answer": {{"position": {LAST}}}}}',
+        DRAFT + json.dumps({"answer": LAST}),
+        f"{DRAFT} [{LAST}]",
+        f"{DRAFT}\n```json\n[[1, 2, 3, 4]]\n```",
+        f"<THINK>{DRAFT}</THINK>{LAST}",
+        f"{LAST} <Think>maybe {DRAFT}</Think>",
+        f"{LAST} <thinking>maybe {DRAFT}</thinking>",
+        f'<think time="3">{DRAFT}</think >{LAST}',
+        f'{LAST} <think time="3">{DRAFT}</think>',
+        f"[THINK]{DRAFT}[/THINK]{LAST}",
+        f"◁think▷{DRAFT}◁/think▷{LAST}",
+        f"<seed:think>{DRAFT}</seed:think>{LAST}",
+        f"{DRAFT}</Thinking>{LAST}",
+        f'Schema: {{"boxes": [[x, y, w, h]], "reason": ".."}}. {LAST}',
+        f"In [0, 512) x [0, 512): {LAST} as [x, y, width, height] [see 3].",
+        f'{LAST} {{"confidence": 0.9}}',
+    ],
+)
+def test_the_last_answer_counts(text: str) -> None:
+    assert parse(text, Position)["boxes"] == [[1, 2, 3, 4]]
+
+
+SINGLE = LAST.replace('"', "'")
+
+
+@pytest.mark.parametrize("before", ["", DRAFT])
+@pytest.mark.parametrize(
+    "text",
+    [
+        SINGLE,
+        LAST.replace("}", ",}"),
+        LAST.replace("]]", "],]"),
+        LAST[:30],
+        LAST[:14],
+        LAST[:20],
+        LAST[:-1],
+        "{boxes: [[1, 2, 3, 4]]}",
+        LAST.replace('"last"', "None"),
+        LAST.replace(",", " // here\n,", 1),
+        LAST.replace('"last"', '"the "last" one"'),
+        LAST.replace('"boxes"', "\u201cboxes\u201d"),
+        f"[{SINGLE}]",
+        '{"boxes": null}',
+        '{"boxes": "left"}',
+        '{"answer": [[1, 2, 3, 4]]}',
+        '{"x": 1, "y": 2, "width": 3, "height": 4}',
+        f'{{"draft": {DRAFT}, "final": {LAST}}}',
+        f"[{DRAFT}, {LAST}]",
+        LAST.replace("}", f', "better": {DRAFT}}}'),
+        '{"boxes": [[9, 9, 9, 9]], "boxes": [[1, 2, 3, 4]]}',
+        '{"box": [9, 9, 9, 9], "bbox": [1, 2, 3, 4]}',
+        '{"boxes": [[28, 9, 42, 42]], "unit": "percent"}',
+        f'<think time="3">{LAST}',
+    ],
+)
+def test_a_last_answer_that_is_no_json_is_asked_again(before: str, text: str) -> None:
+    with pytest.raises(BadReply):
+        parse(f"{before} {text}", Position)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[9, 9, 9, 9]] inside the canvas [0, 0, 512, 512]",
+        "[[1, 2, 3, 4], [5, 6, 7, 8],]",
+        "[[9, 9, 9, 9]], no: [1, 2, 3, 4,]",
+        "[[1, 2, 3, 4], [5, 6",
+        "[9, 9, 9, 9] or [1, 2, 3, 4]",
+    ],
+)
+def test_lists_that_are_no_one_answer_are_asked_again(text: str) -> None:
+    with pytest.raises(BadReply):
+        parse(text, Region)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Result
+from hydra.types import RunMode
 
 from sow.config.compose import compose
 from sow.config.places import CONF
@@ -120,7 +121,16 @@ READ = [
     ("gate=region,always", "gate=region,always"),
     ("gate=choice(region,always)", "gate=choice(region,always)"),
     ("gate=glob(*)", "gate=glob(*)"),
-    ("experiment=null", "experiment=null"),
+    ("hydra.run.dir=a, b (c)", "hydra.run.dir='a, b (c)'"),
+    ("hydra.sweep.dir=it's = 'here'", r"hydra.sweep.dir='it\'s = \'here\''"),
+    ("hydra.run.dir=~/a b/${now:%Y}", "hydra.run.dir='~/a b/${now:%Y}'"),
+    ("hydra.sweep.subdir=${hydra.job.num} [a]", "hydra.sweep.subdir='${hydra.job.num} [a]'"),
+    ("planner.prompt_version=my prompts (2)", "planner.prompt_version='my prompts (2)'"),
+    ("planner.prompt_version=~me/v1", "planner.prompt_version='~me/v1'"),
+    ("metrics.pretrained=/models/ViT, (b).pt", "metrics.pretrained='/models/ViT, (b).pt'"),
+    ("study.tables=[a b,'c,d']", "study.tables=['a b','c,d']"),
+    ("study=choice(generate,plan)", "study=choice(generate,plan)"),
+    ("ablation=choice([no_dam,no_pi],full)", "+ablation=choice([no_dam,no_pi],full)"),
     ("seed=range(0,3)", "seed=range(0,3)"),
     ("gate.tau=0.2,0.3", "gate.tau=0.2,0.3"),
     ("~cycle.eta", "~cycle.eta"),
@@ -168,7 +178,25 @@ REFUSED = [
     ("prompt@x=a", "prompt@x is no key: leave @x out (prompt)"),
     ("ablation=[[no_dam]]", "ablation=[[no_dam]] is no option"),
     ("gate=0.2", "gate=0.2 is no option: choose one of always, region (gate)"),
-    ("gate=[0.2]", "gate=[0.2] is no option: choose one of always, region (gate)"),
+    ("gate=[0.2]", "gate=[0.2] is no option: gate takes one and not a list, choose one of always, region"),
+    ("gate=[region,always]", "gate=[region,always] is no option: gate takes one and not a list"),
+    ("gate=[region]", "gate=[region] is no option: gate takes one and not a list"),
+    ("+gate=[region]", "gate=[region] is no option: gate takes one and not a list"),
+    ("study=[generate,plan]", "study=[generate,plan] is no option: study takes one and not a list"),
+    ("task=[normal,style]", "task=[normal,style] is no option: task takes one and not a list"),
+    ("model=choice([tiny,people],tiny)", "model=choice([tiny,people],tiny) is no option: model takes one"),
+    ("model=tiny,[people]", "model=tiny,[people] is no option: model takes one and not a list"),
+    ("experiment=[debug,table1]", "experiment=[debug,table1] is no option: experiment takes one"),
+    ("hydra/launcher=[basic,joblib]", "hydra/launcher=[basic,joblib] is no option: name one"),
+    ("hydra/sweeper=null", "hydra/sweeper=null is no option: name one (hydra/sweeper)"),
+    ("experiment=null", "experiment=null is no option: choose one of debug"),
+    ("+experiment=null", "experiment=null is no option: choose one of debug"),
+    ("experiment=debug,null", "experiment=debug,null is no option: choose one of debug"),
+    ("experiment=choice(null,debug)", "experiment=choice(null,debug) is no option: choose one of debug"),
+    ("planner.store=", "planner.store has no value: give planner.store=... (planner.store)"),
+    ("method.cache=''", "method.cache has no value"),
+    ("hydra.sweep.subdir=", "hydra.sweep.subdir has no value"),
+    ("hydra.run.dir=null", "hydra.run.dir has no value"),
     ("gate=region,ajar", "gate=region,ajar is no option: choose one of always, region (gate)"),
     ("tracker=false", "tracker=false is no option: choose one of none, wandb (tracker)"),
     ("tracker=Null", "tracker=Null is no option: choose one of none, wandb (tracker)"),
@@ -234,6 +262,23 @@ UNREADABLE = [
     ("condition.count=100000", ["need 1 <= count <= 64", "(condition.count)"]),
     (f"hydra.job.name={'a' * 300}", ["300 bytes", "(hydra.job.name)"]),
     ("condition.attributs.hat=cap", ["condition.attributs", "condition.attributes"]),
+    ("paths=null", ["paths.outputs has no value", "(paths.outputs)"]),
+    ("paths.outputs=null", ["paths.outputs has no value"]),
+    ("~paths", ["paths.outputs has no value"]),
+    ("~paths.outputs", ["paths.outputs has no value"]),
+    ("paths={outputs: null}", ["paths.outputs has no value"]),
+    ("paths.null=", ["paths.null is unknown", "paths.outputs"]),
+    ("paths={}", ["paths={} changes nothing", "~paths.outputs", "(paths)"]),
+    ("condition.attributes={}", ["condition.attributes={} changes nothing", "(condition.attributes)"]),
+    ("++condition.attributes={ }", ["changes nothing", "(condition.attributes)"]),
+    ("calibration.preservation={}", ["~calibration.preservation.normal", "(calibration.preservation)"]),
+    ("calibration.preservation={normal: {}}", ["changes nothing", "(calibration.preservation.normal)"]),
+    ("cache={}", ["cache={} changes nothing", "(cache)"]),
+    ("hydra.callbacks={}", ["hydra.callbacks={} changes nothing", "(hydra.callbacks)"]),
+    *(
+        (f"{key}=~nosuchuser/x", [f"{key}=~nosuchuser/x: there is no home folder of ~nosuchuser", f"({key})"])
+        for key in ("paths.outputs", "cache.folder", "hydra.run.dir", "hydra.sweep.dir")
+    ),
 ]
 
 
@@ -246,6 +291,104 @@ def test_errors_of_hydras_parser_name_key_and_cure(word: str, parts: list[str]) 
         assert part in str(error.value)
 
 
+AT_HOME = [
+    ["planner=replay", "planner.path"],
+    ["planner=gemini", "planner.store"],
+    ["planner=gemini", "planner.prompt_version"],
+    ["planner=offline", "planner.tokenizer"],
+    ["condition=photo", "condition.image"],
+    ["condition=photo", "condition.image=a.png", "condition.mask"],
+    ["data=folder", "data.root"],
+    ["data=folder", "data.root=.", "data.prompts"],
+    ["data=celeba_tv2i", "data.root"],
+    ["model=local", "model.path"],
+    ["model=people", "model.unet_path"],
+    ["metrics=faces", "metrics.weights"],
+    ["metrics=clip", "metrics.pretrained"],
+    ["metrics=clip", "metrics.cache_dir"],
+    ["method=controlnet_canny", "method.path"],
+    ["method=controlnet_inpaint", "method.controlnet"],
+    ["method=ip_adapter", "method.path"],
+    ["method=dreambooth", "method.cache"],
+    ["study=collect", "study.folder"],
+    ["study=claims", "study.tables"],
+    ["study=memorisation", "study.training"],
+    ["study=gallery", "study.runs"],
+    ["study=preference_tally", "study.answers=a", "study.key"],
+    ["study=train_judge", "study.start"],
+    ["study=train_controlnet", "study.output"],
+]
+
+
+@pytest.mark.parametrize("words", AT_HOME, ids=" ".join)
+def test_the_home_of_nobody_is_refused_by_key(words: list[str]) -> None:
+    *others, key = words
+    for value in ("~nosuchuser/x", "~nosuchuser"):
+        with pytest.raises(UserError) as error:
+            compose(["tracker=none", *others, f"{key}={value}"])
+        assert str(error.value).startswith(f"{key}={value}: there is no home folder of ~nosuchuser")
+        assert str(error.value).endswith(f"({key})")
+
+
+def test_home_is_written_out_where_hydra_writes() -> None:
+    from sow.config.loader import application
+
+    words = ["model=tiny", "paths.outputs=~/my runs", "hydra.sweep.dir=~/a (b)"]
+    config = application((), words).compose_config("config", words, RunMode.RUN)
+    assert config.paths.outputs == f"{Path.home()}/my runs"
+    assert config.hydra.run.dir.startswith(f"{Path.home()}/my runs/")
+    assert config.hydra.sweep.dir == f"{Path.home()}/a (b)"
+
+
+def test_a_name_of_no_repository_is_read_as_one_that_is_not_there() -> None:
+    from sow.store.inputs import hub_revision
+
+    for name in ("~nosuchuser/x", "./nosuch", "a b/c", "../x", "-a/b"):
+        assert hub_revision(name, "config.json") == {}
+
+
+def test_a_list_of_options_in_a_file_is_refused(tmp_path: Path) -> None:
+    from sow.config.loader import application
+
+    (tmp_path / "mine").mkdir()
+    for group, options in (("gate", "[region, always]"), ("cycle", "[cyclic, once]"), ("metrics", "[none]")):
+        (tmp_path / "mine" / "two.yaml").write_text(
+            f"# @package _global_\ndefaults:\n  - override /{group}: {options}\n"
+        )
+        with pytest.raises(UserError, match=f"{group} is given a list of options in a file"):
+            application([tmp_path], []).compose_config("config", ["+mine=two", "model=tiny"], RunMode.RUN)
+
+
+def test_memory_that_runs_out_while_composing_is_one_line(
+    command_line: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    import sow.config.loader
+    import sow.runs.folders
+
+    def full(*values: object, **named: object) -> None:
+        raise MemoryError
+
+    for owner, name in (
+        (ConfigLoaderImpl, "load_configuration"),
+        (ConfigLoaderImpl, "_load_single_config"),
+        (OverridesParser, "parse_overrides"),
+        (sow.config.loader, "refuse_foreign"),
+        (sow.config.loader, "read"),
+        (sow.runs.folders, "_place"),  # within a callback, whose exceptions Hydra makes warnings of
+        (sow.runs.folders, "_make"),
+    ):
+        for mode in ([], ["-m"]):
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, name, full)
+                patched.setattr(sow.runs.folders, "discard_unstarted", full)
+                result = command_line(*mode, "model=tiny", "study=plan", "tracker=none")
+            assert result.status == 1 and result.err.count("\n") == 1, (name, result.err)
+            assert result.err.startswith("error: ") and "memory" in result.err
+
+
 FLAGS = [
     (["--seed=1"], "--seed=1: words are key=value"),
     (["-seed", "1"], "words are key=value"),
@@ -253,6 +396,11 @@ FLAGS = [
     (["--config-dir", "nowhere"], "nowhere is no folder of configurations (--config-dir)"),
     (["--experimental-rerun", "run.pickle"], "--experimental-rerun runs a pickle"),
     (["-m", "seed=range(0,0)"], "seed=range(0,0) holds no value: name those to sweep over (seed)"),
+    (
+        ["-m", "seed=range(0,10000000000)"],
+        "makes a sweep of more than 100,000 jobs: name fewer values",
+    ),
+    (["-m", "seed=range(0,1000)", "gate.tau=range(0,1,0.001)"], "more than 100,000 jobs"),
     (["-m", "gate.tau=glob(*)"], "gate.tau=glob(*) holds no value"),
     (
         ["tracker=none", "tracker.project=x"],

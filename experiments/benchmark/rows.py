@@ -11,6 +11,7 @@ from sow.config.schema import construct
 from sow.errors import UserError
 from sow.types import Bound, component
 
+from ..core.fields import LIMIT
 from ..core.recompose import with_words
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Row:
     paper: Mapping[str, float | None] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     note: str | None = None
-    limit: Annotated[int | None, Bound(ge=1)] = None
+    limit: Annotated[int | None, Bound(ge=1, le=LIMIT)] = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from sow.errors import UserError
 from sow.types import Bound, component
 
-from ..core.fields import Count, Inside, Resamples
+from ..core.fields import LIMIT, Count, Inside, Resamples
 from .rows import Row, parse_rows
 
 EVALUATIONS = "unet_evaluations"  # of an image: what quality at equal compute is drawn against
@@ -36,7 +36,7 @@ class Settings:
     source: str
     split: Literal["validation", "test", "all"]
     settings: list[str] | None
-    limit: Annotated[int | None, Bound(ge=1)]
+    limit: Annotated[int | None, Bound(ge=1, le=LIMIT)]
     seeds: Count
     only: list[str] | None
     shard: str | None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
 from sow.runs.records import MANIFEST, jsonable
+from sow.store.files import place_of
 from sow.store.fingerprint import sha256
 
 from .pictures import (
@@ -52,7 +53,7 @@ def read_pictures(runs: Any, key: str, data: Any = None) -> Pictures:
 
     Raises UserError, naming the config key `key`, where a path is missing or holds no finished picture.
     """
-    roots = [Path(path).expanduser() for path in paths_of(runs)]
+    roots = [place_of(path, key) for path in paths_of(runs)]
     for root in roots:
         if not root.is_dir():
             raise UserError(f"no folder {root}: give the folder of a benchmark or of runs ({key})")

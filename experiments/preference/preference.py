@@ -17,7 +17,7 @@ from sow.report.pages import write_page
 from sow.report.tables import parse_columns
 from sow.types import Bound, component
 
-from ..core.fields import Count, Filled
+from ..core.fields import LIMIT, Count, Filled
 from ..gallery.pictures import Picture, Pictures
 from ..gallery.reading import paths_of, read_pictures
 
@@ -56,7 +56,7 @@ class Preference:
 
     runs: Any
     rows: list[str] | None
-    groups: Annotated[int | None, Bound(ge=1)]
+    groups: Annotated[int | None, Bound(ge=1, le=LIMIT)]
     raters: Count
     votes: Count
     seed: int

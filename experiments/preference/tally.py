@@ -14,6 +14,7 @@ from sow.errors import UserError
 from sow.report import writers
 from sow.report.statistics import Resampling, estimate
 from sow.report.tables import Cell, Column, Line, Table, parse_columns
+from sow.store.files import place_of
 from sow.types import component
 
 from ..core.fields import Inside, Resamples
@@ -162,7 +163,7 @@ class Tally:
 
 def read_key(path: str) -> dict[str, Any]:
     """A survey's key; raises UserError for anything else."""
-    file = Path(path).expanduser()
+    file = place_of(path, "study.key")
     file = file / KEY if file.is_dir() else file
     try:
         key = json.loads(file.read_text())
@@ -243,7 +244,7 @@ def _listed(answers: Any) -> list[Path]:
     or all its *.json if it has none."""
     out: list[Path] = []
     for value in answers if isinstance(answers, (list, tuple)) else [answers]:
-        path = Path(str(value)).expanduser()
+        path = place_of(str(value), "study.answers")
         inside = sorted(path.rglob("answers-*.json")) or sorted(path.rglob("*.json"))
         found = inside if path.is_dir() else [path]
         out += [f for f in found if f not in out]

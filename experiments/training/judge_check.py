@@ -11,7 +11,7 @@ from sow.errors import UserError
 from sow.report.blocks import publish_picture, write_block
 from sow.types import Bound, component
 
-from ..core.fields import Count
+from ..core.fields import LIMIT, Count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,11 +50,11 @@ class JudgeCheck:
     """`held_out` renders measure the judge, `samples` pictures made from captions hold it against MTCNN and the captions;
     `groups` images of the benchmark are shown with what it says of them."""
 
-    groups: Annotated[int, Bound(ge=0)]
+    groups: Annotated[int, Bound(ge=0, le=LIMIT)]
     split: str
     columns: Count
-    held_out: Annotated[int, Bound(ge=0)]
-    samples: Annotated[int, Bound(ge=0)]
+    held_out: Annotated[int, Bound(ge=0, le=LIMIT)]
+    samples: Annotated[int, Bound(ge=0, le=LIMIT)]
     steps: Count
     publish: bool
 

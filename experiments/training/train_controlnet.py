@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.errors import UserError
-from sow.store.files import atomic_folder
+from sow.store.files import atomic_folder, place_of
 from sow.store.fingerprint import fingerprint
 from sow.types import Bound, component
 
@@ -106,7 +106,7 @@ class TrainControlNet:
             net, step, loss = self.train(lesson, pool)
         with context.timed("measure"):
             ratios = self.measure(lesson, net, held_out)
-        place = Path(self.output).expanduser() if self.output else context.folder.path / "controlnet"
+        place = place_of(self.output, "study.output") if self.output else context.folder.path / "controlnet"
         with atomic_folder(place) as fresh:
             net.half().save_pretrained(fresh)
             forget_origin(fresh / "config.json")
@@ -197,7 +197,7 @@ class TrainControlNet:
     def state(self, backbone: Backbone) -> Path:
         """Where the training's state lies: a file for each model and size of the layers that read the edges."""
         of = fingerprint([dict(backbone.unet.state_dict()), list(self.channels)])
-        return Path(self.folder).expanduser() / f"{of[:12]}.pt"
+        return place_of(self.folder, "study.folder") / f"{of[:12]}.pt"
 
     def fresh(self, backbone: Backbone, pool: Pool) -> Any:
         """The ControlNet before its first step: float32, its residuals zero unless it goes on from `start`."""
@@ -213,7 +213,9 @@ class TrainControlNet:
             )
             spread_out(net.controlnet_cond_embedding, pool.edges[:64, :1].float() / 255)
         if self.start:
-            begun = ControlNetModel.from_pretrained(self.start, torch_dtype=torch.float32)
+            begun = ControlNetModel.from_pretrained(
+                place_of(self.start, "study.start"), torch_dtype=torch.float32
+            )
             begin_from(net, begun.state_dict(), self.start, "study.start")
         net = torch.nn.Module.to(net, device=backbone.device, dtype=torch.float32)
         return net.to(memory_format=torch.channels_last).train().requires_grad_(True)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
+from sow.store.files import place_of
 from sow.types import component
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ class TrainJudge:
 
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
-        begun = load_judge(Path(self.start) / WEIGHTS.name).network if self.start else None
+        begun = load_judge(place_of(self.start, "study.start") / WEIGHTS.name).network if self.start else None
         if begun is not None:
             begun.requires_grad_(True)
-        trainer = Trainer(self.recipe(), self.seed, Path(self.folder), begun, self.device, self.workers)
+        trainer = Trainer(
+            self.recipe(), self.seed, place_of(self.folder, "study.folder"), begun, self.device, self.workers
+        )
         if self.minutes is not None:
             steps = trainer.run(self.minutes * 60)
         else:
@@ -97,7 +99,7 @@ class TrainJudge:
         calibration = calibrate(trainer.average, self.held_out)
         report = evaluate(Judge(trainer.average, calibration), self.held_out)
         report["training"] = {"steps": trainer.step, "seconds": round(trainer.spent), "seed": self.seed}
-        output = Path(self.output)
+        output = place_of(self.output, "study.output")
         output.mkdir(parents=True, exist_ok=True)
         save_judge(output / "weights.safetensors", trainer.average, calibration, report)
         (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")

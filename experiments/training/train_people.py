@@ -21,6 +21,7 @@ from sow.people.training.recipes import (
     TextRecipe,
 )
 from sow.report.blocks import write_block
+from sow.store.files import place_of
 from sow.types import component
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class TrainPeople:
             process.join()
             if process.exitcode:
                 raise RuntimeError(f"a process that makes shards ended with status {process.exitcode}")
-        report = Path(self.folder) / "evaluation.json"
+        report = place_of(self.folder, "study.folder") / "evaluation.json"
         if context is not None and "evaluate" in self.phases:
             numbers = json.loads(report.read_text())
             context.folder.save_json("evaluation.json", numbers)
@@ -79,7 +80,7 @@ class TrainPeople:
 
     @property
     def _work(self) -> Path:
-        return Path(self.folder)
+        return place_of(self.folder, "study.folder")
 
     def _text(self, track: Tracker) -> None:
         from sow.people.training.text import train_text_encoder
@@ -140,7 +141,13 @@ class TrainPeople:
         from sow.people.training.export import export_weights
 
         unet = UNet2DConditionModel.from_pretrained(self._work / "denoiser" / "average")
-        export_weights(Path(self.output), self._vae(), *self._text_parts(), unet, self.denoiser.predicts)
+        export_weights(
+            place_of(self.output, "study.output"),
+            self._vae(),
+            *self._text_parts(),
+            unet,
+            self.denoiser.predicts,
+        )
 
     def _evaluate(self, track: Tracker) -> None:
         import torch
@@ -153,7 +160,7 @@ class TrainPeople:
         torch.set_num_threads(self.denoiser.threads)
         look = self.evaluation
         other = None if look.unet is None else Path(look.unet)
-        pipeline = load_pipeline(Path(self.output), other)
+        pipeline = load_pipeline(place_of(self.output, "study.output"), other)
         people_grid(pipeline, Path(look.grid), steps=max(look.steps), guidance=look.guidance[0])
         numbers = evaluate(pipeline, self.evaluation)
         self._work.mkdir(parents=True, exist_ok=True)
@@ -162,7 +169,7 @@ class TrainPeople:
         (self._work / "evaluation.md").write_text(text)
         print(text)
         if look.publish:
-            write_block((other or Path(self.output)) / "README.md", "measured", text)
+            write_block((other or place_of(self.output, "study.output")) / "README.md", "measured", text)
 
     def _vae(self) -> AutoencoderKL:
         from diffusers import AutoencoderKL

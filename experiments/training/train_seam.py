@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sow.config.places import PACKAGE
 from sow.report.blocks import write_block
+from sow.store.files import place_of
 from sow.types import Bound, component
 
-from ..core.fields import Count
+from ..core.fields import LIMIT, Count
 
 if TYPE_CHECKING:
     from ..core.study import StudyContext
@@ -26,13 +26,13 @@ class TrainSeam:
     measurement on `held_out` renders to report.json there, and with `publish` onto the classifier's card."""
 
     figures: Count
-    redrawn: Annotated[int, Bound(ge=0)]
+    redrawn: Annotated[int, Bound(ge=0, le=LIMIT)]
     steps: Count
-    pairs: Annotated[int, Bound(ge=2)]
+    pairs: Annotated[int, Bound(ge=2, le=LIMIT)]
     learning_rate: Annotated[float, Bound(gt=0)]
     weight_decay: Annotated[float, Bound(ge=0)]
     seed: Annotated[int, Bound(ge=0, le=50)]
-    held_out: Annotated[int, Bound(ge=5)]
+    held_out: Annotated[int, Bound(ge=5, le=LIMIT)]
     threads: Count
     output: str
     publish: bool
@@ -55,7 +55,7 @@ class TrainSeam:
             if step % 50 == 0:
                 context.console.print(f"step {step} of {self.steps}, loss {mean:.3f}")
         spent = round(time.process_time() - begun)
-        output = Path(self.output)
+        output = place_of(self.output, "study.output")
         output.mkdir(parents=True, exist_ok=True)
         training = {"steps": self.steps, "seconds": spent, "seed": self.seed}
         save_seam(output / WEIGHTS.name, network, training)

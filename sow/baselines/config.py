@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,6 +11,7 @@ import sow.people
 from sow.errors import UserError
 from sow.pipeline.factory import one_way, pipeline
 from sow.pipeline.fit import check_canvas
+from sow.store.files import place_of
 from sow.store.inputs import hub_revision
 from sow.types import Bound, component
 
@@ -34,8 +34,8 @@ PEOPLE = Path(sow.people.__file__).parent / "controlnet"
 def local_folder(source: str | None) -> str | None:
     """The folder that `source` names, "~" being the home folder; None where it names none: a hub id, or
     nothing."""
-    folder = os.path.expanduser(source or "")  # a user who does not exist stays as written; pathlib raises
-    return folder if os.path.isdir(folder) else None
+    folder = place_of(source, "method.path") if source else None
+    return str(folder) if folder is not None and folder.is_dir() else None
 
 
 def named(dotted: str) -> Any:
@@ -331,7 +331,7 @@ class Personal(Baseline):
         return []
 
     def sampler(self, config: Config, backbone: Backbone) -> Pipeline:
-        folder = Path(self.cache).expanduser() if self.cache else config.paths.outputs / ".trained"
+        folder = place_of(self.cache, "method.cache") if self.cache else config.paths.outputs / ".trained"
         return super().sampler(config, backbone).variant(folder=folder, batch_size=1)
 
 

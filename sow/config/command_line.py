@@ -88,7 +88,8 @@ def _status(arguments: list[str]) -> int:
     except (OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno not in OF_THE_SYSTEM:
             raise
-        module("sow.runs.folders").discard_unstarted()
+        with contextlib.suppress(MemoryError):
+            module("sow.runs.folders").discard_unstarted()
         print(f"error: {redact(_told(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -179,14 +180,18 @@ def _told(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return (
             f"there is not enough memory ({error or 'none is left'}): ask for smaller pictures or fewer "
-            "of them (condition.size, condition.count, width, height, batch_size)"
+            "of them (condition.size, condition.count, width, height, batch_size, -m)"
         )
     place = f" {error.filename}" if error.filename else ""
     return f"cannot use the file or folder{place}: {error.strerror} (paths.outputs)"
 
 
 def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What Python prints of a fault of ours, without the secrets in its messages."""
+    """What Python prints of a fault of ours, without the secrets in its messages; memory that ran out while
+    an error was told is none of ours."""
+    if isinstance(error, MemoryError):
+        print(f"error: {redact(_told(error))}", file=sys.stderr)
+        return
     print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 

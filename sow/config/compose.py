@@ -18,7 +18,9 @@ from sow.config.loader import application
 from sow.config.places import CONF as CONF
 from sow.config.schema import construct, instantiate
 from sow.config.trust import need_of_group
+from sow.config.words import PATHS
 from sow.errors import MISSING, UserError, unknown
+from sow.store.files import place_of
 from sow.store.secrets import redact
 from sow.types import Bound, SeedNumber, component
 
@@ -89,7 +91,8 @@ class Caching:
     folder_mb: Annotated[int, Bound(ge=0)]
 
 
-Side = Annotated[int | None, Bound(ge=1)]
+Side = Annotated[int | None, Bound(ge=1, le=1_000_000)]
+Together = Annotated[int | None, Bound(ge=1, le=1024)]
 
 
 @component("", eq=False)
@@ -107,7 +110,7 @@ class Config:
     num_inference_steps: Annotated[int, Bound(ge=1, le=1000)]
     height: Side
     width: Side
-    batch_size: Side
+    batch_size: Together
     force: bool
     calibration: Calibration
     task: Task
@@ -212,6 +215,8 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
         if not key.startswith("condition."):
             raise UserError(f"{key} has no value: give {key}=... ({key})")
         given["condition"] = Ungiven(key)
+    for key in PATHS:
+        _check_place(resolved, key)
     for name in GROUPS:
         if given[name] is resolved[name]:
             if isinstance(resolved[name], Mapping) and "_target_" in resolved[name]:
@@ -228,6 +233,15 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
         "words": tuple(overrides),
     }
     return construct(Config, given, "")
+
+
+def _check_place(values: Any, key: str) -> None:
+    """Raise UserError for a path of the configuration that lies in the home folder of nobody."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    for path in values if isinstance(values, list) else [values]:
+        if isinstance(path, str):
+            place_of(path, key)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from sow.config.places import CONF
 from sow.config.trust import SWEEPERS, refuse_foreign, refuse_search_path
 from sow.config.words import from_sweeper, read
 from sow.errors import UserError
+from sow.store.files import place_of
 from sow.store.fingerprint import sha256
 from sow.store.secrets import redact
 
@@ -55,6 +57,7 @@ UNREADABLE = (
 
 
 HYDRA = Path(hydra.__file__).parent / "conf"
+MOST_JOBS = 100_000  # of a sweep, whose words are all made before the first
 EDGES = "[]{}'\" "  # of a value, no part of its folder's name
 
 
@@ -99,6 +102,9 @@ class Loader(ConfigLoaderImpl):
             raise UserError(explain(error, words, self._beside)) from error
         know(OmegaConf.to_container(config, resolve=False))
         refuse_foreign(config, self.own, words)
+        refuse_several(config)
+        self._check_mappings(config, words)
+        _at_home(config)
         mode = config.hydra.mode
         if run_mode == RunMode.RUN and mode == RunMode.MULTIRUN and "hydra.mode=MULTIRUN" not in words:
             raise UserError("hydra.mode=MULTIRUN in a file does not start a sweep: add -m (hydra.mode)")
@@ -121,11 +127,32 @@ class Loader(ConfigLoaderImpl):
         return config
 
     def _check_sweeps(self, words: Sequence[str]) -> None:
-        """A sweep over nothing would run nothing, and say that all is well."""
+        """A sweep over nothing would run nothing, and say that all is well; one over too much would fill the
+        memory with words before its first job."""
+        jobs = 1
         for override in OverridesParser.create(config_loader=self).parse_overrides(list(words)):
-            if override.is_discrete_sweep() and next(override.sweep_string_iterator(), None) is None:
-                key = override.get_key_element()
+            if not override.is_discrete_sweep():
+                continue
+            key = override.get_key_element()
+            count = sum(1 for _ in islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+            if count == 0:
                 raise UserError(f"{override.input_line} holds no value: name those to sweep over ({key})")
+            jobs *= count
+            if jobs > MOST_JOBS:
+                raise UserError(
+                    f"{override.input_line} makes a sweep of more than {MOST_JOBS:,} jobs: name fewer values "
+                    f"({key})"
+                )
+
+    def _check_mappings(self, config: DictConfig, words: Sequence[str]) -> None:
+        """Raise UserError for an empty mapping, which Hydra lays over what is there without a trace."""
+        for override in OverridesParser.create(config_loader=self).parse_overrides(list(words)):
+            for key in _empty_mappings(override.key_or_group, override.value()):
+                if OmegaConf.is_dict(found := OmegaConf.select(config, key)) and len(found):
+                    raise UserError(
+                        f"{override.input_line} changes nothing, as a mapping is laid over what is there: "
+                        f"take parts away with ~{key}.{next(iter(found))} ({key})"
+                    )
 
     def _not_text(self) -> str:
         """The first configuration file that is no UTF-8."""
@@ -145,6 +172,40 @@ class Loader(ConfigLoaderImpl):
             return super().load_configuration("config", list(words), RunMode.RUN)
         except UNREADABLE:
             return None
+
+
+def refuse_several(config: DictConfig) -> None:
+    """Raise UserError for a group of which a file names a list of options: they would be merged."""
+    for group in config.keys() - config.hydra.runtime.choices.keys():
+        options = sorted(file.stem for file in (CONF / str(group)).glob("*.yaml"))
+        if options:
+            raise UserError(
+                f"{group} is given a list of options in a file, and takes one: choose one of "
+                f"{', '.join(options)} ({group})"
+            )
+
+
+def _empty_mappings(key: str, value: Any) -> Iterator[str]:
+    """The keys below `key` at which a value holds a mapping without parts."""
+    if isinstance(value, Mapping):
+        if not value:
+            yield key
+        for name, part in value.items():
+            yield from _empty_mappings(f"{key}.{name}", part)
+
+
+def _at_home(config: DictConfig) -> None:
+    """Folders below "~", which Hydra would make under that name, are written out; raises UserError for the
+    home of nobody and for a configuration that names no folder at all."""
+    for key in ("paths.outputs", "hydra.run.dir", "hydra.sweep.dir"):
+        parent, _, last = key.rpartition(".")
+        section = OmegaConf.select(config, parent)
+        values: Any = OmegaConf.to_container(section, resolve=False) if OmegaConf.is_dict(section) else {}
+        if values.get(last) is None:
+            raise UserError(f"{key} has no value: give {key}=FOLDER, or leave {parent} as it is ({key})")
+        if str(values[last]).startswith("~"):
+            with flag_override(config, ["struct", "readonly"], False):
+                section[last] = str(place_of(str(values[last]), key))
 
 
 def refuse_shadowed(folder: Path, conf: Path) -> None:

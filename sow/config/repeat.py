@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from sow.config.trust import SENDING
 from sow.config.words import FREE_TEXT, PATHS
 from sow.errors import UserError
+from sow.store.files import place_of
 from sow.store.secrets import HIDDEN
 
 CHUNK = "sow"  # of a PNG's text: {"words": [...], "key": run key}
@@ -35,7 +36,7 @@ def words_of(image: str, own: Sequence[str] = ()) -> list[str]:
     UserError for a file without, and for words that only the user's own command line may hold."""
     from PIL import Image
 
-    path = Path(image).expanduser()
+    path = place_of(image, "--from")
     try:
         with Image.open(path) as opened:
             text = getattr(opened, "text", {}).get(CHUNK)

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sow.config.places import CONF
 from sow.errors import MISSING, UserError
+from sow.store.files import place_of
 
 GUIDANCE = ("negative_prompt", "suppress_prompt", "enhance_prompt", "preserve_negative_prompt")
 PROMPTS = (
@@ -28,15 +30,19 @@ PATHS = (
     "data.root",
     "metrics.cache_dir",
     "metrics.parts.clip.cache_dir",
+    "metrics.parts.clip.pretrained",
     "metrics.parts.faces.weights",
+    "metrics.pretrained",
     "metrics.weights",
     "method.cache",
+    "method.controlnet",
     "method.path",
     "model.lora",
     "model.path",
     "model.unet_path",
     "paths.outputs",
     "planner.path",
+    "planner.prompt_version",
     "planner.store",
     "planner.tokenizer",
     "study.answers",
@@ -44,10 +50,14 @@ PATHS = (
     "study.key",
     "study.output",
     "study.runs",
+    "study.start",
+    "study.tables",
+    "study.training",
 )  # `null` keeps its meaning there, and `[a, b]` that is no file is a list
 FREE_TEXT = (*PROMPTS, *PATHS)
-NEVER_EMPTY = ("prompt", "condition.image", "data.root", "model.path", "paths.outputs", "study.runs")
-FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir")
+NEVER_EMPTY = ("prompt", *PATHS)  # an empty path would be the folder that one happens to be in
+FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")  # literal but for `${..}`
+SEVERAL = ("ablation",)  # the groups that take a list of options
 OPEN = (
     "condition.attributes.",
 )  # mappings without fixed names: what is given there is laid over, and checked by name
@@ -79,13 +89,13 @@ def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
             raise UserError(f"{key}{found['package']} is no key: leave {found['package']} out ({key})")
         if key in FREE_TEXT:
             read_words.append(f"{sign}{key}={_free_text(key, value)}")
-        elif key in FOLDERS_OF_HYDRA and not value.strip(" '\""):
-            raise _empty(key)
+        elif key in FOLDERS_OF_HYDRA:
+            read_words.append(f"{sign}{key}={_folder(key, value)}")
         elif key == "ablation":
             ablations.append(value)
         elif key.startswith(OPEN):
             read_words.append(f"++{key}={value}")
-        elif "/" in key and not re.search(r"[A-Za-z_]", value):
+        elif "/" in key and (value.strip()[:1] == "[" or value.strip() in ("", "null") or value.isdigit()):
             raise UserError(f"{key}={value} is no option: name one ({key})")
         else:
             if options := _options(key, folders):
@@ -176,6 +186,18 @@ def _free_text(key: str, value: str) -> str:
     return _written(key, decode(value))
 
 
+def _folder(key: str, value: str) -> str:
+    """A folder's name in quotes, in which Hydra resolves `${..}` and takes anything else as it stands."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if value.strip(" '\"") in ("", "null"):
+        raise _empty(key)
+    if _QUOTED.fullmatch(value):
+        value = str(OverridesParser.create().parse_override(f"text={value}").value())
+    return str(QuotedString(value, Quote.single).with_quotes())
+
+
 def _written(key: str, text: str) -> str:
     if text == MISSING:  # which no escape makes a text
         raise UserError(f"{key}={text} is Hydra's mark for a missing value: write it otherwise ({key})")
@@ -191,7 +213,7 @@ def _there(name: str) -> bool:
 
 def _lines(key: str, name: str) -> Iterator[str]:
     try:
-        text = Path(name).expanduser().read_text(encoding="utf-8-sig")
+        text = place_of(name, key).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{key}=@{name} names a file with one text per line, which cannot be read: {error}; put a text "
@@ -215,9 +237,14 @@ def _options(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def _check_options(group: str, value: str, options: Sequence[str]) -> None:
-    """Raise UserError unless the value names options: one, a list, or a sweep;
+    """Raise UserError unless the value names options: one, a sweep, or a list where the group takes several;
     what Hydra computes is left to it."""
     text = value.strip()
+    if group not in SEVERAL and (CONF / group).is_dir() and any(v[:1] == "[" for v in _swept(text)):
+        raise UserError(
+            f"{group}={value} is no option: {group} takes one and not a list, choose one of "
+            f"{', '.join(options)} ({group})"
+        )
     if text.startswith("choice(") and text.endswith(")"):
         text = text[7:-1]
     if "(" in text or "$" in text:
@@ -227,8 +254,15 @@ def _check_options(group: str, value: str, options: Sequence[str]) -> None:
     for name in map(decode, elements(text)):
         if name.startswith("[") and text == value.strip().removeprefix("choice(").removesuffix(")"):
             _check_options(group, name, options)  # of a sweep of lists
-        elif name not in options and not (name == "null" and group == "experiment"):
-            raise UserError(f"{group}={value} is no option: choose one of {', '.join(options)} ({group})")
+        elif name not in options:
+            names = ", ".join(options) + (", or leave it out" if name == "null" else "")
+            raise UserError(f"{group}={value} is no option: choose one of {names} ({group})")
+
+
+def _swept(text: str) -> list[str]:
+    """The values of a sweep, of a single one that one."""
+    inner = text[7:-1] if text.startswith("choice(") and text.endswith(")") else text
+    return elements(inner)
 
 
 def _merged(ablations: Sequence[str], folders: Sequence[Path]) -> list[str]:

@@ -23,6 +23,7 @@ from PIL import Image
 from sow.data import SETTINGS, Group, Split
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
+from sow.store.files import place_of
 from sow.store.fingerprint import fingerprint
 from sow.types import Bound, Request, VisualCondition, component
 
@@ -61,7 +62,7 @@ class CelebaTV2I:
     root: str
     parts: list[str]
     margin: Annotated[float, Bound(ge=0, le=1)]
-    size: Annotated[int, Bound(ge=16)]  # a face needs that many pixels
+    size: Annotated[int, Bound(ge=16, le=4096)]  # a face needs that many pixels
 
     def __post_init__(self) -> None:
         unknown = [p for p in self.parts if p not in PARTS]
@@ -102,7 +103,7 @@ class CelebaTV2I:
         return [p for e in entries() for p in (self._image(e.image), *self._masks(e.image)) if p.is_file()]
 
     def _root(self) -> Path:
-        return Path(self.root).expanduser()
+        return place_of(self.root, "data.root")
 
     def _image(self, number: int) -> Path:
         return self._root() / "CelebA-HQ-img" / f"{number}.jpg"

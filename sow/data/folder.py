@@ -18,6 +18,7 @@ from sow.data import SETTINGS, Group, Split
 from sow.data.conditions import Photo, another_photo
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
+from sow.store.files import place_of
 from sow.store.fingerprint import fingerprint, sha256
 from sow.types import Bound, Request, component
 
@@ -88,10 +89,10 @@ class ImageFolder:
 
     def files(self) -> list[Path]:
         """The folder of the images and their masks, and the prompts' file."""
-        return [self._root(), *([Path(self.prompts).expanduser()] if self.prompts else [])]
+        return [self._root(), *([place_of(self.prompts, "data.prompts")] if self.prompts else [])]
 
     def _root(self) -> Path:
-        return Path(self.root).expanduser()
+        return place_of(self.root, "data.root")
 
     def _images(self) -> list[str]:
         root = self._root()
@@ -137,7 +138,7 @@ class ImageFolder:
     def _prompts(self) -> dict[str, list[str]]:
         if self.prompts is None:
             return {self.setting: [self.prompt]}
-        path = Path(self.prompts).expanduser()
+        path = place_of(self.prompts, "data.prompts")
         lists = _read(path, self.setting)
         for setting, lines in lists.items():
             if setting not in SETTINGS:

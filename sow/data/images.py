@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from sow.errors import UserError
+from sow.store.files import place_of
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def locate(path: str, key: str = "condition.image") -> Path:
     """The file that a path or the name of a sample photograph stands for; raises UserError for a folder, for
     a pipe, socket or device, and for an empty file."""
     if not path.startswith(SAMPLE):
-        file = Path(os.path.expanduser(path))  # a user who does not exist stays as written; pathlib raises
+        file = place_of(path, key)
         try:
             state = os.stat(file)
         except (FileNotFoundError, NotADirectoryError):

@@ -64,7 +64,7 @@ class Entry:
 class PeopleBenchmark:
     """600 groups: each prompt with two faces; `size` is the side of a condition in pixels."""
 
-    size: Annotated[int, Bound(ge=16)]  # a face needs that many pixels
+    size: Annotated[int, Bound(ge=16, le=4096)]  # a face needs that many pixels
 
     def groups(self, split: Split) -> list[Group]:
         """The 60 groups of `validation`, the 540 of `test`, or `all`, in order of id; UserError for another

@@ -41,7 +41,7 @@ class Cycle:
 
     t1: float
     t2: float
-    cycles: Annotated[int, Bound(ge=1)]
+    cycles: Annotated[int, Bound(ge=1, le=10_000)]
     eta: Annotated[float, Bound(ge=0, le=1)]
     inject_levels: Literal["aligned", "official"]
     steps: Literal["fitted", "literal"]

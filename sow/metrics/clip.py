@@ -15,6 +15,7 @@ from sow.metrics import Value
 from sow.metrics.faces import resolve_device
 from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256
+from sow.store.files import place_of
 from sow.store.fingerprint import fingerprint
 from sow.store.store import shared
 from sow.types import Bound, Sample, component
@@ -92,12 +93,13 @@ class ClipText:
         """What an embedding depends on beside its input; a tag of open_clip names its weights for good."""
         import open_clip
 
-        file = Path(self.pretrained).expanduser()
+        file = place_of(self.pretrained, "metrics.pretrained")
         weights = file_sha256(file) if file.is_file() else self.pretrained
         return [self.model, weights, open_clip.__version__, fingerprint_code(ClipText)]
 
     def _load(self) -> tuple[Any, Any, Any]:
-        return _load(self.model, self.pretrained, self.cache_dir, resolve_device(self.device))
+        cache = None if self.cache_dir is None else str(place_of(self.cache_dir, "metrics.cache_dir"))
+        return _load(self.model, self.pretrained, cache, resolve_device(self.device))
 
 
 def squared(image: Image.Image) -> Image.Image:
@@ -125,14 +127,15 @@ def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tup
             f"open_clip has no model {name}: choose from {', '.join(open_clip.list_models()[:12])}, ... "
             "(metrics.model)"
         )
-    is_file = Path(pretrained).expanduser().is_file()
+    file = place_of(pretrained, "metrics.pretrained")
+    is_file = file.is_file()
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not is_file and pretrained not in tags:
         raise UserError(
             f"{pretrained} is neither a file nor weights of {name}: choose from {', '.join(tags)} "
             "(metrics.pretrained)"
         )
-    source = str(Path(pretrained).expanduser()) if is_file else pretrained
+    source = str(file) if is_file else pretrained
     try:
         model, _, transform = open_clip.create_model_and_transforms(
             name, pretrained=source, device=device, cache_dir=cache_dir

@@ -18,7 +18,7 @@ from sow.metrics.copying import COPYING, another_picture, copy_paste
 from sow.models.loading import fill
 from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256, fingerprint_files
-from sow.store.files import atomic_write
+from sow.store.files import atomic_write, place_of
 from sow.store.fingerprint import fingerprint
 from sow.store.store import shared
 from sow.types import Bound, Box, Sample, component
@@ -209,7 +209,7 @@ def weights_file(weights: str | None) -> Path:
     """The FaceNet weight file, fetched into torch's hub folder when it is nowhere;
     UserError when it cannot be had."""
     if weights is not None:
-        file = Path(weights).expanduser()
+        file = place_of(weights, "metrics.weights")
         if not file.is_file():
             raise UserError(f"no file {weights}: give the FaceNet weights {WEIGHTS_NAME} (metrics.weights)")
         return file
@@ -221,8 +221,8 @@ def weights_file(weights: str | None) -> Path:
 
 def weights_place() -> Path:
     """Where torch's hub keeps the FaceNet weights."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
-    return Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "checkpoints" / WEIGHTS_NAME
+    cache = place_of(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "XDG_CACHE_HOME") / "torch"
+    return place_of(os.environ.get("TORCH_HOME", cache), "TORCH_HOME") / "checkpoints" / WEIGHTS_NAME
 
 
 def resolve_device(device: str) -> str:

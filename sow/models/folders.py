@@ -10,6 +10,7 @@ from sow.errors import UserError
 from sow.models import checkpoint
 from sow.models.stable_diffusion import CHECKS
 from sow.models.transformer import adapter_of
+from sow.store.files import place_of
 
 OWN = ("unet", "scheduler")
 PARTS = ("vae", "text_encoder", "tokenizer", *OWN)
@@ -20,7 +21,7 @@ SHIPPED = {"people": PEOPLE / "weights", "people_flow": PEOPLE / "weights_flow"}
 
 def place(name: str) -> Path:
     """The folder of a name of SHIPPED or of a path."""
-    return SHIPPED.get(name) or Path(name).expanduser()
+    return SHIPPED.get(name) or place_of(name, "model.path")
 
 
 def check_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sow.errors import UserError
 from sow.models.loading import need_floats, need_whole, some
 from sow.models.single_file import header
+from sow.store.files import place_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +41,7 @@ _UP = {"lora_down": "lora_up", "lora_A": "lora_B", "down": "up"}
 
 def file_of(path: str) -> Path:
     """The file that a path of `model.lora` means: itself, or diffusers' own in a folder."""
-    place = Path(path).expanduser()
+    place = place_of(path, "model.lora")
     return place / IN_A_FOLDER if place.is_dir() else place
 
 

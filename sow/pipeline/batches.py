@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 
 import torch
 
 from sow.errors import UserError
 from sow.models.backbone import Backbone
+from sow.pipeline.memory import host_memory
 from sow.types import Canvas
 
 log = logging.getLogger(__name__)
@@ -41,12 +40,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return host_memory()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from sow.attention.modulation import Modulation
 from sow.models.checkpoint import attention_layers
+from sow.pipeline.memory import need_memory
 from sow.planner.base import on_canvas, parse_boxes, scale_boxes
 from sow.planner.fixed import Fixed
 
 if TYPE_CHECKING:
     from sow.config.compose import Config
     from sow.types import Canvas
+
+SIDE = 64  # pixels, no more than any model's own: of a side that neither the user nor a local file says
 
 
 def check_fit(config: Config) -> None:
@@ -31,12 +34,26 @@ def check_canvas(config: Config) -> tuple[Canvas, Mapping[str, Any] | None] | No
     """The canvas and the UNet's configuration (None for a transformer), None for a model that is still to be
     fetched.
 
-    Raises UserError for sides that the model cannot make and for a box of the user that leaves the canvas.
+    Raises UserError for sides that the model cannot make or this machine cannot hold, and for a box of the
+    user that leaves the canvas.
     """
     known = config.model.known(config.width, config.height)
+    _check_memory(config, None if known is None else known[0])
     if known is not None:
         check_boxes(config, known[0])
     return known
+
+
+def _check_memory(config: Config, canvas: Canvas | None) -> None:
+    """Raise UserError for a batch of pictures that this machine cannot hold; a canvas that is not known yet
+    has the sides that the user gave."""
+    given = config.model.canvas or (0, 0)
+    width, height = (config.width or given[0], config.height or given[1])
+    if canvas is not None:
+        width, height = canvas.width, canvas.height
+    images = getattr(config.study, "images", 1)
+    together = min(config.batch_size or 1, images if isinstance(images, int) else 1)
+    need_memory(width or SIDE, height or SIDE, together, config.model.device)
 
 
 def check_boxes(config: Config, canvas: Canvas) -> None:

@@ -4,38 +4,39 @@ models."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sow.planner.replies import UNITS
 from sow.types import Box, Canvas
 
 Numbers = tuple[float, float, float, float]
 Cost = Callable[[int, Numbers], float]
 
-# Order of the numbers and scale (None: pixels of the canvas); the one that is asked for comes first.
+# Order of the numbers ("cxcywh": the centre and the size) and scale (None: pixels of the canvas); the one
+# that is asked for comes first.
+ORDERS = ("xywh", "xyxy", "yxyx", "cxcywh")
 CONVENTIONS: dict[str, tuple[str, float | None]] = {
-    "xywh": ("xywh", None),
-    "xyxy": ("xyxy", None),
-    "yxyx": ("yxyx", None),
-    "xywh of 1000": ("xywh", 1000),
-    "xyxy of 1000": ("xyxy", 1000),
-    "yxyx of 1000": ("yxyx", 1000),
-    "xywh of 1": ("xywh", 1),
-    "xyxy of 1": ("xyxy", 1),
-    "yxyx of 1": ("yxyx", 1),
+    order if scale is None else f"{order} of {scale}": (order, scale)
+    for scale in (None, 1000, 100, 1)
+    for order in ORDERS
 }
-# What families of vision models were trained to write, by the start of their names.
-_HABITS = {
-    "gemini": "yxyx of 1000",
-    "qwen3-vl": "xyxy of 1000",
-    "qwen2.5-vl": "xyxy",
-    "qwen2-vl": "xyxy of 1000",
-    "qwen-vl": "xyxy of 1000",
-    "internvl": "xyxy of 1000",
-}
+# What families of vision models were trained to write, by the start of their names without marks. The
+# addresses that a provider moves from one model to the next (qwen-vl-max) have none.
+_HABITS = (
+    (r"gemini", "yxyx of 1000"),
+    (r"qwen3\d?vl", "xyxy of 1000"),
+    (r"qwen25vl", "xyxy"),
+    (r"qwen2vl", "xyxy of 1000"),
+    (r"qwenvl(?!max|plus|ocr)", "xyxy of 1000"),
+    (r"internvl", "xyxy of 1000"),
+)
 _NONSENSE = 1.5  # a cost that no sensible box has
 _AS_GOOD = 0.25  # how much more than the best a convention that fits as well may cost
 _SAME = 0.7  # intersection over union from which two readings are one box
+_INSIDE = 0.02  # share off the canvas up to which a reading that nobody asked for is a reading
+# Names of the four numbers, which say their order; none says their scale.
 _KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("x", "y", "width", "height"), "xywh"),
     (("x", "y", "w", "h"), "xywh"),
@@ -44,24 +45,30 @@ _KEYS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("x_min", "y_min", "x_max", "y_max"), "xyxy"),
     (("x1", "y1", "x2", "y2"), "xyxy"),
     (("left", "top", "right", "bottom"), "xyxy"),
+    (("cx", "cy", "width", "height"), "cxcywh"),
+    (("cx", "cy", "w", "h"), "cxcywh"),
+    (("center_x", "center_y", "width", "height"), "cxcywh"),
+    (("x_center", "y_center", "width", "height"), "cxcywh"),
 )
-_LISTS = {
-    "box_2d": "yxyx of 1000",
-    "bbox_2d": "xyxy",
-    "bbox": "",
-    "box": "",
-    "bounding_box": "",
-    "region": "",
-}
+# Names of a list of four, and the order of the families that were trained to write them.
+_LISTS = {"box_2d": "yxyx", "bbox_2d": "xyxy", "bbox": "", "box": "", "bounding_box": "", "region": ""}
+
+
+class Ambiguous(ValueError):
+    """Boxes that make as much sense in two conventions; the text is what the model is told when it is asked
+    again."""
 
 
 def numbers(item: Any) -> tuple[Numbers, str]:
-    """The four numbers of one box, and the order or convention its form names ("" for a bare list).
+    """The four numbers of one box, and what the names of its form say: an order, the name of a list that a
+    family writes, or "" for a bare list.
 
-    Raises ValueError for anything that is not four finite numbers.
+    Raises ValueError for anything that is not four finite numbers, Ambiguous where it names a unit or format.
     """
     hint = ""
     if isinstance(item, Mapping):
+        if (unit := next((key for key in UNITS if key in item), None)) is not None:
+            raise Ambiguous(f"a box says {unit}={item[unit]!r}: write x, y, width and height in pixels alone")
         for keys, order in _KEYS:
             if all(k in item for k in keys):
                 item, hint = [item[k] for k in keys], order
@@ -71,7 +78,7 @@ def numbers(item: Any) -> tuple[Numbers, str]:
             if key is None:
                 raise ValueError(f"{dict(item)} is no box [x, y, width, height]")
             values, inner = numbers(item[key])
-            return values, inner or _LISTS[key]
+            return values, inner or (key if _LISTS[key] else "")
     if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 4:
         raise ValueError(f"{item!r} is no box [x, y, width, height]")
     try:
@@ -83,15 +90,10 @@ def numbers(item: Any) -> tuple[Numbers, str]:
     return (x[0], x[1], x[2], x[3]), hint
 
 
-class Ambiguous(ValueError):
-    """Boxes that make as much sense in two conventions; the text is what the model is told when it is asked
-    again."""
-
-
 def habit(model: str) -> str | None:
     """The convention that a model's family writes unless told otherwise, None for families without one."""
-    name = model.lower().rpartition("/")[2]
-    return next((kind for start, kind in _HABITS.items() if name.startswith(start)), None)
+    name = re.sub(r"[^a-z0-9]", "", model.lower().rpartition("/")[2].partition(":")[0])
+    return next((kind for start, kind in _HABITS if re.match(start, name)), None)
 
 
 def recognise(
@@ -106,27 +108,32 @@ def recognise(
     """The convention of all items together, and the boxes in canvas pixels.
 
     `cost(i, (x, y, w, h))` says how little sense box i makes, 0 for none. `boxes_as` is the convention the
-    user knows;
-    `before` the one that an earlier stage of the same plan settled; `family` the habit of the model's
-    family, which writes either that or what was asked for. Raises Ambiguous where two conventions fit and
-    nothing settles which, ValueError when an item is no box or no convention makes sense.
+    user knows; `before` the one that an earlier answer of the same plan settled; `family` the habit of the
+    model's family, which writes either that or what was asked for. Names of four numbers settle their order,
+    the scale is settled by one of these or by the canvas, on which a single reading fits. Raises Ambiguous
+    where two conventions fit and nothing settles which, ValueError when an item is no box or no convention
+    makes sense.
     """
     read = [numbers(item) for item in items]
-    readings = _readings(read, canvas, cost, boxes_as)
+    hints = {hint for _, hint in read}
+    hint = hints.pop() if len(hints) == 1 else ""
+    order = hint if hint in ORDERS else ""
+    readings = _readings(read, canvas, cost, order, _in_order(boxes_as, order))
     if not readings:
         raise ValueError(
             f"{[list(values) for values, _ in read]} make no sense on {canvas.width} x {canvas.height} pixels"
         )
     best = min(total for total, _ in readings.values())
     fits = {name: boxes for name, (total, boxes) in readings.items() if total <= best + _AS_GOOD}
-    named = {hint for _, hint in read}
-    for known in (before, named.pop() if len(named) == 1 else None):
-        if known in fits:
-            return known, fits[known]
+    if (known := _in_order(before, order)) in readings:
+        return known, readings[known][1]
+    asked = order or "xywh"
     if family is not None:
-        own = {name: boxes for name, boxes in fits.items() if name in ("xywh", family)}
+        if family in readings and _LISTS.get(hint) == CONVENTIONS[family][0]:
+            return family, readings[family][1]  # the family's own name for its habit
+        own = {name: boxes for name, boxes in fits.items() if name in (asked, _LISTS.get(hint), family)}
         fits = own or fits
-    first, *others = sorted(fits, key=lambda name: (name not in ("xywh", family), readings[name][0]))
+    first, *others = sorted(fits, key=lambda name: (name not in (asked, family), readings[name][0]))
     for other in others:
         if any(a.iou(b) < _SAME for a, b in zip(fits[first], fits[other], strict=True)):
             raise Ambiguous(
@@ -138,24 +145,37 @@ def recognise(
     return first, fits[first]
 
 
+def _in_order(convention: str | None, order: str) -> str | None:
+    """The convention with another order of its numbers, where one is given."""
+    if convention is None or not order:
+        return convention
+    scale = CONVENTIONS[convention][1]
+    return next(name for name, kind in CONVENTIONS.items() if kind == (order, scale))
+
+
 def _readings(
-    read: Sequence[tuple[Numbers, str]], canvas: Canvas, cost: Cost, boxes_as: str | None
+    read: Sequence[tuple[Numbers, str]], canvas: Canvas, cost: Cost, order: str, boxes_as: str | None
 ) -> dict[str, tuple[float, list[Box]]]:
-    """For each convention in which all boxes make some sense, what they cost and the boxes."""
+    """For each convention, of this order or of any, in which all boxes make some sense, what they cost and
+    the boxes."""
     small = all(0 <= v <= 1 for values, _ in read for v in values)
     out: dict[str, tuple[float, list[Box]]] = {}
-    for name, (order, scale) in CONVENTIONS.items():
+    for name, (its_order, scale) in CONVENTIONS.items():
         if boxes_as is not None and name != boxes_as:
             continue
-        if boxes_as is None and small != (scale == 1):
+        if boxes_as is None and (small != (scale == 1) or its_order != (order or its_order)):
             continue
-        if boxes_as is None and any(hint in ("xywh", "xyxy") and hint != order for _, hint in read):
+        if any(hint in ORDERS and hint != its_order for _, hint in read):
             continue
-        boxes = [b for values, _ in read if (b := _pixels(values, order, scale, canvas)) is not None]
-        if len(boxes) == len(read):
-            total = sum(cost(i, b) for i, b in enumerate(boxes)) / len(boxes)
-            if total < _NONSENSE:
-                out[name] = total, [_box(b) for b in boxes]
+        boxes = [b for values, _ in read if (b := _pixels(values, its_order, scale, canvas)) is not None]
+        if len(boxes) < len(read):
+            continue
+        unasked = boxes_as is None and (scale == 100 or its_order == "cxcywh")
+        if unasked and any(outside(b, canvas) > _INSIDE for b in boxes):
+            continue
+        total = sum(cost(i, b) for i, b in enumerate(boxes)) / len(boxes)
+        if total < _NONSENSE:
+            out[name] = total, [_box(b) for b in boxes]
     return out
 
 
@@ -196,7 +216,12 @@ def region_cost(boxes: Sequence[Box], canvas: Canvas) -> Cost:
 
 def _pixels(values: Numbers, order: str, scale: float | None, canvas: Canvas) -> Numbers | None:
     a, b, c, d = values
-    x, y, w, h = {"xywh": (a, b, c, d), "xyxy": (a, b, c - a, d - b), "yxyx": (b, a, d - b, c - a)}[order]
+    x, y, w, h = {
+        "xywh": (a, b, c, d),
+        "xyxy": (a, b, c - a, d - b),
+        "yxyx": (b, a, d - b, c - a),
+        "cxcywh": (a - c / 2, b - d / 2, c, d),
+    }[order]
     if w <= 0 or h <= 0:
         return None
     sx, sy = (1.0, 1.0) if scale is None else (canvas.width / scale, canvas.height / scale)

@@ -25,7 +25,7 @@ from sow.store.secrets import redact
 from sow.types import Bound, Box, Canvas, Plan, Request, component
 
 _log = logging.getLogger(__name__)
-_STORE_FORMAT = 2  # raise it when a stored plan is no longer what the code would make
+_STORE_FORMAT = 3  # raise it when a stored plan is no longer what the code would make
 
 
 def _is_url(text: str) -> bool:
@@ -84,6 +84,13 @@ class MLLM:
             "xywh of 1",
             "xyxy of 1",
             "yxyx of 1",
+            "cxcywh",
+            "cxcywh of 1000",
+            "cxcywh of 1",
+            "xywh of 100",
+            "xyxy of 100",
+            "yxyx of 100",
+            "cxcywh of 100",
         ]
         | None
     )

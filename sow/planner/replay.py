@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sow.errors import UserError
 from sow.planner.base import legal_related, moved, on_canvas, or_surround
+from sow.store.files import place_of
 from sow.types import Box, Canvas, Plan, Request, component
 
 
@@ -25,7 +26,7 @@ class Replay:
 
     def files(self) -> list[tuple[Path, str]]:
         """The file, or those of the folder that may hold a plan, by their names there."""
-        place = Path(self.path).expanduser()
+        place = place_of(self.path, "planner.path")
         if place.is_file():
             return [(place, place.name)]
         found = sorted([*place.glob("*.json"), *place.glob("*/plan.json")])
@@ -43,16 +44,32 @@ class Replay:
         return or_surround(legal_related(regions, boxes, canvas), boxes, canvas)
 
     def _one(self, request: Request, canvas: Canvas) -> Plan:
-        file = _find(Path(self.path).expanduser(), request.id)
+        file = _find(place_of(self.path, "planner.path"), request.id)
         plan = _read(str(file), file.stat().st_mtime_ns, request.id)
         if len(plan.boxes) != len(request.conditions):
             raise UserError(
                 f"{file} plans {len(plan.boxes)} conditions but the request has {len(request.conditions)} "
                 "(planner.path)"
             )
-        boxes = tuple(on_canvas(b, canvas, "planner.path") for b in plan.boxes)
+        boxes = _on_canvas(plan, canvas, file)
         details = {**plan.details, "replayed_from": str(file), "planned_by": plan.source}
         return replace(plan, boxes=boxes, source="replay", details=details)
+
+
+def _on_canvas(plan: Plan, canvas: Canvas, file: Path) -> tuple[Box, ...]:
+    """The plan's boxes on the grid; raises UserError, naming the file and the box, for one that leaves the
+    canvas and for a related region of which nothing is on it."""
+    boxes = []
+    for name, found in (("boxes", plan.boxes), ("related", plan.related)):
+        for i, box in enumerate(found):
+            try:
+                box.clipped(canvas.width, canvas.height)
+                if name == "boxes":
+                    boxes.append(on_canvas(box, canvas, "planner.path"))
+            except UserError as error:
+                problem = str(error).removesuffix(" (planner.path)")
+                raise UserError(f"{file}, {name}[{i}]: {problem} (planner.path)") from error
+    return tuple(boxes)
 
 
 def _find(path: Path, request_id: str) -> Path:
@@ -75,15 +92,14 @@ def _read(file: str, modified: int, request_id: str) -> Plan:
             if not matching:
                 raise UserError(f"{file} holds no plan for request {request_id} (planner.path)")
             stored = matching[0]
-        return Plan.from_dict(stored)
     except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        KeyError,
-        TypeError,
-        ValueError,
+        ValueError,  # no JSON, no UTF-8
         AttributeError,
         OSError,
         RecursionError,  # lists in lists without end
     ) as error:
         raise UserError(f"{file} is no stored plan: {type(error).__name__} {error} (planner.path)") from error
+    try:
+        return Plan.from_dict(stored)
+    except UserError as error:
+        raise UserError(f"{file} is no stored plan: {error}: correct the file (planner.path)") from error

@@ -18,6 +18,7 @@ from sow.planner.calling import Caller
 from sow.planner.conventions import Ambiguous, condition_cost, recognise, region_cost
 from sow.planner.replies import BadReply, Position, Recognition, Region, Single, named, parse
 from sow.planner.tokens import token_count
+from sow.store.files import place_of
 from sow.store.fingerprint import sha256
 from sow.types import Box, Canvas, Request, VisualCondition
 
@@ -37,7 +38,7 @@ SHIPPED = Path(__file__).with_name("prompts")
 
 def prompt_files(version: str) -> list[Path]:
     """The file of each stage's prompt: those of a version that ships with the package, or of a folder."""
-    folder = Path(version).expanduser()
+    folder = place_of(version, "planner.prompt_version")
     return [(folder if folder.is_dir() else SHIPPED / version) / f"{stage}.txt" for stage in STAGES]
 
 
@@ -97,9 +98,11 @@ class Conversation:
         """Stage 1: c' and what each condition shows."""
         return self._stage("recognition", self._read_recognition)
 
-    def position(self) -> tuple[tuple[Box, ...], str]:
-        """Stage 2: legal boxes, and the convention that the model wrote them in."""
-        return self._stage("position", self._read_position)
+    def position(self) -> tuple[tuple[Box, ...], str | None]:
+        """Stage 2: legal boxes, and the convention that the model wrote them in, None where it had to be told
+        one."""
+        boxes, convention = self._stage("position", self._read_position)
+        return boxes, None if self.by_name else convention
 
     def region(self, boxes: Sequence[Box], convention: str | None) -> tuple[Box, ...]:
         """Stage 3: related regions for these boxes."""
@@ -233,10 +236,6 @@ class Conversation:
     ) -> tuple[Box, ...]:
         if not values["regions"]:
             raise BadReply("regions is empty: give at least one region")
-        if convention is None and all(isinstance(r, dict) and "width" in r for r in values["regions"]):
-            convention = (
-                "xywh"  # as it was asked for; a region may have any size, so that its scale says nothing
-            )
         cost = region_cost(boxes, self.canvas)
         found, regions = recognise(
             values["regions"],

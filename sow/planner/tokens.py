@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sow.models.tokenizer import PAIRS, clip_vocabulary
+from sow.store.files import place_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,7 +35,7 @@ def vocabulary_file(model: str | None) -> Path:
     """The byte pairs that count tokens for `model`, as `token_count` takes it;
     UserError without open_clip's."""
     if model is not None:
-        folder = _SHIPPED if model == "people" else Path(model).expanduser()
+        folder = _SHIPPED if model == "people" else place_of(model, "planner.tokenizer")
         file = folder / "tokenizer" / "merges.txt"
         if file.is_file():
             return file

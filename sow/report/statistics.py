@@ -32,7 +32,7 @@ class Resampling:
     """Level of intervals, number of resamples, and the seed of their draws."""
 
     level: Annotated[float, Bound(gt=0, lt=1)]
-    resamples: Annotated[int, Bound(ge=100)]
+    resamples: Annotated[int, Bound(ge=100, le=1_000_000)]
     seed: int
 
 

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sow.errors import Refusal, UserError
 from sow.runs.records import MANIFEST, REPOSITORY
+from sow.store.files import place_of
 from sow.store.secrets import redact
 
 SWEEP = ".sweep.json"  # the words of the sweep that a folder belongs to
@@ -94,11 +95,9 @@ def _refusing(key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise Refusal(error) from error
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # too long, a zero byte, ~nobody
+    except MemoryError as error:
+        raise Refusal(UserError(f"there is not enough memory to make the run's folder ({key})")) from error
+    except (OSError, ValueError) as error:  # too long, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise Refusal(UserError(f"the folder cannot be used: {reason} ({key}, paths.outputs)")) from error
 
@@ -117,8 +116,8 @@ def _place(config: DictConfig, kind: str) -> Path:
         if value is None or not str(value).strip():
             raise UserError(f"{key} is empty: name a folder, or leave the key out ({key})")
     try:
-        place = Path(os.path.abspath(Path(str(config.hydra[kind].dir)).expanduser()))
-    except (OmegaConfBaseException, ValueError, RuntimeError) as error:
+        place = Path(os.path.abspath(place_of(str(config.hydra[kind].dir), f"hydra.{kind}.dir")))
+    except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"hydra.{kind}.dir: {' '.join(str(error).split())} (hydra.{kind}.dir)") from error
     here = Path.cwd()
     if place in (here, *here.parents, REPOSITORY, *REPOSITORY.parents):
@@ -144,7 +143,7 @@ def _need_subfolders(config: DictConfig) -> None:
             f"hydra.sweep.subdir={subfolder} may give several jobs of a sweep one folder: let it hold "
             "${hydra.job.num} (hydra.sweep.subdir)"
         )
-    if ".." in Path(subfolder).parts or Path(subfolder).expanduser().is_absolute():
+    if ".." in Path(subfolder).parts or Path(subfolder).is_absolute() or subfolder.startswith("~"):
         raise UserError(
             f"hydra.sweep.subdir={subfolder} leads out of the sweep's folder: name one below hydra.sweep.dir "
             "(hydra.sweep.subdir)"

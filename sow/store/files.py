@@ -1,4 +1,5 @@
-"""Atomic writes: a file or folder is replaced in one step, or stays as it was."""
+"""Paths as people write them, and atomic writes: a file or folder is replaced in one step, or stays as it
+was."""
 
 from __future__ import annotations
 
@@ -8,6 +9,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sow.errors import UserError
+
+
+def place_of(path: str | os.PathLike[str], key: str) -> Path:
+    """The file or folder that a value of the configuration names, "~" being the home folder; raises
+    UserError, naming the config key `key`, for the home of nobody and for what no system takes as a name."""
+    text = os.fspath(path)
+    if "\0" in text:
+        raise UserError(f"{key}={text!r} holds a zero byte: write the path without it ({key})")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        name = text.partition("/")[0]
+        raise UserError(
+            f"{key}={text}: there is no home folder of {name}: write the folder out, or ./{text} where it is "
+            f"called so ({key})"
+        ) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sow.store.file_hashes import file_sha256
+from sow.store.files import place_of
 
 Named = str | Path | tuple[Path, str]
 
@@ -59,7 +60,7 @@ def _named(path: Named) -> Iterator[tuple[Path, str]]:
         if path[0].is_file():
             yield path
         return
-    place = Path(path).expanduser()
+    place = place_of(path, "a file that is read")
     for file in _below(place) if place.is_dir() else [place]:
         if file.is_file():
             yield file, file.relative_to(place.parent).as_posix()
@@ -101,6 +102,10 @@ def contents(value: Any) -> dict[str, Any]:
 def hub_revision(repo: str, file: str, revision: str | None = None) -> dict[str, str]:
     """The commit of a hub repository's copy on this disk, known by one of its files; {} without a copy."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(repo, file, revision=revision)
+    try:
+        found = try_to_load_from_cache(repo, file, revision=revision)
+    except HFValidationError:  # the name of no repository: of a folder that is not there
+        return {}
     return {repo: Path(found).parents[file.count("/")].name} if isinstance(found, str) else {}

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sow.store.files import atomic_write
+from sow.store.files import atomic_write, place_of
 from sow.store.fingerprint import fingerprint, is_tensor, tensors
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Store:
 
     def configure(self, folder: Path | None, limit: int, memory: int) -> None:
         """Another place and other bounds; what memory holds stays, as far as it may."""
-        place = None if folder is None else Path(folder).expanduser()
+        place = None if folder is None else place_of(folder, "cache.folder")
         if (place, limit) != (self.folder, self.limit):
             self.folder, self.limit = place, limit
             self._room = 0.0  # bytes until the next look at the folder
@@ -307,7 +307,7 @@ def shared_folder() -> Path | None:
     """The folder of all that is kept for every run,
     `outputs/.cache` or what SOW_CACHE says; None where nothing is."""
     place = os.environ.get(VARIABLE, "outputs/.cache")
-    return None if place in ("", "off") else Path(place).expanduser()
+    return None if place in ("", "off") else place_of(place, VARIABLE)
 
 
 def shared() -> Store:
