@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sow.baselines.config import PEOPLE, ControlNetCanny, local_folder
 from sow.baselines.sampler import BaselineSampler, Prepared
 from sow.errors import UserError
 from sow.method.denoiser import Denoiser
-from sow.models import checkpoint, hub
+from sow.models import hub
 from sow.models.backbone import Backbone
 from sow.models.loading import load_whole
 from sow.pipeline.factory import need_plain
@@ -48,10 +47,6 @@ def load(options: ControlNetCanny, backbone: Backbone) -> Any:
         hub.need(source, "config.json", "method.path")
     try:
         check_files(Path(place), "method.path")
-        config, file = ControlNetModel.load_config(place), f"{place}/config.json"
-        checkpoint.check_controlnet(config, file)
-        known = inspect.signature(ControlNetModel.__init__).parameters
-        checkpoint.check_known(config, known, file, "method.path")
         net = load_whole(ControlNetModel, str(place), "method.path", dtype=backbone.dtype)
     except UserError:
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from sow.method.denoiser import Denoiser
 from sow.models import hub
 from sow.models.backbone import Backbone
 from sow.models.loading import load_whole, need_whole
+from sow.models.tensors import read_tensors
 from sow.pipeline.factory import need_plain
+
+KEY = "method.weight_name"
 
 
 def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
@@ -39,7 +43,7 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     place = local_folder(options.path) or options.path
     if not local_folder(options.path):
         hub.need(options.path, weight_name, "method.path")
-    folder, _, name = weight_name.rpartition("/")
+    folder = weight_name.rpartition("/")[0]
     own = copy.copy(backbone)
     own.unet = copy.deepcopy(backbone.unet)  # the shared model stays without the adapter
     parts = {"vae": backbone.vae, "unet": own.unet, "scheduler": None, "feature_extractor": None}
@@ -62,9 +66,7 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
                 dtype=backbone.dtype,
             )
         )
-        pipe.load_ip_adapter(place, subfolder=folder, weight_name=name)
-        lost = [name for name, p in own.unet.named_parameters() if p.is_meta]
-        need_whole(f"{place}/{weight_name}", "method.weight_name", missing=lost)
+        _add(pipe, _file(place, weight_name), own.unet)
     except UserError:
         raise
     except Exception as error:
@@ -77,6 +79,44 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
     for module in (own.unet, pipe.image_encoder):
         torch.nn.Module.to(module, device=backbone.device, dtype=backbone.dtype).eval().requires_grad_(False)
     return own, pipe
+
+
+def _file(place: str, weight_name: str) -> Path:
+    """The adapter's file, in a folder or in the hub's copy on this disk, where it is fetched to."""
+    if Path(place).is_dir():
+        return Path(place, weight_name)
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(place, weight_name))
+
+
+def _add(pipe: Any, file: Path, unet: Any) -> None:
+    """Put the adapter in `file` into the pipeline's UNet, whole; raises UserError for tensors that are
+    missing, left over, of another shape, or no finite floating-point numbers."""
+    groups: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    left = []
+    for name, tensor in read_tensors(file, KEY).items():
+        group, _, inner = name.partition(".")
+        if group in groups:
+            groups[group][inner] = tensor
+        else:
+            left.append(name)
+    layers = [name for name in unet.attn_processors if not name.endswith("attn1.processor")]
+    wanted = {f"{2 * i + 1}.to_{kind}_ip.weight" for i in range(len(layers)) for kind in "kv"}
+    given = groups["ip_adapter"].keys()
+    left += [f"ip_adapter.{name}" for name in given - wanted]
+    lost = [f"ip_adapter.{name}" for name in wanted - given]
+    need_whole(str(file), KEY, missing=lost, unexpected=left)
+    # With strict loading: what is built without memory first leaves out names that it does not know.
+    pipe.load_ip_adapter(groups, subfolder="", weight_name=file.name, low_cpu_mem_usage=False)
+    (projection,) = unet.encoder_hid_proj.image_projection_layers
+    more = sum(t.numel() for t in groups["image_proj"].values())
+    more -= sum(t.numel() for t in projection.parameters())
+    if more:
+        raise UserError(
+            f"{file} has {more} numbers more than its image projection: two of its names mean one tensor "
+            f"({KEY})"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 from sow.errors import UserError
 from sow.metrics import Value
 from sow.metrics.faces import resolve_device
+from sow.models.tensors import need_finite, need_floats
 from sow.store.code import fingerprint_code
 from sow.store.file_hashes import file_sha256
 from sow.store.files import place_of
@@ -137,9 +138,13 @@ def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tup
         )
     source = str(file) if is_file else pretrained
     try:
+        if Path(source).suffix in (".safetensors", ".bin"):  # others may hold a whole training
+            need_floats(Path(source), "metrics.pretrained")
         model, _, transform = open_clip.create_model_and_transforms(
             name, pretrained=source, device=device, cache_dir=cache_dir
         )
+    except UserError:
+        raise
     except Exception as error:
         if is_file:
             raise UserError(
@@ -150,4 +155,5 @@ def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tup
             f"({type(error).__name__}): give their file or a cache folder that has them "
             "(metrics.pretrained, metrics.cache_dir)"
         ) from error
+    need_finite(model, pretrained, "metrics.pretrained")
     return model.eval(), transform, open_clip.get_tokenizer(name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sow.models.backbone import Backbone
+from sow.models.fields import FLAG, NULL, check_fields
 from sow.models.loading import load_whole
 
 if TYPE_CHECKING:
@@ -105,5 +106,7 @@ def load_xl(
         index = StableDiffusionXLPipeline.load_config(source, **hub)
     except OSError:  # a folder of parts without a model_index.json
         index = {}
+    own = {"force_zeros_for_empty_prompt": (FLAG, NULL)}
+    check_fields(index, own, f"{source}/model_index.json", options["key"])
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", True))
     return XLBackbone(vae, [text, second], tokenizers, unet, scheduler, device, dtype, zero_empty)

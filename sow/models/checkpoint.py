@@ -7,12 +7,13 @@ Nothing here imports torch or diffusers, so that a folder is checked before they
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from sow.errors import UserError
+from sow.models import fields
+from sow.models.fields import check_fields, in_json, is_number, is_whole, refused
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -104,17 +105,12 @@ _NEUTRAL: dict[str, Collection[Any]] = {
     "shift_terminal": (None,),
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
-# Fields of CLIP's text encoder, and what its files have besides: of training, and of writing texts, which it
-# does not do.
-_CLIP_TEXT = frozenset(
-    "vocab_size hidden_size intermediate_size projection_dim num_hidden_layers num_attention_heads "
-    "max_position_embeddings hidden_act layer_norm_eps pad_token_id bos_token_id eos_token_id "
-    "model_type".split()
-)
-_NOT_OF_TEXT = frozenset(
-    "architectures attention_dropout dropout initializer_factor initializer_range dtype torch_dtype "
-    "transformers_version chunk_size_feed_forward gradient_checkpointing id2label label2id problem_type "
-    "finetuning_task task_specific_params tokenizer_class return_dict output_attentions "
+# What files of CLIP's halves have besides their fields: of training, and of writing texts, which they do not
+# do.
+_NOT_OF_CLIP = frozenset(
+    "model_type architectures attention_dropout dropout initializer_factor initializer_range dtype "
+    "torch_dtype transformers_version chunk_size_feed_forward gradient_checkpointing id2label label2id "
+    "problem_type finetuning_task task_specific_params tokenizer_class return_dict output_attentions "
     "output_hidden_states output_scores use_cache use_bfloat16 torchscript tf_legacy_loss "
     "tie_word_embeddings max_length min_length do_sample early_stopping num_beams num_beam_groups "
     "num_return_sequences diversity_penalty temperature top_k top_p typical_p repetition_penalty "
@@ -128,7 +124,6 @@ _CHOICES: dict[str, Collection[str]] = {
     "prediction_type": PREDICTIONS,
     "timestep_spacing": SPACINGS,
 }
-_OPTIONS = {"prediction_type": "model.prediction_type", "timestep_spacing": "model.timestep_spacing"}
 
 
 def training_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> dict[str, Any]:
@@ -139,7 +134,7 @@ def training_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> 
     """
     name = config.get("_class_name", "DDIMScheduler")
     if not isinstance(name, str) or name not in CLASSES:
-        raise _refused(
+        raise refused(
             file,
             "_class_name",
             name,
@@ -149,17 +144,17 @@ def training_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> 
         if key.startswith("_") or key in _DDIM or key in _NOT_READ:
             continue
         if key not in _NEUTRAL:
-            raise _refused(file, key, value, "no such field is understood")
+            raise refused(file, key, value, "no such field is understood")
     values = {**_DDIM, **CLASSES[name], **{k: v for k, v in config.items() if not k.startswith("_")}}
     for key, allowed in _NEUTRAL.items():
         if key in values and not any(values[key] is a or values[key] == a for a in allowed):
-            words = f"only {' or '.join(_json(a) for a in allowed)} is understood"
+            words = f"only {' or '.join(in_json(a) for a in allowed)} is understood"
             if key not in config:
                 words = f"it is what {name} takes where the file is silent, but {words}"
-            raise _refused(file, key, values[key], f"{words}; write it if nothing else was trained")
+            raise refused(file, key, values[key], f"{words}; write it if nothing else was trained")
     for key, choices in _CHOICES.items():
         if values[key] not in choices:
-            raise _refused(file, key, values[key], f"one of {', '.join(choices)} is understood")
+            raise refused(file, key, values[key], f"one of {', '.join(choices)} is understood")
     _check_numbers(values, file)
     if values["rescale_betas_zero_snr"] and values["prediction_type"] == "epsilon":
         raise UserError(
@@ -185,73 +180,69 @@ def flow_schedule(config: Mapping[str, Any], file: str = SCHEDULER_FILE) -> dict
             continue
         if key in _FLOW_NEUTRAL:
             if value not in _FLOW_NEUTRAL[key]:
-                raise _refused(file, key, value, f"only {_json(_FLOW_NEUTRAL[key][0])} is understood")
+                raise refused(file, key, value, f"only {in_json(_FLOW_NEUTRAL[key][0])} is understood")
         elif key not in _FLOW:
-            raise _refused(file, key, value, "no such field of a flow is understood")
+            raise refused(file, key, value, "no such field of a flow is understood")
     values = {**_FLOW, **{k: v for k, v in config.items() if k in _FLOW}}
-    if not _whole(values["num_train_timesteps"]) or values["num_train_timesteps"] < 1:
+    if not is_whole(values["num_train_timesteps"]) or values["num_train_timesteps"] < 1:
         value = values["num_train_timesteps"]
-        raise _refused(file, "num_train_timesteps", value, "a whole number from 1 on is understood")
+        raise refused(file, "num_train_timesteps", value, "a whole number from 1 on is understood")
     if not isinstance(values["use_dynamic_shifting"], bool):
         value = values["use_dynamic_shifting"]
-        raise _refused(file, "use_dynamic_shifting", value, "true or false is understood")
+        raise refused(file, "use_dynamic_shifting", value, "true or false is understood")
     if values["time_shift_type"] not in ("exponential", "linear"):
-        raise _refused(
+        raise refused(
             file, "time_shift_type", values["time_shift_type"], "exponential or linear is understood"
         )
     for key in ("shift", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"):
-        if not _number(values[key]) or values[key] <= 0:
-            raise _refused(file, key, values[key], "a number above 0 is understood")
+        if not is_number(values[key]) or values[key] <= 0:
+            raise refused(file, key, values[key], "a number above 0 is understood")
     return values
 
 
 def _check_numbers(values: Mapping[str, Any], file: str) -> None:
     for key in ("set_alpha_to_one", "rescale_betas_zero_snr"):
         if not isinstance(values[key], bool):
-            raise _refused(file, key, values[key], "true or false is understood")
+            raise refused(file, key, values[key], "true or false is understood")
     total, offset, betas = values["num_train_timesteps"], values["steps_offset"], values["trained_betas"]
-    if not _whole(total) or total < 1:
-        raise _refused(file, "num_train_timesteps", total, "a whole number from 1 on is understood")
-    if not _whole(offset) or offset < 0:
-        raise _refused(file, "steps_offset", offset, "a whole number from 0 on is understood")
+    if not is_whole(total) or total < 1:
+        raise refused(file, "num_train_timesteps", total, "a whole number from 1 on is understood")
+    if not is_whole(offset) or offset < 0:
+        raise refused(file, "steps_offset", offset, "a whole number from 0 on is understood")
     if betas is not None:
-        good = isinstance(betas, list | tuple) and all(_number(b) and 0 < b < 1 for b in betas)
+        good = isinstance(betas, list | tuple) and all(is_number(b) and 0 < b < 1 for b in betas)
         if not good or len(betas) != total:
-            raise _refused(file, "trained_betas", betas, f"null or {total} numbers in (0, 1) are understood")
+            raise refused(file, "trained_betas", betas, f"null or {total} numbers in (0, 1) are understood")
         return
     for key in ("beta_start", "beta_end"):
-        if not _number(values[key]) or not 0 < values[key] < 1:
-            raise _refused(file, key, values[key], "a number in (0, 1) is understood")
+        if not is_number(values[key]) or not 0 < values[key] < 1:
+            raise refused(file, key, values[key], "a number in (0, 1) is understood")
 
 
-def check_vae(config: Mapping[str, Any], file: str = "vae/config.json") -> None:
+def check_vae(config: Mapping[str, Any], file: str = "vae/config.json", place: str = "model.path") -> None:
     """Raise UserError for an autoencoder whose latents are not understood: its class, and how they are
     normalised."""
-    _check_class(config, "AutoencoderKL", file)
+    _check_class(config, "AutoencoderKL", file, place)
+    check_fields(config, fields.VAE, file, place)
     channels = config.get("latent_channels", 4)
-    scale, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
     mean, std = config.get("latents_mean"), config.get("latents_std")
-    if not _number(scale) or scale <= 0:
-        raise _refused(file, "scaling_factor", scale, "a number above 0 is understood")
-    if shift is not None and not _number(shift):
-        raise _refused(file, "shift_factor", shift, "null or a number is understood")
     for key, values, other in (("latents_mean", mean, std), ("latents_std", std, mean)):
         if values is None:
             if other is not None:
-                raise _refused(file, key, None, "latents_mean and latents_std come together")
+                raise refused(file, key, None, "latents_mean and latents_std come together", place)
             continue
-        good = isinstance(values, list | tuple) and len(values) == channels and all(map(_number, values))
+        good = isinstance(values, list | tuple) and len(values) == channels and all(map(is_number, values))
         if not good or (key == "latents_std" and min(values) <= 0):
-            raise _refused(
-                file, key, values, f"null or {channels} numbers, the deviations above 0, are understood"
-            )
-        if shift:
-            raise _refused(file, "shift_factor", shift, f"it is not understood beside {key}")
+            words = f"null or {channels} numbers, the deviations above 0, are understood"
+            raise refused(file, key, values, words, place)
+        if shift := config.get("shift_factor"):
+            raise refused(file, "shift_factor", shift, f"it is not understood beside {key}", place)
 
 
-def check_unet(config: Mapping[str, Any], file: str = "unet/config.json") -> None:
+def check_unet(config: Mapping[str, Any], file: str = "unet/config.json", place: str = "model.path") -> None:
     """Raise UserError for a UNet that wants more than latents, a timestep and a prompt."""
-    _check_class(config, "UNet2DConditionModel", file)
+    _check_class(config, "UNet2DConditionModel", file, place)
+    check_fields(config, fields.UNET, file, place)
     plain: dict[str, Collection[Any]] = {
         "time_cond_proj_dim": (None,),  # distilled guidance (latent consistency models)
         "addition_embed_type": (None, "text_time"),
@@ -263,31 +254,54 @@ def check_unet(config: Mapping[str, Any], file: str = "unet/config.json") -> Non
     for key, allowed in plain.items():
         value = config.get(key, next(iter(allowed)))
         if value not in allowed:
-            raise _refused(
-                file,
-                key,
-                value,
-                "a UNet of Stable Diffusion 1, 2 or XL takes latents, a timestep and a prompt",
-            )
+            words = "a UNet of Stable Diffusion 1, 2 or XL takes latents, a timestep and a prompt"
+            raise refused(file, key, value, words, place)
 
 
-def check_text_encoder(config: Mapping[str, Any], file: str = "text_encoder/config.json") -> None:
+def check_text_encoder(
+    config: Mapping[str, Any], file: str = "text_encoder/config.json", place: str = "model.path"
+) -> None:
     """Raise UserError for a text encoder that is not CLIP's."""
-    kind = config.get("model_type", "clip_text_model")
-    if kind not in ("clip", "clip_text_model"):
-        raise _refused(file, "model_type", kind, "a text encoder of CLIP is understood")
-    inner = config.get("text_config")
-    if kind == "clip" and isinstance(inner, Mapping):  # the text's half of a whole CLIP
-        check_text_encoder({**inner, "model_type": "clip_text_model"}, f"{file} (text_config)")
+    _check_clip("text", fields.CLIP_TEXT, config, file, place)
+
+
+def check_image_encoder(config: Mapping[str, Any], file: str, place: str = "model.path") -> None:
+    """Raise UserError for an image encoder that is not CLIP's."""
+    _check_clip("vision", fields.CLIP_VISION, config, file, place)
+
+
+def _check_clip(half: str, own: fields.Fields, config: Mapping[str, Any], file: str, place: str) -> None:
+    """Raise UserError for a configuration that is not of the `half` of CLIP, "text" or "vision", whose fields
+    are `own`."""
+    kind = config.get("model_type", f"clip_{half}_model")
+    if kind not in ("clip", f"clip_{half}_model"):
+        raise refused(file, "model_type", kind, f"the {half} encoder of CLIP is understood", place)
+    inner = config.get(f"{half}_config")
+    if kind == "clip" and isinstance(inner, Mapping):  # of a whole CLIP
+        inner = {**inner, "model_type": f"clip_{half}_model"}
+        _check_clip(half, own, inner, f"{file} ({half}_config)", place)
         config = {k: v for k, v in config.items() if k not in _WHOLE_CLIP}
-    check_known(config, _CLIP_TEXT | _NOT_OF_TEXT, file)
+    check_known(config, own.keys() | _NOT_OF_CLIP, file, place)
+    check_fields(config, own, file, place)
 
 
-def check_controlnet(config: Mapping[str, Any], file: str) -> None:
+def check_controlnet(config: Mapping[str, Any], file: str, place: str = "method.path") -> None:
     """Raise UserError for a ControlNet that does more than add residuals to a UNet's."""
-    _check_class(config, "ControlNetModel", file, "method.path")
+    _check_class(config, "ControlNetModel", file, place)
+    check_fields(config, fields.CONTROLNET, file, place)
     if config.get("global_pool_conditions"):
-        raise _refused(file, "global_pool_conditions", True, "only false is understood", "method.path")
+        raise refused(file, "global_pool_conditions", True, "only false is understood", place)
+
+
+# The check of each class of diffusers and transformers that has one.
+CHECKS: dict[str, Callable[[Mapping[str, Any], str, str], None]] = {
+    "AutoencoderKL": check_vae,
+    "CLIPTextModel": check_text_encoder,
+    "CLIPTextModelWithProjection": check_text_encoder,
+    "CLIPVisionModelWithProjection": check_image_encoder,
+    "ControlNetModel": check_controlnet,
+    "UNet2DConditionModel": check_unet,
+}
 
 
 def check_known(
@@ -298,7 +312,7 @@ def check_known(
     for key, value in config.items():
         says_something = value not in (None, False, {}, [])
         if not key.startswith("_") and key not in known and says_something:
-            raise _refused(file, key, value, "no such field is understood", place)
+            raise refused(file, key, value, "no such field is understood", place)
 
 
 def attention_layers(config: Mapping[str, Any], latent_size: tuple[int, int]) -> set[tuple[str, int]]:
@@ -333,23 +347,4 @@ def read(file: Path) -> dict[str, Any]:
 def _check_class(config: Mapping[str, Any], wanted: str, file: str, place: str = "model.path") -> None:
     name = config.get("_class_name", wanted)
     if name != wanted:
-        raise _refused(file, "_class_name", name, f"{wanted} is understood", place)
-
-
-def _refused(file: str, key: str, value: Any, understood: str, place: str = "model.path") -> UserError:
-    option = _OPTIONS.get(key)
-    cure = f"; a fine-tune that is labelled wrongly takes {option}=..." if option else ""
-    return UserError(f"{file} has {key}={_json(value)}: {understood}{cure} ({option or place})")
-
-
-def _json(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+        raise refused(file, "_class_name", name, f"{wanted} is understood", place)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sow.errors import UserError
 from sow.models import single_file
 from sow.models.backbone import Backbone
-from sow.models.loading import fill, need_floats, need_whole
+from sow.models.loading import fill, need_whole
 from sow.models.single_file import CLIP, LEFT_OVER, OPEN_CLIP, UNET, VAE, Layout
 from sow.models.stable_diffusion import fit_together
+from sow.models.tensors import need_floats
 from sow.models.tokenizer import published
 
 if TYPE_CHECKING:

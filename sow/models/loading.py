@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,16 +13,11 @@ from weakref import WeakKeyDictionary
 from sow.errors import UserError
 from sow.models import checkpoint, variants
 from sow.models.hub import copy_of
+from sow.models.tensors import COUNTED, need_finite, need_floats, some
 
 log = logging.getLogger(__name__)
 
-SHOWN = 4  # names of tensors of a kind in the error
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # what safetensors calls the types of weights
 PADDED = 1024  # entries that a text encoder may have beyond its tokenizer's, to a round number
-# Positions 0, 1, 2, .., which older versions of transformers wrote among the weights.
-COUNTED = "position_ids"
-NUMBERS = (COUNTED, "num_batches_tracked")  # which are whole
-
 _taken: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 
 
@@ -36,6 +31,7 @@ def load_whole(cls: Any, source: str, key: str, *, subfolder: str | None = None,
     if subfolder is not None:
         options["subfolder"] = subfolder
     place = f"{source}/{subfolder}" if subfolder else source
+    check_config(cls, source, key, subfolder=subfolder, revision=options.get("revision"))
     wanted = options.get("variant")
     options["variant"], found = variants.pick(_names(source, subfolder, options), wanted, place, key)
     if wanted is None and len(found) > 1:
@@ -93,30 +89,32 @@ def _names(source: str, subfolder: str | None, options: Mapping[str, Any]) -> li
     except Exception as error:  # the library that loads says it better
         log.info("cannot list %s: %s", source, error)
         return []
-    return [Path(name).name for name in everything if Path(name).parent == Path(inside)]
+    inside_it = (Path(name) for name in everything if Path(name).parent == Path(inside))
+    return [file.name for file in inside_it if file.suffix == ".safetensors"]
 
 
-def need_floats(file: Path, key: str, of_model: Callable[[str], bool] = lambda name: True) -> None:
-    """Raise UserError for a tensor of a file of safetensors that is no weight of floating-point numbers;
-    `of_model` says which names are weights."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        names = filter(of_model, opened.keys())
-        kinds = {name: opened.get_slice(name).get_dtype() for name in names}
-    wrong = sorted(n for n, kind in kinds.items() if kind not in FLOATS and not n.endswith(NUMBERS))
-    if wrong:
-        named = [f"{name} {kinds[name]}" for name in wrong]
-        raise UserError(
-            f"{file} has {len(wrong)} tensors that are no floating-point numbers ({some(named)}): give "
-            f"weights of {', '.join(FLOATS)}, not quantised ones ({key})"
-        )
+def check_config(
+    cls: Any, source: str, key: str, *, subfolder: str | None = None, revision: str | None = None
+) -> None:
+    """Raise UserError, naming the file, the field and `key`, for a configuration of a class of diffusers or
+    transformers that is not understood: its fields, their types, and what `checkpoint` knows of the class."""
+    place = f"{source}/{subfolder}" if subfolder else source
+    hub = {"revision": revision} if revision else {}
+    if hasattr(cls, "load_config"):  # of diffusers, which leaves out what it does not know
+        config = cls.load_config(source, subfolder=subfolder, **hub)
+        known = inspect.signature(cls.__init__).parameters
+        checkpoint.check_known(config, known, f"{place}/config.json", key)
+    elif cls.__name__ in checkpoint.CHECKS:
+        config, _ = cls.config_class.get_config_dict(source, subfolder=subfolder or "", **hub)
+    if check := checkpoint.CHECKS.get(cls.__name__):
+        check(config, f"{place}/config.json", key)
 
 
 def _weight_files(
     source: str, subfolder: str | None, revision: str | None, variant: str | None
 ) -> list[Path]:
-    """The files of safetensors that a class loads from a folder or from the hub's copy on this disk."""
+    """The files of weights that a class loads from a folder or from the hub's copy on this disk: those of
+    safetensors, and those of torch where there are none."""
     folder = Path(source, subfolder or "")
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
@@ -126,7 +124,11 @@ def _weight_files(
         if not isinstance(found, str):
             return []
         folder = Path(found).parent
-    return sorted(p for p in folder.glob("*.safetensors") if variants.variant_of(p.name) == (variant or ""))
+    for kind in ("safetensors", "bin"):
+        files = folder.glob(f"*.{kind}")
+        if found := sorted(p for p in files if variants.variant_of(p.name) == (variant or "")):
+            return found
+    return []
 
 
 def need_whole_tokenizer(tokenizer: Any, config: Any, place: str, key: str) -> None:
@@ -144,6 +146,12 @@ def need_whole_tokenizer(tokenizer: Any, config: Any, place: str, key: str) -> N
         )
     of_clip = type(tokenizer).__name__.startswith("CLIP")
     lacking = len(set(range(size)) - set(known.values()))
+    length = tokenizer.model_max_length  # huge where the file does not say it
+    if isinstance(length, bool) or not isinstance(length, int | float) or length < 3:
+        raise UserError(
+            f"{place}/tokenizer_config.json has model_max_length={length!r}: a whole number from 3 on is "
+            f"understood ({key})"
+        )
     if lacking > (0 if of_clip else PADDED):
         raise UserError(
             f"the tokenizer in {place} has {size - lacking} of the {size} tokens of its text encoder: a file "
@@ -182,10 +190,6 @@ def load_parts(
         if part.startswith("tokenizer"):
             found[part] = cls.from_pretrained(source, subfolder=part, **hub)
         else:
-            if hasattr(cls, "load_config"):  # of diffusers, which leaves out what it does not know
-                config = cls.load_config(source, subfolder=part, **hub)
-                known = inspect.signature(cls.__init__).parameters
-                checkpoint.check_known(config, known, f"{source}/{part}/config.json")
             more = {}
             if (
                 name == "T5GemmaEncoder"
@@ -224,19 +228,6 @@ def fill(module: Any, state: Mapping[str, Any], place: str, key: str, dtype: Any
     need_finite(module, place, key)
 
 
-def need_finite(module: Any, place: str, key: str) -> None:
-    """Raise UserError for weights that are not finite: nan, or beyond the numbers of their precision."""
-    wrong = sorted(
-        n for n, v in module.state_dict().items() if v.is_floating_point() and not v.isfinite().all()
-    )
-    if wrong:
-        kind = str(module.state_dict()[wrong[0]].dtype).removeprefix("torch.")
-        raise UserError(
-            f"the weights in {place} are not finite in {kind}: {len(wrong)} tensors ({some(wrong)}); give "
-            f"whole ones, or more precision with model.dtype=float32 ({key})"
-        )
-
-
 def need_whole(
     place: str,
     key: str,
@@ -253,7 +244,3 @@ def need_whole(
     words = [f"{len(names)} {kind} ({some(names)})" for kind, names in found.items() if names]
     if words:
         raise UserError(f"the weights in {place} do not fit their model: {'; '.join(words)} ({key})")
-
-
-def some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", .." if len(names) > SHOWN else "")

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
-from sow.models.loading import need_floats, need_whole, some
+from sow.models.loading import need_whole
 from sow.models.single_file import header
+from sow.models.tensors import need_finite, need_floats
 from sow.store.files import place_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def merge(backbone: Backbone, paths: Sequence[str], scales: Sequence[float]) -> 
             raise _unreadable(file, error) from error
         for prefix, own in found.items() if scale else ():
             _add(prefix, networks[prefix], own, state, metadata, scale, file)
+            need_finite(networks[prefix], f"the {prefix} with {file} merged", KEY)
         told.append({"file": str(file), "scale": scale, "layers": sum(map(len, found.values()))})
     return {"lora": told}
 
@@ -153,9 +155,7 @@ def _state(file: Path, config: Any, xl: bool) -> tuple[dict[str, Any], Any, Any]
         raise _unreadable(file, error) from error
     if not any(name.startswith(tuple(f"{n}." for n in NETWORKS)) for name in state):  # of a UNet alone
         state = {f"unet.{name}": value for name, value in state.items()}
-    wrong = sorted(name for name, value in state.items() if not value.isfinite().all())
-    if wrong:
-        raise UserError(f"{file} has {len(wrong)} tensors that are not finite ({some(wrong)}) ({KEY})")
+    need_finite(state, str(file), KEY)
     return state, alphas, metadata
 
 

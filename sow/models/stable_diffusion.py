@@ -3,7 +3,6 @@ others."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,11 +43,6 @@ def load_stable_diffusion(
     from sow.models.backbone_xl import load_xl
 
     own, hub = own or source, hub or {}
-    for part, cls in {"unet": UNet2DConditionModel, "vae": AutoencoderKL}.items():
-        place = own if part == "unet" else source
-        config, file = cls.load_config(place, subfolder=part, **hub), f"{place}/{part}/config.json"
-        checkpoint.check_known(config, inspect.signature(cls.__init__).parameters, file)
-        CHECKS[part](config, file)
     told = dict(scheduler(DDIMScheduler.load_config(own, subfolder="scheduler", **hub)))
     options: dict[str, Any] = {
         **hub,

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sow.errors import UserError
-from sow.models import checkpoint
 from sow.models.backbone import Backbone, Dtype
 from sow.models.loading import load_parts
 
@@ -181,7 +180,6 @@ def load_transformer(
     """A diffusion transformer's folder or hub id through its adapter; raises UserError where
     `embedded_guidance` does not fit the network, and warns of distilled ones."""
     parts = load_parts(adapter.PARTS, source, hub, options)
-    checkpoint.check_vae(parts["vae"].config, f"{source}/vae/config.json")
     made = adapter(parts, scheduler, device, dtype)
     if word := distilled(source):
         log.warning(

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from sow.errors import UserError
 
-STEMS = ("model", "diffusion_pytorch_model")  # of the files that transformers and diffusers load
+STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # of files that transformers and diffusers load
 PREFERRED = "fp16"  # among variants where there are no plain files
 _NUMBER = r"-\d{5}-of-\d{5}"
 # model.safetensors, model.fp16.safetensors, model-00001-of-00002.safetensors, and either order of both
-_FILE = re.compile(rf"({'|'.join(STEMS)})(?:{_NUMBER})?(?:\.(\w+?))?(?:{_NUMBER})?\.safetensors")
+_FILE = re.compile(rf"({'|'.join(STEMS)})(?:{_NUMBER})?(?:\.(\w+?))?(?:{_NUMBER})?\.(?:safetensors|bin)")
 
 
 def variant_of(name: str) -> str | None:
