@@ -21,7 +21,7 @@ from sow import compose
 from sow.errors import UserError
 from sow.method import noise
 from sow.method.diffusion import Schedule, ddim_step
-from sow.models import checkpoint
+from sow.models import checkpoint, fields
 from sow.models.pretrained import Pretrained
 from sow.models.tiny import SCHEDULER
 
@@ -216,6 +216,53 @@ PARTS: list[tuple[str, dict[str, Any], str]] = [
     ("unet/config.json", {"_class_name": ["UNet2DConditionModel"]}, "_class_name"),
     ("vae/config.json", {"scaling_factor": [0.18]}, "scaling_factor"),
     ("vae/config.json", {"latents_mean": 0.0, "latents_std": 1.0}, "latents_mean"),
+    ("unet/config.json", {"sample_size": "64"}, 'sample_size="64"'),
+    ("unet/config.json", {"sample_size": [64, 64, 64]}, "sample_size"),
+    ("unet/config.json", {"sample_size": {"height": 64}}, "sample_size"),
+    ("unet/config.json", {"sample_size": True}, "sample_size=true"),
+    ("unet/config.json", {"in_channels": None}, "in_channels=null"),
+    ("unet/config.json", {"out_channels": 4.0}, "out_channels=4.0"),
+    ("unet/config.json", {"block_out_channels": "32"}, "block_out_channels"),
+    ("unet/config.json", {"block_out_channels": [32, "64"]}, "block_out_channels"),
+    ("unet/config.json", {"down_block_types": None}, "down_block_types=null"),
+    ("unet/config.json", {"down_block_types": [1, 2]}, "down_block_types"),
+    ("unet/config.json", {"up_block_types": ["UpBlock2D"]}, "up_block_types.*one for each of the"),
+    ("unet/config.json", {"layers_per_block": []}, "layers_per_block"),
+    ("unet/config.json", {"cross_attention_dim": "768"}, "cross_attention_dim"),
+    ("unet/config.json", {"attention_head_dim": [8, None]}, "attention_head_dim"),
+    ("unet/config.json", {"norm_eps": "1e-5"}, "norm_eps"),
+    ("unet/config.json", {"norm_eps": 1e400}, "norm_eps=Infinity"),
+    ("unet/config.json", {"flip_sin_to_cos": 1}, "flip_sin_to_cos=1"),
+    ("unet/config.json", {"use_linear_projection": "no"}, "use_linear_projection"),
+    ("unet/config.json", {"mid_block_type": ["UNetMidBlock2DCrossAttn"]}, "mid_block_type"),
+    ("unet/config.json", {"act_fn": None}, "act_fn=null"),
+    ("unet/config.json", {"freq_shift": float("nan")}, "freq_shift=NaN"),
+    ("vae/config.json", {"block_out_channels": 32}, "block_out_channels=32"),
+    ("vae/config.json", {"block_out_channels": None}, "block_out_channels=null"),
+    ("vae/config.json", {"block_out_channels": {}}, "block_out_channels"),
+    ("vae/config.json", {"latent_channels": "4"}, "latent_channels"),
+    ("vae/config.json", {"latent_channels": [4]}, "latent_channels"),
+    ("vae/config.json", {"scaling_factor": "0.18215"}, "scaling_factor"),
+    ("vae/config.json", {"scaling_factor": True}, "scaling_factor=true"),
+    ("vae/config.json", {"shift_factor": [0.1]}, "shift_factor"),
+    ("vae/config.json", {"force_upcast": "false"}, "force_upcast"),
+    ("vae/config.json", {"use_quant_conv": None}, "use_quant_conv=null"),
+    ("vae/config.json", {"norm_num_groups": -32}, "norm_num_groups=-32"),
+    ("vae/config.json", {"in_channels": 0}, "in_channels=0"),
+    ("text_encoder/config.json", {"hidden_size": "16"}, "hidden_size"),
+    ("text_encoder/config.json", {"hidden_size": None}, "hidden_size=null"),
+    ("text_encoder/config.json", {"vocab_size": [514]}, "vocab_size"),
+    ("text_encoder/config.json", {"num_hidden_layers": 2.5}, "num_hidden_layers=2.5"),
+    ("text_encoder/config.json", {"max_position_embeddings": True}, "max_position_embeddings=true"),
+    ("text_encoder/config.json", {"layer_norm_eps": {}}, "layer_norm_eps"),
+    ("text_encoder/config.json", {"hidden_act": None}, "hidden_act=null"),
+    ("text_encoder/config.json", {"eos_token_id": "end"}, "eos_token_id"),
+    ("text_encoder/config.json", {"model_type": "clip", "text_config": {"hidden_size": []}}, "hidden_size"),
+    ("scheduler/scheduler_config.json", {"trained_betas": "linear"}, "trained_betas"),
+    ("scheduler/scheduler_config.json", {"steps_offset": None}, "steps_offset=null"),
+    ("scheduler/scheduler_config.json", {"beta_start": True}, "beta_start=true"),
+    ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": "no"}, "rescale_betas_zero_snr"),
+    ("scheduler/scheduler_config.json", {"prediction_type": 3}, "prediction_type=3"),
 ]
 
 
@@ -239,6 +286,43 @@ def test_a_field_that_the_class_does_not_have_is_refused(folder, model, tmp_path
     broken = edited(folder, tmp_path / "model", file, **changes)
     with pytest.raises(UserError, match=f"{broken}/{file}.*{words}"):
         replace(model, path=str(broken)).load()
+
+
+@pytest.mark.parametrize(
+    "cls, known",
+    [
+        (diffusers.UNet2DConditionModel, fields.UNET),
+        (diffusers.AutoencoderKL, fields.VAE),
+        (diffusers.ControlNetModel, fields.CONTROLNET),
+    ],
+)
+def test_every_field_of_a_class_has_its_types(cls, known):
+    """And what the class takes where a file is silent is of them."""
+    own = {n: p.default for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self"}
+    assert own.keys() - {"latents_mean", "latents_std"} == known.keys()  # `check_vae` has those
+    fields.check_fields(own, known, "file")
+
+
+# What files of published models say. A row: the class's fields, and those of a file.
+
+PUBLISHED: list[tuple[fields.Fields, dict[str, Any]]] = [
+    (fields.UNET, {"sample_size": 96, "attention_head_dim": [5, 10, 20, 20], "dual_cross_attention": False}),
+    (fields.UNET, {"sample_size": [64, 96], "num_class_embeds": None, "upcast_attention": True}),
+    (fields.UNET, {"transformer_layers_per_block": [1, 2, 10], "upcast_attention": None}),
+    (fields.UNET, {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816}),
+    (fields.UNET, {"only_cross_attention": [True, True, True, False], "norm_eps": 1e-05}),
+    (fields.UNET, {"mid_block_type": None, "downsample_padding": 0, "mid_block_scale_factor": 1}),
+    (fields.VAE, {"scaling_factor": 0.13025, "sample_size": 1024, "force_upcast": True}),
+    (fields.VAE, {"scaling_factor": 1.5305, "shift_factor": 0.0609, "use_quant_conv": False}),
+    (fields.CLIP_TEXT, {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "layer_norm_eps": 1e-05}),
+    (fields.CLIP_VISION, {"image_size": 224, "patch_size": 14, "hidden_act": "gelu", "projection_dim": 1024}),
+]
+
+
+@pytest.mark.parametrize("known, values", PUBLISHED, ids=lambda value: str(value)[:60])
+def test_what_published_files_say_is_taken(known, values):
+    assert values.keys() <= known.keys()
+    fields.check_fields(values, known, "file")
 
 
 def test_the_fields_of_clips_own_class_are_known():
@@ -297,7 +381,8 @@ def test_a_controlnet_that_is_not_understood_is_refused(tmp_path, changes, words
 
     shipped = Path(sow.people.__file__).parent / "controlnet" / "config.json"
     (tmp_path / "config.json").write_text(json.dumps({**json.loads(shipped.read_text()), **changes}))
-    backbone: Any = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(cross_attention_dim=1)))
+    unet = SimpleNamespace(config=SimpleNamespace(cross_attention_dim=1))
+    backbone: Any = SimpleNamespace(unet=unet, dtype=torch.float32)
     options: Any = SimpleNamespace(path=str(tmp_path), hub={})
     with pytest.raises(UserError, match=f"{tmp_path}/config.json has {words}.*method.path"):
         controlnet.load(options, backbone)

@@ -71,6 +71,7 @@ def load(options: IPAdapter, backbone: Backbone) -> tuple[Backbone, Any]:
         raise
     except Exception as error:
         words = " ".join(str(error).split())[:200]
+        words = f"it lacks {words}" if isinstance(error, KeyError) else words
         raise UserError(
             f"cannot load the IP-Adapter {weight_name} of {options.path}: {words}; download it or give a "
             "folder (method.path, method.weight_name, method.image_encoder)"
