@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from conftest import Result
 
+from sow.config import environment
 from sow.config.command_line import _traceback
 from sow.config.compose import compose
 from sow.errors import UserError
@@ -277,6 +279,46 @@ def test_a_resolved_configuration_shows_nothing_of_the_environment(
     assert (shown.out.startswith("# @package") or len(flags) == 1) and "***" in shown.out
 
 
+IN_ERRORS = [  # words that read MINE and end in an error
+    "gate.tau=${oc.env:MINE}",
+    "seed=${oc.env:MINE}",
+    "height=a${oc.env:MINE}b",
+    "condition.box=[${oc.env:MINE},1,2,3]",
+    "guidance.scale='${oc.decode:${oc.env:MINE}}'",
+    "preservation.t3=[${oc.env:MINE}]",
+    "model=${oc.env:MINE}",
+    "+ablation=${oc.env:MINE}",
+    "model.dtype=${oc.env:MINE}",
+    "task.name=[${oc.env:MINE}]",
+    "condition.attributes.hat=${oc.env:MINE}",
+    "hydra.verbose=${oc.env:MINE}",
+    "hydra.run=${oc.env:MINE}",
+    "hydra.mode=${oc.env:MINE}",
+    "tracker.mode=${oc.env:MINE}",
+]
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        *((word, "qz") for word in IN_ERRORS),
+        *((IN_ERRORS[1], v) for v in ("7.5", "4.5e", "a b", "it's", "x")),
+    ],
+)
+def test_an_error_shows_nothing_of_the_environment(
+    word: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_given", set())
+    monkeypatch.setenv("MINE", value)
+    with pytest.raises(UserError) as error:
+        compose(["model=tiny", "condition=person", word])
+        pytest.skip("as a number it is none")
+    line = environment.told(str(error.value))
+    key = word.lstrip("+").partition("=")[0]
+    assert "\n" not in line and key in line
+    assert not re.search(rf"(?<!\w){re.escape(value)}(?!\w)", line.replace("300", ""))
+
+
 def test_what_the_environment_gave_makes_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = set()
     for value in ("0.3125", "0.375"):
@@ -318,6 +360,13 @@ def test_an_existing_folder_of_the_environment_is_a_place(
         ("planner.base_url=http://me:hun/ter2@host/v1", "ter2"),
         ("planner.base_url=http://me:hunter2@host:99999/v1", "hunter2"),
         ("planner.base_url=host:8000", "host"),
+        ("planner.base_url=http://host/v1?k=hunter2", "hunter2"),
+        ("planner.base_url=http://host/v1#hunter2", "hunter2"),
+        ("planner.base_url=http://host/v1?api-version=hunter2&x=[1,2]", "hunter2"),
+        ("planner.base_url=http://me=hun:ter2'@host/v1?", "ter2"),
+        ("planner.base_url=http://host/v1 hunter2", "hunter2"),
+        ("planner.base_url='http://host/v1?k=hunter2'", "hunter2"),
+        ("planner.base_url={hunter2}", "hunter2"),
     ],
 )
 def test_what_may_be_a_secret_in_the_wrong_place_is_refused_and_not_repeated(word: str, secret: str) -> None:

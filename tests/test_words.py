@@ -248,6 +248,9 @@ UNREADABLE = [
     ("~gate.tau=5", ["0.273 and not 5", "(gate.tau)"]),
     ("hydra.run=3", ["hydra.run=3 does not fit what is there", "(hydra.run)"]),
     ("hydra.job=null", ["hydra.job=null does not fit what is there", "(hydra.job)"]),
+    ("hydra.mode=${oc.env:HOME}", ["expected one of [RUN, MULTIRUN]", "(hydra.mode)"]),
+    ("hydra.run=${oc.env:HOME}", ["hydra.run is no section", "(hydra.run)"]),
+    ("hydra.sweep=${oc.env:HOME}", ["(hydra.sweep)"]),
     ("hydra.mode=nope", ["hydra.mode=nope does not fit what is there", "(hydra.mode)"]),
     ("hydra.verbose=nope", ["hydra.verbose=nope is neither", "(hydra.verbose)"]),
     ("hydra.verbose=null", ["hydra.verbose=None is neither", "(hydra.verbose)"]),
@@ -289,6 +292,36 @@ def test_errors_of_hydras_parser_name_key_and_cure(word: str, parts: list[str]) 
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
+
+
+# Addresses of servers, as people type them; `${..}` is read: a password may come from the environment.
+
+ADDRESSES = [
+    ("http://localhost:11434/v1", "http://localhost:11434/v1"),
+    ("https://me:a=b,c@host/v1", "https://me:a=b,c@host/v1"),
+    ("https://host/a=b/(v1),[2]/{x}", "https://host/a=b/(v1),[2]/{x}"),
+    ("https://me:p%23w%3F@host:8443/v1", "https://me:p%23w%3F@host:8443/v1"),
+    ("'https://host/v1'", "https://host/v1"),
+    ("https://me:${oc.env:MINE}@host/v1", "https://me:pass=word@host/v1"),
+    ("https://host/~me/it's", "https://host/~me/it's"),
+    ("null", None),
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), ADDRESSES)
+def test_an_address_is_taken_as_typed(typed: str, meant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", "pass=word")
+    words = read([f"planner.base_url={typed}"], [])
+    assert read(words, []) == words
+    found = compose(["model=tiny", "planner=openai", "planner.model=x", f"planner.base_url={typed}"])
+    assert found.planner.base_url == meant  # type: ignore[attr-defined]
+
+
+def test_addresses_are_swept() -> None:
+    (word,) = read(["planner.base_url=choice(http://a/v1,'http://b/v1')"], [])
+    assert word == "planner.base_url=choice('http://a/v1','http://b/v1')"
+    assert from_sweeper(r"planner.base_url=http\://a/x\=1", True) == "planner.base_url='http://a/x=1'"
+    assert from_sweeper("planner.base_url=null", True) == "planner.base_url=null"
 
 
 AT_HOME = [
@@ -433,7 +466,7 @@ def test_what_is_shown_is_read_like_what_is_run(command_line: Call, monkeypatch:
     )
     shown = command_line("--cfg", "job", "--resolve", *words)
     assert shown.status == 0, shown.err
-    assert "prompt: costs ${five}, (really)" in shown.out and "project: ***" in shown.out
+    assert "prompt: costs ${five}, (really)" in shown.out and "project: '***'" in shown.out
     assert "NoModulation" in shown.out and "a-name-of-mine" not in shown.out
 
 

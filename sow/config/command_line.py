@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sow.config.environment import know, printed_without_environment
+from sow.config.environment import know, printed_without_environment, told
 from sow.config.explain import explain
 from sow.config.help import help_text
 from sow.config.imports import put_off
@@ -79,11 +79,11 @@ def _status(arguments: list[str]) -> int:
             return int(module("sow.apps.demo").demo(arguments[1:], job))
         _do(arguments)
     except Refusal as refused:
-        print(f"error: {redact(str(refused.error))}", file=sys.stderr)
+        print(f"error: {told(str(refused.error))}", file=sys.stderr)
         return 1
     except (UserError, HydraException, OmegaConfBaseException) as error:
         text = str(error) if isinstance(error, UserError) else explain(error, arguments)
-        print(f"error: {redact(text)}", file=sys.stderr)
+        print(f"error: {told(text)}", file=sys.stderr)
         return 1
     except (OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno not in OF_THE_SYSTEM:
@@ -122,8 +122,8 @@ def job(composed: DictConfig) -> float | None:
             module("sow.runs.folders").discard_untouched(Path(running.runtime.output_dir))
             error = UserError(_told(error))
         if not running.launcher._target_.endswith(".BasicLauncher"):
-            raise UserError(redact(str(error))) from None  # its launcher, in another process, must hear of it
-        print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
+            raise UserError(told(str(error))) from None  # its launcher, in another process, must hear of it
+        print(f"error: {told(str(error))}", file=sys.stderr, flush=True)
         failed.append(str(error))
         return None
 

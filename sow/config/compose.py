@@ -210,6 +210,7 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
     for name in KEYS:
         if name not in resolved:
             raise UserError(f"{name} is missing from the configuration: do not delete it ({name})")
+    hidden = without_environment(resolved, lambda: plain(config))  # before anything is said of a value
     given: dict[str, Any] = dict(resolved)
     for key in _missing(resolved):
         if not key.startswith("condition."):
@@ -224,7 +225,7 @@ def typed(config: DictConfig, choices: Mapping[Any, Any], overrides: Sequence[st
             given[name] = instantiate(resolved[name], name)
     know(resolved)
     given |= {
-        "resolved": redact(without_environment(resolved, lambda: plain(config))),
+        "resolved": redact(hidden),
         "values": resolved,
         "choices": {
             str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/") and v is not None

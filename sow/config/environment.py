@@ -13,18 +13,22 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
-from sow.store.secrets import HIDDEN, hide_credentials, hide_value, hide_variable, is_place
+from sow.store.secrets import HIDDEN, hide_credentials, hide_value, hide_variable, is_place, redact
 
 _stand_in: ContextVar[str | None] = ContextVar("stand_in", default=None)
 _read: set[str] = set()
+_given: set[str] = set()  # texts of the values that follow what was read, however short
 
 
 def _env(name: str, *default: Any) -> Any:
     """OmegaConf's `oc.env`, which remembers what was read."""
     _read.add(name)
     hide_variable(name)
-    stand_in = _stand_in.get()
-    return oc.env(name, *default) if stand_in is None else stand_in
+    if (stand_in := _stand_in.get()) is not None:
+        return stand_in
+    value = oc.env(name, *default)
+    _give(value)
+    return value
 
 
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)
@@ -74,6 +78,21 @@ def unhidden(text: str) -> str | None:
     return None
 
 
+def told(text: str) -> str:
+    """An error's text without secrets, and without what the environment gave wherever that stands alone: a
+    short value is a word as well, but in an error it is the one that is wrong."""
+    for value in sorted(_given, key=len, reverse=True):
+        if value in text:
+            text = re.sub(rf"(?<![\w*]){re.escape(value)}(?![\w*])", HIDDEN, text)
+    return str(redact(text))
+
+
+def _give(value: Any) -> None:
+    text = str(value)
+    if text.strip() and value is not None and not is_place(text):
+        _given.update((text, repr(text)[1:-1]))
+
+
 @contextmanager
 def _reading(stand_in: str) -> Iterator[None]:
     token = _stand_in.set(stand_in)
@@ -92,4 +111,5 @@ def _where_equal(values: Any, others: Any) -> Any:
         return values
     if isinstance(values, str):
         hide_value(values)
+    _give(values)
     return HIDDEN

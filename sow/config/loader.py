@@ -94,6 +94,7 @@ class Loader(ConfigLoaderImpl):
             config = super().load_configuration(
                 config_name, words, run_mode, from_shell, validate_sweep_overrides
             )
+            mode = config.hydra.mode
         except UserError:
             raise
         except UnicodeDecodeError as error:
@@ -105,7 +106,6 @@ class Loader(ConfigLoaderImpl):
         refuse_several(config)
         self._check_mappings(config, words)
         _at_home(config)
-        mode = config.hydra.mode
         if run_mode == RunMode.RUN and mode == RunMode.MULTIRUN and "hydra.mode=MULTIRUN" not in words:
             raise UserError("hydra.mode=MULTIRUN in a file does not start a sweep: add -m (hydra.mode)")
         if run_mode == RunMode.MULTIRUN:

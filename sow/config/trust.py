@@ -202,7 +202,9 @@ def _check_names(config: DictConfig) -> None:
     """A folder's or file's name cannot be hidden; a file's is short enough for every system."""
     for key in (*FOLDERS, *NAMES):
         parent, _, last = key.rpartition(".")
-        text = str(OmegaConf.to_container(OmegaConf.select(config, parent), resolve=False)[last])  # type: ignore[call-overload,index]
+        if not OmegaConf.is_dict(around := OmegaConf.select(config, parent)):
+            raise UserError(f"{parent} is no section of settings: leave it as it is ({parent})")
+        text = str(OmegaConf.to_container(around, resolve=False)[last])  # type: ignore[call-overload,index]
         if (name := unhidden(text)) is not None:
             raise UserError(
                 f"{key}={text} reads the variable {name}, which the name of a folder or file cannot hide: "

@@ -56,6 +56,7 @@ PATHS = (
 )  # `null` keeps its meaning there, and `[a, b]` that is no file is a list
 FREE_TEXT = (*PROMPTS, *PATHS)
 NEVER_EMPTY = ("prompt", *PATHS)  # an empty path would be the folder that one happens to be in
+URLS = ("planner.base_url",)  # literal but for `${..}`, and `null` keeps its meaning
 FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")  # literal but for `${..}`
 SEVERAL = ("ablation",)  # the groups that take a list of options
 OPEN = (
@@ -89,6 +90,8 @@ def read(words: Sequence[str], folders: Sequence[Path]) -> list[str]:
             raise UserError(f"{key}{found['package']} is no key: leave {found['package']} out ({key})")
         if key in FREE_TEXT:
             read_words.append(f"{sign}{key}={_free_text(key, value)}")
+        elif key in URLS:
+            read_words.append(f"{sign}{key}={_url(key, value)}")
         elif key in FOLDERS_OF_HYDRA:
             read_words.append(f"{sign}{key}={_folder(key, value)}")
         elif key == "ablation":
@@ -131,10 +134,16 @@ def from_sweeper(word: str, escaped: bool) -> str:
     Optuna's as it is."""
     found = _WORD.fullmatch(word)
     key, value = (found["key"], found["value"]) if found else ("", "")
+    if key in URLS and value != "null" and not _QUOTED.fullmatch(value):
+        return f"{key}={_resolved(_unescaped(value) if escaped else value)}"
     if key not in FREE_TEXT or _QUOTED.fullmatch(value) or (key in PATHS and value.startswith(("[", "null"))):
         return word
-    text = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", value) if escaped else value
-    return f"{key}={encode(_literal(text))}"
+    return f"{key}={encode(_literal(_unescaped(value) if escaped else value))}"
+
+
+def _unescaped(text: str) -> str:
+    """A text as it was before Hydra's sweeper wrote it without quotes."""
+    return re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", text)
 
 
 def _literal(text: str) -> str:
@@ -187,12 +196,26 @@ def _free_text(key: str, value: str) -> str:
 
 
 def _folder(key: str, value: str) -> str:
-    """A folder's name in quotes, in which Hydra resolves `${..}` and takes anything else as it stands."""
+    if value.strip(" '\"") in ("", "null"):
+        raise _empty(key)
+    return _resolved(value)
+
+
+def _url(key: str, value: str) -> str:
+    if value == "null":
+        return value
+    if value.startswith("choice(") and value.endswith(")"):
+        return f"choice({','.join(_url(key, text) for text in elements(value[7:-1]))})"
+    if not value.strip(" '\""):
+        raise _empty(key)
+    return _resolved(value)
+
+
+def _resolved(value: str) -> str:
+    """A text in quotes, in which Hydra resolves `${..}` and takes anything else as it stands."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    if value.strip(" '\"") in ("", "null"):
-        raise _empty(key)
     if _QUOTED.fullmatch(value):
         value = str(OverridesParser.create().parse_override(f"text={value}").value())
     return str(QuotedString(value, Quote.single).with_quotes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,10 +30,12 @@ _STORE_FORMAT = 3  # raise it when a stored plan is no longer what the code woul
 
 
 def _is_url(text: str) -> bool:
-    """Whether a client would find scheme, host and port in a server's address."""
+    """Whether a client would find scheme, host and port in a server's address, and put its own path behind:
+    after a ? or # it would be no path any more."""
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return whole and not re.search(r"[?#\s]", text)
     except ValueError:
         return False
 
@@ -104,7 +107,8 @@ class MLLM:
         if self.base_url is not None and not _is_url(self.base_url):
             raise UserError(
                 "planner.base_url is no http(s)://host[:port][/path] (not shown: it may hold a password): "
-                "give the server's; a / or @ in a password is written %2F or %40 (planner.base_url)"
+                "give the server's; a /, @, ? or # in a password is written %2F, %40, %3F or %23 "
+                "(planner.base_url)"
             )
 
     def files(self) -> list[Path]:

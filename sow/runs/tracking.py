@@ -127,7 +127,7 @@ class Wandb:
         if mode == "disabled":
             return Silent()
         for name in ("project", "entity"):
-            if job.config.resolved["tracker"].get(name) == HIDDEN:
+            if HIDDEN in str(job.config.resolved["tracker"].get(name)):
                 log.warning("W&B's own files and pages name what the environment gives (tracker.%s)", name)
         try:
             earlier = forget_unfinished(job.folder)

@@ -88,6 +88,13 @@ _IN_TEXT: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]
         re.compile(rf"{_AUTHORIZED}(?:[a-z][\w-]{{0,30}}\s+(?!\*))?)[^\s\"',]{{6,}}", re.I),
         r"\g<kept>" + HIDDEN,
     ),
+    (
+        "base_url",
+        re.compile(
+            r"(?P<kept>\bbase_url[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"'?#]{1,400}[?#])(?!\*\*\*)[^\s\"']+"
+        ),
+        r"\g<kept>" + HIDDEN,
+    ),
     (  # name=value, "name": "value" and x-name: value
         "",
         re.compile(
@@ -185,6 +192,8 @@ def _redact(value: Any, secrets: tuple[Secret, ...], named: str = "") -> Any:
     if isinstance(value, str):
         if len(value) >= 6 and named and _assigned(named, '"'):
             return HIDDEN
+        if named == "base_url":  # whatever is asked of a server beside its address
+            value = re.sub(r"(?<=[?#]).+", HIDDEN, value, count=1, flags=re.S)
         return _redact_text(value, secrets)
     if isinstance(value, Mapping):
         return {
