@@ -327,6 +327,13 @@ def test_a_disk_that_takes_no_more_is_one_line(
 
 # A finished run whose files are not those that it wrote is none. A row: what happens to the folder.
 
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    """Change the manifest of a run."""
+    found = records.read_manifest(folder / MANIFEST)
+    (folder / MANIFEST).write_text(json.dumps({**found, **changes}))
+
+
 HURT: dict[str, Callable[[Path], object]] = {
     "the file is gone": lambda folder: (folder / "metrics.json").unlink(),
     "the file is empty": lambda folder: (folder / "metrics.json").write_bytes(b""),
@@ -339,6 +346,12 @@ HURT: dict[str, Callable[[Path], object]] = {
         (folder / "metrics.json").unlink(),
         (folder / "metrics.json").symlink_to("nowhere"),
     ),
+    "its digests are no mapping, and it is gone": lambda folder: (
+        rewrite(folder, digests=[1]),
+        (folder / "metrics.json").unlink(),
+    ),
+    "a digest is no text": lambda folder: rewrite(folder, digests={"metrics.json": 5}),
+    "a name that no system has": lambda folder: rewrite(folder, digests={"metrics.json\0": "a"}),
     "of a run before digests were kept": lambda folder: (
         (folder / MANIFEST).write_text(
             json.dumps({k: v for k, v in records.read_manifest(folder / MANIFEST).items() if k != "digests"})

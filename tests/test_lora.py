@@ -213,7 +213,11 @@ REFUSED: list[tuple[Callable[[Factors], State], Callable[[State], State], str]] 
     (peft, by("fc1.lora_A.weight", lambda v: v[:, :-1].clone()), "1 of another shape .*fc1.lora_A"),
     (peft, by("fc1.lora_A.weight", lambda v: v[:-1].clone()), "1 of another shape .*fc1.lora_A"),
     (peft, by("to_q.lora_B.weight", lambda v: v[:-1].clone()), "3 of another shape .*to_q.lora_B"),
-    (peft, by("fc1.lora_A.weight", lambda v: v * torch.nan), "1 tensors that are not finite .*fc1.lora_A"),
+    (peft, by("fc1.lora_A.weight", lambda v: v * torch.nan), "not finite in float32: 1 tensors .*fc1.lora_A"),
+    (peft, by("fc1.lora_B.weight", lambda v: v / 0), "not finite in float32: 1 tensors .*fc1.lora_B"),
+    (kohya, by("fc1.alpha", lambda v: v * torch.nan), "merged are not finite in float32: .*fc1.weight"),
+    (kohya, by("to_q.alpha", lambda v: v / 0), "merged are not finite in float32: .*to_q.weight"),
+    (peft, by("fc1.lora_A.weight", lambda v: v * 1e38), "merged are not finite in float32: .*fc1.weight"),
     (peft, by("fc1.lora_B.weight", lambda v: v.to(torch.int8)), "no floating-point .*fc1.lora_B.* I8"),
     (
         kohya,

@@ -225,15 +225,15 @@ def damaged(folder: Path, manifest: Mapping[str, Any]) -> str:
 
     A manifest of before files were recorded with their SHA-256 names them only.
     """
-    whole = manifest.get("digests")
-    names = whole if isinstance(whole, dict) else dict.fromkeys(manifest.get("files") or ())
-    for name, digest in names.items():
+    whole, listed = manifest.get("digests"), manifest.get("files")
+    names = {str(name): None for name in listed} if isinstance(listed, list) else {}
+    for name, digest in (whole if isinstance(whole, dict) else names).items():
         try:
             if digest not in (None, sha256_of_file(folder / name)):
                 return f"{name} has changed"
             if not (folder / name).is_file():
                 return f"{name} is gone"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no system has a file of such a name
             return f"{name} is gone"
     return ""
 
