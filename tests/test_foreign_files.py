@@ -331,3 +331,29 @@ def test_a_harmless_file_of_the_users_own_works_in_a_job_and_in_what_its_study_c
     finally:
         state.cfg = before
     assert os.listdir(folder.parent) == ["files"]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "hydra.searchpath=[pkg://evil]",
+        "+hydra.searchpath=[file:///tmp]",
+        "hydra/launcher=joblib",
+        "hydra.run.dir=/tmp/x",
+        "prompt=@/etc/hostname",
+        "prompt='@/etc/hostname'",
+        "inversion.negative_prompt=@secret.txt",
+    ],
+)
+def test_the_words_of_a_studys_rows_look_up_and_read_nothing(word: str) -> None:
+    from experiments.core.recompose import with_words
+
+    config = compose(["model=tiny"])
+    with pytest.raises(UserError, match="in a file: give it on the command line"):
+        with_words(config, [word])
+    assert with_words(config, ["prompt=a person", "gate.tau=0.3"]).gate.tau == 0.3
+
+
+def test_a_variable_to_be_copied_that_is_not_set_is_named() -> None:
+    with pytest.raises(UserError, match=r"'NOT_THERE_AT_ALL' is not set \(hydra.job.env_copy\)"):
+        compose(["model=tiny", "hydra.job.env_copy=[NOT_THERE_AT_ALL]"])

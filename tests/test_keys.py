@@ -516,3 +516,22 @@ def test_every_component_that_conf_names_says_what_it_reads(tmp_path: Path) -> N
         if fields & names and not hasattr(cls, "files"):
             silent.append((target, fields & names))
     assert [t for t, f in silent if f != {"mask"}] == []  # a mask of the seed's start is a rule
+
+
+def test_a_model_whose_files_have_changed_is_loaded_again(tmp_path: Path) -> None:
+    """In one process too, or the old picture would be kept under the new files' key."""
+    import torch
+    from checkpoints import save_tiny
+    from safetensors.torch import load_file, save_file
+
+    from sow.pipeline.factory import build
+
+    place = save_tiny(tmp_path / "model")
+    words = ["model=local", f"model.path={place}", "model.device=cpu", "calibration=paper", "metrics=none"]
+    first = build(compose(words)).backbone
+    assert build(compose(words)).backbone is first
+    (file,) = (place / "unet").glob("*.safetensors")
+    save_file({k: v * 1.5 for k, v in load_file(file).items()}, file, {"format": "pt"})
+    second = build(compose(words)).backbone
+    pairs = zip(first.unet.parameters(), second.unet.parameters(), strict=True)
+    assert second is not first and all(torch.allclose(a * 1.5, b) for a, b in pairs)

@@ -479,7 +479,8 @@ def test_colours_that_are_not_followed_are_said(tmp_path, caplog, what):
 
 
 @pytest.mark.parametrize("top, dtype, said", [
-    (254, np.uint16, True), (40000, np.uint16, False), (4095, np.uint16, False), (280, np.float32, True),
+    (254, np.uint16, True), (40000, np.uint16, False), (4095, np.uint16, True),
+    (16383, np.uint16, True), (17000, np.uint16, False), (280, np.float32, True),
     (1, np.float32, False), (200, np.float32, False),
 ])  # fmt: skip
 def test_a_deep_picture_that_is_almost_black_is_said(tmp_path, caplog, top, dtype, said):

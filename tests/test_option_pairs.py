@@ -254,3 +254,29 @@ def test_injection_of_the_literal_cycle_starts_where_cycles_end(made):
     row = {name: 0 for name in OPTIONS} | {"seed_init": 3, "cycle.steps": 1}
     method = configured(made, row).method
     assert method.inverted_steps == method.last_state == method.t1 - 1
+
+
+UNREAD = [
+    (["modulation=none", "p_plus.omega=0.3"], "p_plus.omega", "no modulation"),
+    (["+ablation=no_dam", "gate.tau=0.2"], "gate.tau", "no modulation"),
+    (["modulation=none", "gate=always"], "gate", "no modulation"),
+    (
+        ["inversion.guidance_scale=1", "inversion.negative_prompt=ugly"],
+        "inversion.negative_prompt",
+        "no guidance",
+    ),
+    (["guidance=none", "guidance.negative_prompt=ugly"], "guidance.negative_prompt", "no guidance"),
+    (["intensify=none", "preservation.prompt=intensified"], "preservation.prompt", "intensified"),
+]
+
+
+@pytest.mark.parametrize(("words", "key", "reason"), UNREAD)
+def test_an_option_that_nothing_reads_is_said(words, key, reason, caplog) -> None:
+    from sow.pipeline.fit import check_fit
+
+    check_fit(compose(["model=tiny", *words]))
+    (told,) = {r.getMessage() for r in caplog.records if "is not read" in r.getMessage()}
+    assert told.startswith(f"{key} is not read") and reason in told
+    caplog.clear()
+    check_fit(compose(["model=tiny", "gate.tau=0.2", "guidance.negative_prompt=ugly"]))
+    assert "is not read" not in caplog.text

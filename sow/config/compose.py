@@ -17,7 +17,7 @@ from sow.config.explain import explain
 from sow.config.loader import application
 from sow.config.places import CONF as CONF
 from sow.config.schema import construct, instantiate
-from sow.config.trust import need_of_group
+from sow.config.trust import need_of_group, refuse_words
 from sow.config.words import PATHS
 from sow.errors import MISSING, UserError, unknown
 from sow.store.files import place_of
@@ -174,6 +174,8 @@ def compose(overrides: Sequence[str] = (), own: Sequence[str] | None = None) -> 
     user gave, where others come from a file: those may not read the environment.
     """
     words = [overrides] if isinstance(overrides, str) else list(overrides)
+    if own is not None:
+        refuse_words(words, own)
     hydra = application(_folders(), words if own is None else own)
     config = hydra.compose_config("config", words, RunMode.RUN, from_shell=False)
     return typed(config, config.hydra.runtime.choices, words)

@@ -97,6 +97,10 @@ class Loader(ConfigLoaderImpl):
             mode = config.hydra.mode
         except UserError:
             raise
+        except KeyError as error:
+            if isinstance(error, OmegaConfBaseException):
+                raise UserError(explain(error, words, self._beside)) from error
+            raise UserError(f"the variable {error} is not set (hydra.job.env_copy)") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{self._not_text()} is no text in UTF-8 (--config-dir)") from error
         except UNREADABLE as error:

@@ -133,6 +133,15 @@ def refuse_search_path(primary: Any, words: Sequence[str]) -> None:
         )
 
 
+def refuse_words(words: Sequence[str], own: Sequence[str]) -> None:
+    """Raise UserError for words of a file (a study's rows) that only the user's own command line may hold:
+    they read a file, or set what Hydra itself looks up, writes and runs."""
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        if word not in own and (key.startswith("hydra") or value.lstrip(" '\"").startswith("@")):
+            raise UserError(f"{word!r} in a file: give it on the command line ({key})")
+
+
 def _walk(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Every key below `node` with its value; an element of a list is keyed by its place."""
     parts: Any = node.items() if isinstance(node, Mapping) else enumerate(node)

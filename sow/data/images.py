@@ -72,7 +72,7 @@ def read_mask(path: str | Image.Image, keep: str, key: str = "condition.mask") -
     if len(found) == 2:
         mask = np.where(values == found[1], 255, 0).astype(np.uint8)
     else:
-        if image.mode == "P" and len(found) > 2 and _coloured(image):
+        if len(found) > 2 and not _is_deep(image) and _coloured(image):
             raise UserError(
                 f"mask {path} has {len(found)} colours: which of them are kept? give a mask in black and "
                 f"white ({key})"
@@ -299,7 +299,7 @@ def _to_eight_bits(pixels: NDArray, path: str, key: str) -> NDArray[np.uint8]:
     else:
         top = 255.0 if values.max(initial=0) <= 255 and pixels.dtype.itemsize > 2 else 65535.0
     low, high = values.min(initial=0), values.max(initial=0)
-    if low < 0 or 0 < high < top / 64:
+    if low < 0 or 0 < high <= top / 4:
         log.warning(
             "%s has values from %g to %g, read as black at 0 and white at %g: save it as 8 bits if that is "
             "not meant (%s)",
@@ -361,12 +361,15 @@ def _mask_values(image: Image.Image, path: str, key: str) -> tuple[NDArray, NDAr
     if image.has_transparency_data:
         image = image.convert("RGBA")
         visible = np.asarray(image.getchannel("A")) >= 128
-    # Two colours stay two values however they are weighed, unless they are as bright.
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     colours = np.unique(pixels, axis=0) if image.mode in ("P", "RGB", "RGBA") else pixels[:0]
     gray = np.asarray(image.convert("RGB").convert("L"))
     if len(colours) == 2 and len(np.unique(gray)) == 1:
         gray = (pixels == colours[1]).all(1).reshape(gray.shape).astype(np.uint8)
+        log.warning(
+            "the two colours of mask %s are as bright as each other: %s is read as white, %s as black (%s)",
+            *(path, *(tuple(int(v) for v in c) for c in (colours[1], colours[0])), key),
+        )
     return gray, visible
 
 

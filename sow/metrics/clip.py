@@ -100,7 +100,9 @@ class ClipText:
 
     def _load(self) -> tuple[Any, Any, Any]:
         cache = None if self.cache_dir is None else str(place_of(self.cache_dir, "metrics.cache_dir"))
-        return _load(self.model, self.pretrained, cache, resolve_device(self.device))
+        file = place_of(self.pretrained, "metrics.pretrained")
+        digest = file_sha256(file) if file.is_file() else ""
+        return _load(self.model, self.pretrained, digest, cache, resolve_device(self.device))
 
 
 def squared(image: Image.Image) -> Image.Image:
@@ -120,7 +122,9 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, pretrained: str, cache_dir: str | None, device: str) -> tuple[Any, Any, Any]:
+def _load(
+    name: str, pretrained: str, digest: str, cache_dir: str | None, device: str
+) -> tuple[Any, Any, Any]:
     import open_clip
 
     if name not in open_clip.list_models():

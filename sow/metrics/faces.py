@@ -190,7 +190,8 @@ def embed_faces(
     import torch
     from facenet_pytorch import extract_face, fixed_image_standardization
 
-    model = _facenet(str(weights_file(weights)), device)
+    file = weights_file(weights)
+    model = _facenet(str(file), file_sha256(file), device)
     out = []
     for start in range(0, len(crops), batch_size):
         chunk = crops[start : start + batch_size]
@@ -252,7 +253,7 @@ def _fetch(file: Path) -> None:
 
 
 @lru_cache(maxsize=2)
-def _facenet(file: str, device: str) -> torch.nn.Module:
+def _facenet(file: str, digest: str, device: str) -> torch.nn.Module:
     import torch
     from facenet_pytorch import InceptionResnetV1
 

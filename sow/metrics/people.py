@@ -124,7 +124,11 @@ class PeopleMetrics:
             truncated = any(w < judge.calibration.whole for w in whole) if whole else None
             second = len(mine) == 1 and free[i].faces > 1
             known = [k for k in mine if k in others] if seen else []
-            agreement, missed = text_agreement(sample.request.prompt, placed[mine[0]] if mine else free[i])
+            read = [placed[k] for k in mine] or [free[i]]
+            agreements, misses = zip(
+                *(text_agreement(sample.request.prompt, one) for one in read), strict=True
+            )
+            missed = list(dict.fromkeys(name for names in misses for name in names))
             rows.append(
                 {
                     "face_detected": bool(detected[i]),
@@ -145,7 +149,7 @@ class PeopleMetrics:
                     "truncated": truncated,
                     "faces": free[i].faces,
                     "whole": mean(whole),
-                    "text_agreement": agreement,
+                    "text_agreement": mean(agreements),
                     "text_missed": ",".join(missed),
                     "expression_follows": _follows(sample.request.prompt, "expression", missed),
                     **pixel_row(sample),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sow.errors import UserError
 from sow.pipeline.fit import check_fit
+from sow.store.fingerprint import fingerprint
+from sow.store.inputs import contents
 from sow.types import component
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ _loaded: dict[str, tuple[Backbone, Cache]] = {}
 
 
 def build(config: Config) -> Pipeline:
-    """The pipeline of a configuration; the model is loaded once per process. This imports torch."""
+    """The pipeline of a configuration; the model is loaded once per process, and again when its files have
+    changed. This imports torch."""
     from sow.pipeline.cached import Cache
 
-    key = json.dumps(config.resolved["model"], sort_keys=True)
+    key = _model_key(config)
     if key not in _loaded:
         _quiet()
         _loaded.clear()  # two models seldom fit one device
@@ -44,8 +46,13 @@ def build(config: Config) -> Pipeline:
 
 def weights_taken(config: Config) -> dict[str, Any]:
     """What was taken where the files of the configuration's model leave a choice; {} if it is not loaded."""
-    found = _loaded.get(json.dumps(config.resolved["model"], sort_keys=True))
+    found = _loaded.get(_model_key(config))
     return {} if found is None else dict(found[0].loaded)
+
+
+def _model_key(config: Config) -> str:
+    """What a loaded model is: its options, as they are used and not as they are told, and its files."""
+    return fingerprint([config.values["model"], contents(config.model)])
 
 
 def _quiet() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sow.attention.modulation import Modulation
+from sow.config.words import key_of
 from sow.models.checkpoint import attention_layers
 from sow.pipeline.memory import need_memory
 from sow.planner.base import on_canvas, parse_boxes, scale_boxes
@@ -15,12 +17,15 @@ if TYPE_CHECKING:
     from sow.config.compose import Config
     from sow.types import Canvas
 
+log = logging.getLogger(__name__)
+
 SIDE = 64  # pixels, no more than any model's own: of a side that neither the user nor a local file says
 
 
 def check_fit(config: Config) -> None:
     """Raise UserError for options of the method that exclude each other, and for what the model does not
     have."""
+    _tell_unread(config)
     config.inversion.check_start(config.seed_init.start)
     known = check_canvas(config)
     if known is not None and isinstance(config.modulation, Modulation):
@@ -28,6 +33,23 @@ def check_fit(config: Config) -> None:
         config.modulation.check_text(joint=unet is None)
         if unet is not None:
             config.modulation.check_layers(attention_layers(unet, canvas.latent_size))
+
+
+def _tell_unread(config: Config) -> None:
+    """Warn of words whose option nothing reads beside the others, as an ablation leaves them."""
+    unread: dict[str, Sequence[str]] = {}
+    if not isinstance(config.modulation, Modulation):
+        unread["there is no modulation"] = ("p_plus", "p_minus", "decay_time", "decay_distance", "gate")
+    if getattr(config.inversion, "guidance_scale", None) == 1:
+        unread["the inversion has no guidance"] = ("inversion.negative_prompt",)
+    if config.choices.get("guidance") == "none":
+        unread["there is no guidance"] = ("guidance.scale", "guidance.negative_prompt")
+    if config.choices.get("intensify") == "none":
+        unread["no prompt is intensified"] = ("inversion.prompt", "preservation.prompt")
+    for reason, options in unread.items():
+        for key in map(key_of, config.words):
+            if any(key == option or key.startswith(f"{option}.") for option in options):
+                log.warning("%s is not read: %s (%s)", key, reason, key)
 
 
 def check_canvas(config: Config) -> tuple[Canvas, Mapping[str, Any] | None] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sow.models.tokenizer import PAIRS, clip_vocabulary
+from sow.store.file_hashes import file_sha256
 from sow.store.files import place_of
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ _SHIPPED = Path(__file__).resolve().parents[1] / "people" / "weights"
 def token_count(text: str, model: str | None) -> int:
     """Tokens of a text, start and end included, for the model in this folder ("people": the shipped one; None
     or a folder without a tokenizer: CLIP's own tokenizer)."""
-    return 2 + len(_tokenizer(model).encode(text).ids)
+    file = vocabulary_file(model)
+    return 2 + len(_tokenizer(file, file_sha256(file)).encode(text).ids)
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(model: str | None) -> Tokenizer:
-    file = vocabulary_file(model)
+def _tokenizer(file: Path, digest: str) -> Tokenizer:
+    """That of a file with this `digest`."""
     if file.suffix == ".gz":
         return _clip_like(gzip.decompress(file.read_bytes()).decode().split("\n")[1 : PAIRS + 1])
     return _clip_like(file.read_text(encoding="utf-8").split("\n"))

@@ -159,6 +159,10 @@ def redact_file(file: Path) -> None:
 
     text = file.read_text(encoding="utf-8")
     if (clean := redact(text)) != text:
+        if file.suffix == ".yaml":  # a plain *** is no text there
+            clean = re.sub(
+                rf"^(\s*(?:- )?(?:[\w.]+: )?){re.escape(HIDDEN)}$", rf"\1'{HIDDEN}'", clean, flags=re.M
+            )
         with atomic_write(file) as partial:
             partial.write_text(clean, encoding="utf-8")
 
