@@ -266,6 +266,9 @@ UNREAD = [
         "no guidance",
     ),
     (["guidance=none", "guidance.negative_prompt=ugly"], "guidance.negative_prompt", "no guidance"),
+    (["method=sdedit", "cycle.eta=0"], "cycle.eta", "no cycles"),
+    (["method=masactrl", "gate=always"], "gate", "no cycles"),
+    (["position=fixed", "condition.box=[0,0,24,24]"], "condition.box", "position=fixed"),
     (["intensify=none", "preservation.prompt=intensified"], "preservation.prompt", "intensified"),
 ]
 
@@ -274,7 +277,8 @@ UNREAD = [
 def test_an_option_that_nothing_reads_is_said(words, key, reason, caplog) -> None:
     from sow.pipeline.fit import check_fit
 
-    check_fit(compose(["model=tiny", *words]))
+    config = compose(["model=tiny", *words])
+    config.method.check(config)
     (told,) = {r.getMessage() for r in caplog.records if "is not read" in r.getMessage()}
     assert told.startswith(f"{key} is not read") and reason in told
     caplog.clear()

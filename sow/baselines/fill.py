@@ -53,6 +53,8 @@ def load(options: Filled, backbone: Backbone) -> Any:
     import diffusers
 
     place = local_folder(options.path) or options.path
+    if place.startswith(("/", ".", "~")) and not Path(place).is_dir():
+        raise UserError(f"no such folder: {place} (method.path)")
     hub = {} if local_folder(options.path) else {"revision": options.revision}
     if hub:
         gate = "; its page must be accepted once, and a token given to the hub" if options.gated else ""

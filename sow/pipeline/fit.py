@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+IN_CYCLES = ("sow", "cow", "densediffusion")  # the methods of Algorithm 1
 SIDE = 64  # pixels, no more than any model's own: of a side that neither the user nor a local file says
 
 
 def check_fit(config: Config) -> None:
     """Raise UserError for options of the method that exclude each other, and for what the model does not
     have."""
-    _tell_unread(config)
     config.inversion.check_start(config.seed_init.start)
     known = check_canvas(config)
     if known is not None and isinstance(config.modulation, Modulation):
@@ -38,8 +38,13 @@ def check_fit(config: Config) -> None:
 def _tell_unread(config: Config) -> None:
     """Warn of words whose option nothing reads beside the others, as an ablation leaves them."""
     unread: dict[str, Sequence[str]] = {}
+    modulation = ("p_plus", "p_minus", "decay_time", "decay_distance", "gate")
     if not isinstance(config.modulation, Modulation):
-        unread["there is no modulation"] = ("p_plus", "p_minus", "decay_time", "decay_distance", "gate")
+        unread["there is no modulation"] = modulation
+    if config.choices.get("method") not in IN_CYCLES:
+        unread["the method has no cycles"] = ("cycle", "preservation", "modulation", *modulation)
+    if config.choices.get("position") == "fixed":
+        unread["position=fixed places it"] = ("condition.box", "planner.boxes")
     if getattr(config.inversion, "guidance_scale", None) == 1:
         unread["the inversion has no guidance"] = ("inversion.negative_prompt",)
     if config.choices.get("guidance") == "none":
@@ -59,6 +64,7 @@ def check_canvas(config: Config) -> tuple[Canvas, Mapping[str, Any] | None] | No
     Raises UserError for sides that the model cannot make or this machine cannot hold, and for a box of the
     user that leaves the canvas.
     """
+    _tell_unread(config)
     known = config.model.known(config.width, config.height)
     _check_memory(config, None if known is None else known[0])
     if known is not None:
