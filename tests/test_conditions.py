@@ -219,3 +219,16 @@ def test_a_condition_is_shown_on_gray() -> None:
     shown = np.asarray(VisualCondition(image, mask).on_gray())
     assert (shown[:, :2] == (200, 10, 30)).all() and (shown[:, 2:] == 128).all()
     assert (np.asarray(VisualCondition(image).on_gray()) == np.asarray(image)).all()
+
+
+def test_a_cut_out_whose_transparency_is_not_used_is_said(caplog, monkeypatch) -> None:
+    from sow.data import conditions
+
+    picture = Image.new("RGBA", (64, 64), (200, 150, 120, 255))
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    monkeypatch.setattr(conditions, "face_ellipse", lambda image, name: Image.new("L", image.size, 255))
+    conditions.photograph(picture, "face", "white", "none", None, "cut")
+    assert "condition.mask=none keeps what is opaque" in caplog.text
+    caplog.clear()
+    conditions.photograph(picture, "none", "white", "none", None, "cut")
+    assert not caplog.text

@@ -123,3 +123,16 @@ def test_a_coverage_that_leaves_no_latent_is_refused():
     whole = Background([128, 128, 128], "invert", "threshold", True, 1.0)
     with pytest.raises(UserError, match="keeps no latent"):
         place(whole, Request((picture,), "a person"), plan, CANVAS, 0, noise.generator(0))
+
+
+def test_a_box_that_is_moved_to_the_latents_grid_is_said(caplog) -> None:
+    from sow import build, compose
+    from sow.types import Box, Request, VisualCondition
+
+    sampler = build(compose(["model=tiny", "metrics=none", "condition=person"]))
+    picture = Image.new("RGB", (64, 64), (200, 150, 120))
+    for box, said in (([72, 67, 50, 53], True), ([72, 64, 48, 56], False)):
+        caplog.clear()
+        request = Request((VisualCondition(picture, box=Box(*box)),), "a person", seed=0, id="0")
+        (plan,) = sampler.plan([request])
+        assert (f"the box {box} is taken as {plan.boxes[0].as_list()}" in caplog.text) == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from sow.config.places import CONF
 from sow.errors import unknown
 
+VERBS = ("doctor", "demo", "pipeline")
 Compose = Callable[[Sequence[str]], Any]
 
 
@@ -42,6 +44,8 @@ def explain(error: Exception, words: Sequence[str], compose: Compose = lambda wo
             group, field = name.rsplit(".", 1)
             which = f"{group}={options[0]}" if len(options) == 1 else f"{group}= one of {', '.join(options)}"
             return f"{field} is not of the {group} that is chosen: add {which} ({name})"
+        if "." not in name and (places := _places(name, given, words, compose)):
+            return f"{name} is unknown: did you mean {' or '.join(places)}? ({name})"
         return str(unknown(name, _siblings(name, given, words, compose)))
     several = re.search(r"Ambiguous value for argument '(.+?)=(.*)'\n", text)
     if several:
@@ -78,6 +82,10 @@ def _full_key(error: BaseException | None) -> str | None:
 def _unreadable(error: OverrideParseException) -> str:
     """A word that Hydra's parser does not take."""
     key, equals, value = error.override.partition("=")
+    if not equals and " " in key:
+        return f"{key!r} has no key: is it the prompt? give it whole, in quotes, as prompt='...' (prompt)"
+    if not equals and (close := difflib.get_close_matches(key, VERBS, n=1)):
+        return f"{key} has no value, and is no command: did you mean {close[0]}? ({key})"
     if not equals:
         return f"{key} has no value: give {key}=... ({key})"
     name = key.lstrip("+~")
@@ -93,6 +101,17 @@ def _options_with(name: str) -> list[str]:
     group, _, field = name.rpartition(".")
     files = sorted((CONF / group).glob("*.yaml")) if group else []
     return [f.stem for f in files if field in (yaml.safe_load(f.read_text()) or {})]
+
+
+def _places(name: str, given: str, words: Sequence[str], compose: Compose) -> list[str]:
+    """The keys of that name inside the groups of the configuration of the other words."""
+    node = compose([w for w in words if w.lstrip("+~").partition("=")[0].partition("@")[0] != given])
+    groups = (
+        [k for k in node if OmegaConf.is_dict(node[k]) and k not in ("hydra", "calibration")]
+        if OmegaConf.is_dict(node)
+        else []
+    )
+    return [f"{group}.{name}" for group in groups if name in node[group]]
 
 
 def _siblings(name: str, given: str, words: Sequence[str], compose: Compose) -> list[str]:

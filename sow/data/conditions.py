@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -15,6 +16,8 @@ from PIL import Image, ImageDraw
 from sow.data.images import SAMPLE, fit_mask, locate, read_image, read_mask, without_hidden_colours
 from sow.errors import UserError
 from sow.types import Bound, Box, SeedNumber, VisualCondition, component
+
+log = logging.getLogger(__name__)
 
 _SEED_STRIDE = 7919  # apart enough that runs over neighbouring seeds share no second person or picture
 
@@ -167,6 +170,12 @@ def photograph(
         if alpha is not None:
             image = Image.composite(image, Image.new("RGB", image.size, (128,) * 3), alpha)
         if isinstance(mask, str) and mask == "face":
+            if alpha is not None:
+                log.warning(
+                    "%s has transparency, of which condition.mask=face takes no notice: condition.mask=none "
+                    "keeps what is opaque (condition.mask)",
+                    path,
+                )
             found = face_ellipse(image, path)
         else:
             where = mask if isinstance(mask, str) else "in memory"

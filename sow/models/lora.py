@@ -14,6 +14,7 @@ the weights afterwards, modulated attention included, sees an ordinary model.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 KEY = "model.lora"
 IN_A_FOLDER = "pytorch_lora_weights.safetensors"  # what diffusers saves
+log = logging.getLogger(__name__)
+
 ADAPTER = "sow"  # peft's name of an update, while it is merged
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 # The factors' names in the formats that diffusers reads: kohya's, peft's, and two of diffusers' own.
@@ -128,6 +131,7 @@ def merge(backbone: Backbone, paths: Sequence[str], scales: Sequence[float]) -> 
         for prefix, own in found.items() if scale else ():
             _add(prefix, networks[prefix], own, state, metadata, scale, file)
             need_finite(networks[prefix], f"the {prefix} with {file} merged", KEY)
+        log.info("%s: merged into %d layers, scale %g (%s)", file, sum(map(len, found.values())), scale, KEY)
         told.append({"file": str(file), "scale": scale, "layers": sum(map(len, found.values()))})
     return {"lora": told}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sow.models.backbone import Backbone
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +71,18 @@ class Pipeline:
         from sow.planner import make_plans
 
         plans = make_plans(list(requests), self.planner, self.position, self.intensify, self.canvas)
-        if not self.method.seed_init.snap:
-            return plans
-        factor = self.canvas.factor
-        return [replace(p, boxes=tuple(b.snapped(factor) for b in p.boxes)) for p in plans]
+        if self.method.seed_init.snap:
+            factor = self.canvas.factor
+            plans = [replace(p, boxes=tuple(b.snapped(factor) for b in p.boxes)) for p in plans]
+        for request, plan in zip(requests, plans, strict=True):
+            for own, box in zip((c.box for c in request.conditions), plan.boxes, strict=False):
+                if own not in (None, box):
+                    log.warning(
+                        "the box %s is taken as %s: the latents' grid, the limits of a condition's size "
+                        "or position moved it (condition.box)",
+                        *(own.as_list(), box.as_list()),
+                    )
+        return plans
 
     def generate(
         self,
