@@ -54,6 +54,7 @@ class MakePlans:
         started = time.time()
         with context.timed("plan"):
             plans = self._make(context, requests, canvas)
+            context.planned(plans)
         tracked = context.tracked
         rows = [{"id": r.id, "task": r.task, **p.to_dict()} for r, p in zip(requests, plans, strict=True)]
         context.folder.save_json("plans.json", rows)

@@ -319,7 +319,7 @@ PUBLISHED: list[tuple[fields.Fields, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("known, values", PUBLISHED, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize("known, values", PUBLISHED)
 def test_what_published_files_say_is_taken(known, values):
     assert values.keys() <= known.keys()
     fields.check_fields(values, known, "file")

@@ -158,3 +158,36 @@ def test_bad_input_is_one_line(
         monkeypatch.delenv(name, raising=False)
     done = command_line(*PLANS, *words)
     assert done.status == 1 and message in done.err and done.err.count("\n") == 1
+
+
+def test_a_fallbacks_plan_is_no_answer_for_good(command_line: Callable[..., Any], stub: Stub) -> None:
+    """The server is down, then up: the same command asks it."""
+    words = [
+        *gemini(stub, "planner.on_error=fallback"),
+        "study=plan",
+        "study.canvas=[128,128]",
+        "tracker=none",
+    ]
+    stub.default = Act(status=500)
+    down = command_line(*words, "study.split=request")
+    assert down.status == 0 and "asks the planner again (planner.on_error)" in down.out, down.err
+    stub.default = Act()
+    up = command_line(*words, "study.split=request")
+    assert up.status == 0 and "done before" not in up.out and "planner.on_error" not in up.out, up.err
+    assert "done before" in command_line(*words, "study.split=request").out
+    asked = len(stub.calls)
+    again = command_line(*words, "study.split=request", "planner.refresh=true")
+    assert again.status == 0 and len(stub.calls) > asked
+    asked = len(stub.calls)
+    assert command_line(*words, "study.split=request", "planner.refresh=true").status == 0
+    assert len(stub.calls) > asked
+
+
+def test_a_folder_without_a_tokenizer_counts_no_tokens(tmp_path: Path) -> None:
+    from sow.errors import UserError
+    from sow.planner.tokens import token_count
+
+    with pytest.raises(UserError, match=r"holds no tokenizer/.*\(planner.tokenizer\)"):
+        token_count("a person", str(tmp_path))
+    (tmp_path / "tokenizer").mkdir()
+    assert token_count("a person", str(tmp_path)) == token_count("a person", None) == 4

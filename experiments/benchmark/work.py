@@ -246,11 +246,12 @@ class Work:
     def _plan(self, sampler: Any, batch: Batch) -> list[Plan]:
         """The batch's plans, made once for all rows that plan alike."""
         names = ("planner", "position", "intensify", "height", "width", "model")
-        planning = [batch.config.resolved[name] for name in names]
-        snap = batch.config.resolved["seed_init"].get("snap")
+        planning = [batch.config.values[name] for name in names]
+        snap = batch.config.values["seed_init"].get("snap")
         key = str([planning, snap, type(sampler.method).__name__, batch.names])
         if key not in self.plans:
             self.plans[key] = sampler.plan(list(batch.requests))
+            self.context.planned(self.plans[key])
         return self.plans[key]
 
 

@@ -75,6 +75,7 @@ class StudyContext:
     console: Console = field(default_factory=printer)
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0  # that `generate` has made
+    provisional: str = ""  # why the same command must run again; "" where its result stands
 
     def sampler(self) -> Pipeline:
         """The sampler of the configuration; the model is loaded once per process."""
@@ -115,6 +116,7 @@ class StudyContext:
         if plans is None:
             with self.timed("plan"):
                 plans = sampler.plan(requests)
+        self.planned(plans)
         _ = self.tracked  # the input is known to be good
         with report.progress_bar(sampler, plans, self.config.batch_size) as move:
 
@@ -128,6 +130,11 @@ class StudyContext:
             for phase, seconds in shared.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         return samples
+
+    def planned(self, plans: Sequence[Plan]) -> None:
+        """Look at plans that were made: those of a planner's fallback make the result provisional."""
+        if any("fallback_from" in plan.details for plan in plans):
+            self.provisional = "a plan is the fallback's: the same command asks the planner again"
 
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """A row of the configured metrics for each sample."""
@@ -197,7 +204,7 @@ def run_job(
     context = StudyContext(config, RunFolder(folder, about), group, watch=watch)
     config.tracker.check()
     earlier = records.find(outputs, key)
-    if earlier is not None and not config.force:
+    if earlier is not None and not config.force and not getattr(config.planner, "refresh", False):
         context.console.print(f"done before: {earlier} (force=true runs it again)")
         records.point_latest(outputs, earlier)
         if of_sweep(context):
@@ -210,7 +217,11 @@ def run_job(
     started, exit_code = time.time(), 1
     try:
         config.study.run(context)
-        records.complete(context.folder, outputs, key, manifest(context, started))
+        records.complete(
+            context.folder, outputs, key, manifest(context, started), found_again=not context.provisional
+        )
+        if context.provisional:
+            context.console.print(f"{context.provisional} (planner.on_error)")
         exit_code = 0
     except UserError as error:
         if context.folder.saved:

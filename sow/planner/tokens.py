@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sow.errors import UserError
 from sow.models.tokenizer import PAIRS, clip_vocabulary
 from sow.store.file_hashes import file_sha256
 from sow.store.files import place_of
@@ -41,6 +42,10 @@ def vocabulary_file(model: str | None) -> Path:
         file = folder / "tokenizer" / "merges.txt"
         if file.is_file():
             return file
+        if folder.is_dir() and not file.parent.is_dir():
+            raise UserError(
+                f"{folder} holds no tokenizer/: give a model's folder, people or null (planner.tokenizer)"
+            )
     return clip_vocabulary()
 
 

@@ -238,12 +238,16 @@ def damaged(folder: Path, manifest: Mapping[str, Any]) -> str:
     return ""
 
 
-def complete(folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, then the index entry: after this the run is done."""
+def complete(
+    folder: RunFolder, outputs: Path, key: str, manifest: Mapping[str, Any], found_again: bool = True
+) -> None:
+    """Write the manifest, then the index entry, after which the run is done; without `found_again` the same
+    run is made anew."""
     folder.save_json(MANIFEST, {**manifest, "digests": dict(folder.saved), "key": key})
     where = os.path.relpath(folder.path.resolve(), outputs.resolve())
     try:
-        RunFolder(outputs / ".index").save_bytes(key, f"{where}\n".encode())
+        if found_again:
+            RunFolder(outputs / ".index").save_bytes(key, f"{where}\n".encode())
     except UserError as error:  # the run is there; it will only not be found again
         log.warning("%s", error)
     point_latest(outputs, folder.path)
