@@ -266,6 +266,13 @@ UNREAD = [
         "no guidance",
     ),
     (["guidance=none", "guidance.negative_prompt=ugly"], "guidance.negative_prompt", "no guidance"),
+    (["gate=always", "gate.tau=0.9"], "gate.tau", "always open"),
+    (["inversion.solver=free", "inversion.levels=official"], "inversion.levels", "no network"),
+    (
+        ["condition=photo", "condition.image=x.png", "condition.mask=none", "condition.keep=black"],
+        "condition.keep",
+        "no mask",
+    ),
     (["method=sdedit", "cycle.eta=0"], "cycle.eta", "no cycles"),
     (["method=masactrl", "gate=always"], "gate", "no cycles"),
     (["position=fixed", "condition.box=[0,0,24,24]"], "condition.box", "position=fixed"),

@@ -47,6 +47,13 @@ def _tell_unread(config: Config) -> None:
         unread["position=fixed places it"] = ("condition.box", "planner.boxes")
     if getattr(config.inversion, "guidance_scale", None) == 1:
         unread["the inversion has no guidance"] = ("inversion.negative_prompt",)
+    if getattr(config.inversion, "solver", None) == "free":
+        options = ("guidance_scale", "prompt", "negative_prompt", "levels")
+        unread["the inversion asks no network"] = tuple(f"inversion.{name}" for name in options)
+    if getattr(config.gate, "factor_of", None) == "one":
+        unread["the gate is always open, by the factor one"] = ("gate.tau",)
+    if getattr(config.condition, "mask", "") in (None, "none"):
+        unread["no mask is read"] = ("condition.keep",)
     if config.choices.get("guidance") == "none":
         unread["there is no guidance"] = ("guidance.scale", "guidance.negative_prompt")
     if config.choices.get("intensify") == "none":
