@@ -22,6 +22,7 @@ from sow.errors import UserError
 from sow.report import strip, text
 from sow.runs import folders, records
 from sow.runs.records import RunFolder
+from sow.store.fingerprint import sha256
 
 NAN = float("nan")
 
@@ -111,7 +112,8 @@ def test_a_complete_run_is_found_by_its_key(tmp_path: Path) -> None:
     records.complete(folder, tmp_path / "outputs", "key", {"seed": 0})
     found = records.find(tmp_path / "outputs", "key")
     assert found is not None and found.samefile(folder.path)
-    assert folder.complete and folder.manifest() == {"seed": 0, "key": "key"}
+    digests = {"image.png": sha256(b"")}
+    assert folder.complete and folder.manifest() == {"seed": 0, "key": "key", "digests": digests}
     assert records.find(tmp_path / "outputs", "other") is None
 
 

@@ -220,7 +220,7 @@ def test_logs_and_files_lose_secrets(
     file = tmp_path / "config.yaml"
     file.write_text(f"a: {KEY}\n")
     redact_file(file)
-    assert file.read_text() == "a: ***\n"
+    assert file.read_text() == "a: '***'\n"
 
 
 def test_a_traceback_loses_secrets(

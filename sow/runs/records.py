@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+RESULTS = ("image.png", "metrics.json", "headline.json", "table.json")  # what a run is for
 LATEST = "latest"  # the link to the run that was completed, or found complete, last
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
@@ -223,10 +224,11 @@ def find(outputs: Path, key: str) -> Path | None:
 def damaged(folder: Path, manifest: Mapping[str, Any]) -> str:
     """The first file of a complete run that is gone or not what the run wrote; "" where all are there.
 
-    A manifest of before files were recorded with their SHA-256 names them only.
+    A manifest of before files were recorded with their SHA-256 names them only: of those, what a run is for
+    must be there.
     """
     whole, listed = manifest.get("digests"), manifest.get("files")
-    names = {str(name): None for name in listed} if isinstance(listed, list) else {}
+    names = {name: None for name in RESULTS if isinstance(listed, list) and name in listed}
     for name, digest in (whole if isinstance(whole, dict) else names).items():
         try:
             if digest not in (None, sha256_of_file(folder / name)):
@@ -243,7 +245,8 @@ def complete(
 ) -> None:
     """Write the manifest, then the index entry, after which the run is done; without `found_again` the same
     run is made anew."""
-    folder.save_json(MANIFEST, {**manifest, "digests": dict(folder.saved), "key": key})
+    digests = {name: digest for name, digest in folder.saved.items() if name != MANIFEST}
+    folder.save_json(MANIFEST, {**manifest, "digests": digests, "key": key})
     where = os.path.relpath(folder.path.resolve(), outputs.resolve())
     try:
         if found_again:
