@@ -48,8 +48,10 @@ def _tell_unread(config: Config) -> None:
     if getattr(config.inversion, "guidance_scale", None) == 1:
         unread["the inversion has no guidance"] = ("inversion.negative_prompt",)
     if getattr(config.inversion, "solver", None) == "free":
-        options = ("guidance_scale", "prompt", "negative_prompt", "levels")
-        unread["the inversion asks no network"] = tuple(f"inversion.{name}" for name in options)
+        unread["the inversion asks no network"] = (
+            *("inversion.guidance_scale", "inversion.prompt"),
+            *("inversion.negative_prompt", "inversion.levels"),
+        )
     if getattr(config.gate, "factor_of", None) == "one":
         unread["the gate is always open, by the factor one"] = ("gate.tau",)
     if getattr(config.condition, "mask", "") in (None, "none"):
