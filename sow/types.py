@@ -228,6 +228,9 @@ class Plan:
         for name in ("boxes", "related", "prompt", "source"):
             if name not in values:
                 raise UserError(f"{name} is missing")
+        for name in values:
+            if name not in ("boxes", "related", "prompt", "source", "details", "id", "task"):
+                raise UserError(f"{str(name):.100} is no field of a plan")
         texts, details = {name: values[name] for name in ("prompt", "source")}, values.get("details", {})
         for name, text in texts.items():
             if not isinstance(text, str) or not text.strip():

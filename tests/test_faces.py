@@ -114,6 +114,12 @@ def test_missing_and_wrong_weights_are_named(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "wrong.pt").write_bytes(b"no weights")
     with pytest.raises(UserError, match="does not hold FaceNet weights"):
         embed_faces([(Image.new("RGB", (64, 64)), Box(0, 0, 64, 64))], str(tmp_path / "wrong.pt"))
+    with pytest.raises(UserError, match="does not hold FaceNet weights"):  # before anything is made
+        Faces(str(tmp_path / "wrong.pt"), "cpu", 4).check()
+    torch.save({"a": Path}, tmp_path / "code.pt")
+    with pytest.raises(UserError) as refused:
+        ClipText("RN50", str(tmp_path / "code.pt"), None, "cpu", 2).check()
+    assert "a pickle of more than tensors" in str(refused.value) and "False" not in str(refused.value)
 
 
 def test_weights_that_are_not_whole_name_the_tensors(tmp_path: Path) -> None:

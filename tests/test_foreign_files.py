@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Result
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
@@ -97,6 +99,7 @@ FILES = {
         "tracker: {_target_: sow.runs.tracking.Wandb, project: '${oc.env:HOME}'}",
         "oc.env",
     ),
+    "a place that runs are sent to": ("tracker: {entity: someone}", "tracker.entity"),
     "environment inside another resolver": ("prompt: '${oc.select:a,${oc.env:HOME}}'", "oc.env"),
     "resolver by interpolation": ("prompt: '${${task.name}:HOME}'", "resolver"),
     "decoding resolver": ("prompt: '${oc.decode:x}'", "oc.decode"),
@@ -357,3 +360,12 @@ def test_the_words_of_a_studys_rows_look_up_and_read_nothing(word: str) -> None:
 def test_a_variable_to_be_copied_that_is_not_set_is_named() -> None:
     with pytest.raises(UserError, match=r"'NOT_THERE_AT_ALL' is not set \(hydra.job.env_copy\)"):
         compose(["model=tiny", "hydra.job.env_copy=[NOT_THERE_AT_ALL]"])
+
+
+def test_another_missing_key_is_not_taken_for_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("inner")
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", broken)
+    with pytest.raises(KeyError, match="inner"):
+        compose(["model=tiny"])

@@ -36,6 +36,15 @@ def test_the_key_is_what_changes_a_result(tmp_path: Path) -> None:
     assert base != records.run_key(config(tmp_path, "+ablation=no_dam"))
 
 
+def test_how_patiently_a_server_is_asked_changes_no_result(tmp_path: Path) -> None:
+    asked = ("planner=openai", "planner.model=m")
+    base = records.run_key(config(tmp_path, *asked))
+    for word in ("timeout=5", "retries=0", "budget=9", "requests_per_minute=3", "price_in=1", "backoff=2"):
+        assert base == records.run_key(config(tmp_path, *asked, f"planner.{word}")), word
+    for word in ("model=n", "asks=2", "temperature=0", "on_error=fallback", "base_url=http://localhost/v1"):
+        assert base != records.run_key(config(tmp_path, *asked, f"planner.{word}")), word
+
+
 # What a run reads. A row: the words that name `place`, and what lies there.
 
 

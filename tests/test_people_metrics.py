@@ -125,6 +125,11 @@ def test_psnr_follows_its_formula_and_sees_only_the_mask() -> None:
     outside = image.copy()
     outside[:12] = 0
     assert condition_psnr(Image.fromarray(outside), condition, box) == pytest.approx(value)
+    outside[12:20, 12:16] = 255  # hidden by a later condition
+    above = VisualCondition(Image.new("RGB", (16, 20))), Box(0, 8, 16, 20)
+    hit = Image.fromarray(outside)
+    assert condition_psnr(hit, condition, box) < value - 5
+    assert condition_psnr(hit, condition, box, [above]) == pytest.approx(value)
 
 
 def test_boundary_jump_is_one_on_a_ramp_and_grows_with_the_seam() -> None:

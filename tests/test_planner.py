@@ -238,6 +238,7 @@ def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
         ({"prompt": 7}, "prompt"),
         ({"source": ""}, "source"),
         ({"details": [1]}, "details"),
+        ({"layout": []}, "layout"),
     ],
     ids=str,
 )

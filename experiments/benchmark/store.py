@@ -121,10 +121,9 @@ def link(source: Path, target: Path) -> None:
 def method_key(config: Config) -> str:
     """Fingerprint of all that makes and measures an image apart from its request."""
     chosen = records.chosen_components(config, IN_THE_REQUEST)
-    skip = (*records.NOT_THE_RUN, *IN_THE_REQUEST)
     return fingerprint(
         {
-            "config": jsonable({k: v for k, v in config.values.items() if k not in skip}),
+            "config": jsonable(records.deciding_values(config, IN_THE_REQUEST)),
             "reads": inputs.contents(chosen),
             "timed": config.cache.memory_mb == 0,  # a batch that found results ready is no measure of time
             "code": code_digests(*records.component_types(chosen)),

@@ -7,7 +7,9 @@ place that every composition passes, of a run, of each job of a sweep in whateve
 
 from __future__ import annotations
 
+import os
 import re
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -100,6 +102,10 @@ class Loader(ConfigLoaderImpl):
         except KeyError as error:
             if isinstance(error, OmegaConfBaseException):
                 raise UserError(explain(error, words, self._beside)) from error
+            frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+            # A variable of env_copy is all that Hydra looks up in os.environ.
+            if frame.f_code is not type(os.environ).__getitem__.__code__:
+                raise
             raise UserError(f"the variable {error} is not set (hydra.job.env_copy)") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{self._not_text()} is no text in UTF-8 (--config-dir)") from error

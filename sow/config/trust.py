@@ -77,8 +77,8 @@ COMMANDS = (
 )
 
 
-# Where a secret goes, and which: a stranger's file decides neither. What conf/ itself says passes.
-SENDING = ("planner.base_url", "planner.api_key_env")
+# Where a secret or a run goes, and which: a stranger's file decides neither. What conf/ itself says passes.
+SENDING = ("planner.base_url", "planner.api_key_env", "tracker.entity")
 
 
 @cache
@@ -276,13 +276,13 @@ def _check_commands(config: DictConfig, words: Sequence[str]) -> None:
 
 
 def _check_sending(config: DictConfig, words: Sequence[str]) -> None:
-    """The key of a planner goes where the command line says, or nowhere new."""
+    """The key of a planner and the runs of a tracker go where the command line says, or nowhere new."""
     for key in SENDING:
         group, name = key.split(".")
         value = OmegaConf.select(config, key)
         if value is not None and value not in _own_values(group, name) and not _given(key, words):
             raise UserError(
-                f"{key} in a file would send a key of yours where the file says: give {key}=... on the "
+                f"{key} in a file would send what is yours where the file says: give {key}=... on the "
                 f"command line ({key})"
             )
 

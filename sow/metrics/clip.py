@@ -151,8 +151,9 @@ def _load(
         raise
     except Exception as error:
         if is_file:
+            what = "it is a pickle of more than tensors" if "weights_only" in str(error) else error
             raise UserError(
-                f"{pretrained} does not hold the weights of {name}: {error} (metrics.pretrained)"
+                f"{pretrained} does not hold the weights of {name}: {what} (metrics.pretrained)"
             ) from error
         raise UserError(
             f"the weights {pretrained} of {name} are not on this machine and could not be fetched "

@@ -106,8 +106,8 @@ class Faces:
         return [*([Path(self.weights)] if self.weights else []), *mtcnn_files()]
 
     def check(self) -> None:
-        """Raises UserError when the FaceNet weights are not on disk and cannot be fetched."""
-        weights_file(self.weights)
+        """Raises UserError when the FaceNet weights are not on disk and cannot be fetched, or are none."""
+        _network(self.weights, resolve_device(self.device))
 
     def measure(self, samples: Sequence[Sample]) -> list[dict[str, Value]]:
         """`face_detected`; `face_iou` of the face with the condition's subject; `id_distance` in [0, 2];
@@ -190,8 +190,7 @@ def embed_faces(
     import torch
     from facenet_pytorch import extract_face, fixed_image_standardization
 
-    file = weights_file(weights)
-    model = _facenet(str(file), file_sha256(file), device)
+    model = _network(weights, device)
     out = []
     for start in range(0, len(crops), batch_size):
         chunk = crops[start : start + batch_size]
@@ -250,6 +249,11 @@ def _fetch(file: Path) -> None:
             f"the FaceNet weights are not on this machine and could not be fetched: put {WEIGHTS_URL} at "
             f"{file}, or choose metrics=pixels or metrics=none (metrics.weights)"
         ) from error
+
+
+def _network(weights: str | None, device: str) -> torch.nn.Module:
+    file = weights_file(weights)
+    return _facenet(str(file), file_sha256(file), device)
 
 
 @lru_cache(maxsize=2)

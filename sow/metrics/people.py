@@ -41,7 +41,7 @@ class PeopleMetrics:
         "same_person": "that distance is within the judge's equal-error threshold",
         "failure": "truncated, or a second face on the image of one condition, as the judge sees them",
         "truncated": "no torso joined to the head at the condition's place (judge): the paper's failure",
-        "faces": "faces that the judge sees: 0, 1, or 2 for more than one",
+        "faces": "faces that the judge sees: 0, 1, or 2 for more than one; made for pictures about square",
         "whole": "the judge's probability of a whole outline",
         "text_agreement": "share of the attributes named by the prompt that the judge reads in the image",
         "text_missed": "the attributes that disagree",

@@ -45,7 +45,9 @@ def pixel_row(sample: Sample) -> dict[str, Value]:
     pairs = list(zip(sample.request.conditions, sample.plan.boxes, strict=True))
     gaps = [color_and_light(sample.image, c, box) for c, box in pairs]
     return {
-        "psnr_condition": mean([condition_psnr(sample.image, c, box) for c, box in pairs]),
+        "psnr_condition": mean(
+            [condition_psnr(sample.image, c, box, pairs[i:]) for i, (c, box) in enumerate(pairs, 1)]
+        ),
         "boundary": mean([boundary_jump(sample.image, box) for _, box in pairs]),
         "boundary_mask": mean([outline_jump(sample.image, c, box) for c, box in pairs]),
         "color_gap": mean([color for color, _ in gaps]),
@@ -53,15 +55,23 @@ def pixel_row(sample: Sample) -> dict[str, Value]:
     }
 
 
-def condition_psnr(image: Image.Image, condition: VisualCondition, box: Box) -> float:
+def condition_psnr(
+    image: Image.Image,
+    condition: VisualCondition,
+    box: Box,
+    above: Sequence[tuple[VisualCondition, Box]] = (),
+) -> float:
     """Peak signal-to-noise ratio, 10 log10(255^2 / MSE) in dB, of the image against the condition inside its
-    mask.
+    mask, without what conditions `above` it hide.
 
     The condition is resized to its box as the canvas was made; identical pixels give 100 dB, no pixel left
     gives nan.
     """
     wanted = np.asarray(condition.image.convert("RGB").resize((box.w, box.h)), np.float64)
     inside = mask_in(condition, box)
+    for other, place in above:
+        hidden = canvas_mask(image, other, place)[box.y : box.bottom, box.x : box.right]
+        inside[: hidden.shape[0], : hidden.shape[1]] &= ~hidden
     got = np.asarray(image.convert("RGB").crop((box.x, box.y, box.right, box.bottom)), np.float64)
     if not inside.any():
         return math.nan

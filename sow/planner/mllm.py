@@ -99,6 +99,11 @@ class MLLM:
     )
 
     provider: ClassVar[str] = ""
+    # How patiently a server is asked; a plan that impatience made offline is asked for again anyway.
+    PASSING: ClassVar[tuple[str, ...]] = (
+        *("retries", "backoff", "max_backoff", "timeout", "budget", "requests_per_minute"),
+        *("price_in", "price_out"),
+    )
 
     def __post_init__(self) -> None:
         if not self.model:

@@ -171,7 +171,18 @@ def jsonable(value: Any) -> Any:
 
 def config_hash(config: Config) -> str:
     """Fingerprint of the resolved configuration without what does not change a result."""
-    return fingerprint(jsonable({k: v for k, v in config.values.items() if k not in NOT_THE_RUN}))
+    return fingerprint(jsonable(deciding_values(config)))
+
+
+def deciding_values(config: Config, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The resolved values that decide a result: all but NOT_THE_RUN, those of `without`, and of a component
+    the fields in its `PASSING`."""
+    found = {}
+    for name, value in config.values.items():
+        if name not in NOT_THE_RUN and name not in without:
+            passing = getattr(getattr(config, name), "PASSING", ())
+            found[name] = {k: v for k, v in value.items() if k not in passing} if passing else value
+    return found
 
 
 def run_key(config: Config, *code: Any) -> str:
