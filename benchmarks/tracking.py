@@ -151,7 +151,7 @@ def table(cost: dict[str, Any], waits: dict[str, Any]) -> list[str]:
             f"{cost['read_back']} of {cost['jobs']}",
             "",
             "",
-            f"{cost['jobs']} {complete}",
+            complete,
         )
     )
     add("seconds per job, W&B offline", waits["seconds"]["offline"])

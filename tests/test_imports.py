@@ -59,8 +59,30 @@ if find_spec("peft") is not None:
 print("fine")
 """
 
+# A module of a package comes first, whatever it is: a whole pipeline asks diffusers.hooks for peft.helpers.
+MODULES = """
+import sys
+from importlib.util import find_spec
+from sow.config.imports import PutOff, put_off
 
-@pytest.mark.parametrize("program", [PROGRAM, LORA], ids=["the libraries", "peft"])
+put_off()
+from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+import diffusers
+assert all(getattr(diffusers, name) for name in LOADABLE_CLASSES["diffusers"])
+if find_spec("peft") is not None:
+    import peft.helpers
+    import peft.peft_model
+    assert peft.PeftModel is peft.peft_model.PeftModel is peft.helpers.PeftModel
+    assert not isinstance(peft.helpers.__spec__.loader, sys.modules["sow.config.imports"].Found)
+import torch
+import torch._dynamo.eval_frame as frame
+assert torch._dynamo.eval_frame is frame and frame.optimize is torch._dynamo.optimize
+print("fine")
+"""
+
+
+@pytest.mark.parametrize("program", [PROGRAM, LORA, MODULES], ids=["the libraries", "peft", "modules first"])
 def test_what_is_put_off_is_there_when_asked_for(program: str) -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout == "fine\n", result.stderr[-2000:]

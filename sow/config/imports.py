@@ -34,7 +34,10 @@ PACKAGES = (
     "torchvision.ops",
     "transformers.loss.loss_utils",
 )
-ALONE = "torch._dynamo._trace_wrapped_higher_order_op"  # the one module of it that transformers asks for
+# Packages whose modules import each other in one order only, so that they run before any module of theirs,
+# and the modules that are asked for earlier.
+ORDERED = ("peft", "torch._dynamo")
+ALONE = ("peft.tuners", "peft.tuners.tuners_utils", "torch._dynamo._trace_wrapped_higher_order_op")
 
 
 def put_off() -> None:
@@ -47,9 +50,12 @@ class Finder(MetaPathFinder):
     """Finds the packages that are put off, each with a loader that waits."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        compiler = sys.modules.get("torch._dynamo")
-        if isinstance(compiler, PutOff) and name.startswith("torch._dynamo.") and name != ALONE:
-            load(compiler)  # its modules import each other in one order only
+        if name not in ALONE and _load_before(name) and name in sys.modules:
+            found = sys.modules[name]
+            if found.__spec__ is not None and found.__spec__.loader is not None:
+                # importlib takes a loaded module's own spec, and would run the module again by it.
+                found.__spec__.loader = Found(found, found.__spec__.loader)
+            return found.__spec__
         spec = PathFinder.find_spec(name, path) if name in PACKAGES else None
         if spec is not None and spec.loader is not None:
             spec.loader = Waiting(spec.loader)
@@ -73,6 +79,20 @@ class Waiting(Loader):
         return getattr(self.own, name)
 
 
+class Found(Loader):
+    """The loader, for once, of a module that its package has loaded meanwhile."""
+
+    def __init__(self, module: ModuleType, own: Any) -> None:
+        self.module, self.own = module, own
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = self.own
+
+
 class PutOff(ModuleType):
     """A module whose code has not run."""
 
@@ -85,6 +105,8 @@ class PutOff(ModuleType):
 
 def load(module: ModuleType) -> None:
     """Run the code of a module that was put off, in place."""
+    if _load_before(module.__name__) and not isinstance(module, PutOff):
+        return
     spec = module.__spec__
     assert spec is not None and isinstance(spec.loader, Waiting)
     module.__class__ = ModuleType
@@ -95,6 +117,15 @@ def load(module: ModuleType) -> None:
     if module.__name__ == "torch._dynamo":
         for name, seen in _marked:
             getattr(module, name)(seen)
+
+
+def _load_before(name: str) -> bool:
+    """Whether a package that was put off has been loaded now because a module of it is asked for."""
+    packages = (sys.modules.get(outer) for outer in ORDERED if name.startswith(f"{outer}."))
+    waiting = [package for package in packages if isinstance(package, PutOff)]
+    for package in waiting:
+        load(package)
+    return bool(waiting)
 
 
 _marked: list[tuple[str, Any]] = []
