@@ -224,8 +224,9 @@ def markdown(outcomes: Sequence[Outcome], level: float, split: str) -> str:
         "",
         f"On {models}, {split} split. Differences are paired by group, with {level * 100:g} % bootstrap "
         "intervals over groups, those of one prompt together; p of a paired test, Holm-corrected over all "
-        "claims. Supported and contradicted are what this test decides; not supported: the interval excludes "
-        "an effect that would matter; undecided: it does not.",
+        "claims.",
+        "Supported and contradicted are what this test decides; not supported: the interval excludes an "
+        "effect that would matter; undecided: it does not.",
     ]
     return "\n".join(lines) + "\n"
 

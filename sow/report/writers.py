@@ -129,32 +129,8 @@ def save(folder: RunFolder, table: Table, name: str) -> None:
 
 
 def publish(table: Table, root: Path = blocks.REPOSITORY, made: blocks.Made | None = None) -> None:
-    """The Markdown table between the marks of its name, and its means if a page has marks of NAME-short.
-
-    Raises UserError when no page has the marks of the name.
-    """
+    """The Markdown table between the marks of its name; raises UserError when no page has them."""
     blocks.publish(table.name, markdown(table), root=root, made=made)
-    if blocks.page_of(blocks.name_of(f"{table.name}-short", made), root):
-        blocks.publish(f"{table.name}-short", short(table), root=root)
-
-
-def short(table: Table) -> str:
-    """A GitHub table of means alone, the paper's beside them where it has any,
-    and what it was measured on."""
-    heads = _heads(table)
-    align = [":---"] * (len(heads) - table.counted) + ["---:"] * table.counted
-    printed = [any(not _none(line.cells[i].paper) for line in table.lines) for i in range(len(table.columns))]
-    for i, column in enumerate(table.columns):
-        heads += [f"{column.head}{_unit(column)}", *(["paper"] if printed[i] else [])]
-    align += ["---:"] * (len(heads) - len(align))
-    out = [_md(heads), _md(align)]
-    for line in table.lines:
-        cells = _marks(line, table)
-        for i, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True)):
-            cells.append(column.text(cell.ours.mean if cell.ours else None))
-            cells += [column.text(cell.paper)] if printed[i] else []
-        out.append(_md(cells))
-    return "\n".join([*out, "", table.caption[0]]) + "\n"
 
 
 def escape(text: str) -> str:
