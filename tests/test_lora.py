@@ -242,6 +242,48 @@ def test_what_fits_no_layer_is_refused_by_name(model, plain, tmp_path, form, cha
     assert "\n" not in str(caught.value)
 
 
+SETTINGS = {
+    **{f"unet.{k}": v for k, v in (("r", RANK), ("lora_alpha", 6), ("peft_type", "LORA"), ("bias", "none"))},
+    "unet.target_modules": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj"],
+    "unet.lora_dropout": 0.5,
+    "unet.init_lora_weights": "gaussian",
+}
+SET: list[
+    tuple[Any, bool, str | float]
+] = [  # settings, of a UNet alone, and the UNet's alpha / r or the error
+    (SETTINGS, False, 3.0),
+    ({k.removeprefix("unet."): v for k, v in SETTINGS.items()}, True, 3.0),
+    ({"unet.use_rslora": True, **SETTINGS}, False, 6 / 2**0.5),
+    ({}, False, 1.0),
+    ({**SETTINGS, "unet.use_dora": True}, False, r"unet\.use_dora=true: a plain low-rank update"),
+    ({**SETTINGS, "unet.lora_bias": True}, False, r"unet\.lora_bias=true"),
+    ({**SETTINGS, "unet.bias": "all"}, False, r'unet\.bias="all"'),
+    ({**SETTINGS, "unet.init_lora_weights": "pissa"}, False, r'unet\.init_lora_weights="pissa"'),
+    ({**SETTINGS, "unet.peft_type": "LOHA"}, False, r'unet\.peft_type="LOHA"'),
+    ({**SETTINGS, "unet.rotate": 2}, False, r"unet\.rotate=2"),
+    ([1, 2], False, "settings that are no JSON object"),
+]
+
+
+@pytest.mark.parametrize("settings, unet_alone, wanted", SET, ids=[str(wanted) for *_, wanted in SET])
+def test_settings_beside_the_tensors_are_honoured_or_refused(
+    model, plain, tmp_path, settings, unet_alone, wanted
+):
+    file, found = tmp_path / "a.safetensors", factors(plain)
+    if unet_alone:
+        found = {k: v for k, v in found.items() if k[0] == "unet"}
+    state = {k.removeprefix("unet.") if unet_alone else k: v for k, v in peft(found).items()}
+    save_file(state, file, metadata={"lora_adapter_metadata": json.dumps(settings), "format": "pt"})
+    if isinstance(wanted, str):
+        with pytest.raises(UserError, match=rf"{file}.*{wanted}.*model\.lora"):
+            with_lora(model, file).load()
+        return
+    scaled = {k: ((wanted if k[0] == "unet" else 1.0) * b, a) for k, (b, a) in found.items()}
+    own = weights(with_lora(model, file).load())
+    for name, value in expected(plain, scaled, {}, 1.0).items():
+        torch.testing.assert_close(own[name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_files_and_scales_are_checked_before_torch(model, plain, tmp_path, monkeypatch):
     file = tmp_path / "a.safetensors"
     save_file(peft(factors(plain)), file)

@@ -208,6 +208,8 @@ def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
         "box.json": json.dumps({**plan, "boxes": [[0, 0, 9000, 64]]}),
         "two.json": json.dumps({**plan, "boxes": plan["boxes"] * 2}),
         "deep.json": "[" * 100_000,
+        "twice.json": '{"boxes": [[0, 0, 64, 64]], ' + json.dumps(plan)[1:],
+        "ids.json": json.dumps([{"id": "0", **plan}, {"id": "0", **plan, "prompt": "another"}]),
         "deep_details.json": json.dumps(plan)[:-1] + ', "more": ' + '{"a":' * 100_000,
     }
     for name, text in cases.items():
@@ -239,6 +241,8 @@ def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
         ({"source": ""}, "source"),
         ({"details": [1]}, "details"),
         ({"layout": []}, "layout"),
+        ({"prompt": "a person \ud800"}, "prompt"),
+        ({"details": {"a": json.loads("[" * 900 + "]" * 900)}}, "details"),
     ],
     ids=str,
 )

@@ -275,6 +275,7 @@ def test_json_in_any_wrapping() -> None:
         ('{"conditions": [], "intensified_prompt": null}', "lacks intensified_prompt"),
         ('{"conditions": [{"subject": "man"}], "intensified_prompt": "a"}', "conditions.0.features"),
         ('{"conditions": "man", "intensified_prompt": "a"}', "conditions"),
+        ('{"conditions": [], "intensified_prompt": "a \\ud800 man"}', "no text in UTF-8"),
     ],
 )
 def test_bad_replies_say_what_is_wrong(text: str, word: str) -> None:

@@ -203,6 +203,7 @@ REFUSED = [
     ("model=null", "model=null is no option: choose one of"),
     ("+method=", "method= is no option: choose one of blended_latent"),
     ("study={a: b}", "study={a: b} is no option"),
+    ("ablation=[no_dam", "ablation=[no_dam is no option: choose one of full, no_ap"),
     ("ablation=[no_dam,b]", "ablation=[no_dam,b] is no option: choose one of full, no_ap"),
     ("ablation=no_dammit", "ablation=no_dammit is no option: choose one of full, no_ap"),
     ("ablation=", "ablation= is no option: choose one of full, no_ap"),

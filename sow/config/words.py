@@ -275,7 +275,8 @@ def _check_options(group: str, value: str, options: Sequence[str]) -> None:
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
     for name in map(decode, elements(text)):
-        if name.startswith("[") and text == value.strip().removeprefix("choice(").removesuffix(")"):
+        closed = name.startswith("[") and name.endswith("]")
+        if closed and text == value.strip().removeprefix("choice(").removesuffix(")"):
             _check_options(group, name, options)  # of a sweep of lists
         elif name not in options:
             names = ", ".join(options) + (", or leave it out" if name == "null" else "")

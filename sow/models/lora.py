@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sow.errors import UserError
+from sow.models.fields import in_json
 from sow.models.loading import need_whole
 from sow.models.single_file import header
 from sow.models.tensors import need_finite, need_floats
@@ -39,6 +40,14 @@ ADAPTER = "sow"  # peft's name of an update, while it is merged
 NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 # The factors' names in the formats that diffusers reads: kohya's, peft's, and two of diffusers' own.
 _DOWN = re.compile(r"(.+?)(\.lora_down|\.lora_A|[._]lora\.down|\.lora_linear_layer\.down)\.weight")
+# Settings beside the tensors that decide what is merged, and those of which nothing but training depends.
+_READ = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+_OF_TRAINING = (
+    *("task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"),
+    *("lora_dropout", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"),
+    *("target_modules", "runtime_config"),
+)
+_FIRST_VALUES = (True, False, "gaussian", "orthogonal")  # of the factors; others change the weights too
 Updates = dict[str, dict[str, Any]]  # by layer
 _UP = {"lora_down": "lora_up", "lora_A": "lora_B", "down": "up"}
 
@@ -123,13 +132,13 @@ def merge(backbone: Backbone, paths: Sequence[str], scales: Sequence[float]) -> 
     for path, scale in zip(paths, scales, strict=True):
         file = file_of(path)
         need_floats(file, KEY)
-        state, alphas, metadata = _state(file, backbone.unet.config, xl=len(encoders) > 1)
+        state, alphas, settings = _state(file, backbone.unet.config, xl=len(encoders) > 1)
         try:
             found = _fitting(state, alphas or {}, networks, file)
         except ValueError as error:  # of names in no format that diffusers knows
             raise _unreadable(file, error) from error
         for prefix, own in found.items() if scale else ():
-            _add(prefix, networks[prefix], own, state, metadata, scale, file)
+            _add(prefix, networks[prefix], own, state, settings, scale, file)
             need_finite(networks[prefix], f"the {prefix} with {file} merged", KEY)
         log.info("%s: merged into %d layers, scale %g (%s)", file, sum(map(len, found.values())), scale, KEY)
         told.append({"file": str(file), "scale": scale, "layers": sum(map(len, found.values()))})
@@ -140,7 +149,7 @@ def _unreadable(file: Path, error: Exception) -> UserError:
     return UserError(f"cannot read the LoRA {file}: {' '.join(str(error).split())[:200]} ({KEY})")
 
 
-def _state(file: Path, config: Any, xl: bool) -> tuple[dict[str, Any], Any, Any]:
+def _state(file: Path, config: Any, xl: bool) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """Tensors by diffusers' names, each below its network's, with alphas and settings as its loader has
     them."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
@@ -159,8 +168,36 @@ def _state(file: Path, config: Any, xl: bool) -> tuple[dict[str, Any], Any, Any]
         raise _unreadable(file, error) from error
     if not any(name.startswith(tuple(f"{n}." for n in NETWORKS)) for name in state):  # of a UNet alone
         state = {f"unet.{name}": value for name, value in state.items()}
+        if isinstance(metadata, Mapping):
+            metadata = {f"unet.{name}": value for name, value in metadata.items()}
     need_finite(state, str(file), KEY)
-    return state, alphas, metadata
+    return state, alphas, _settings(metadata, file)
+
+
+def _settings(metadata: Any, file: Path) -> dict[str, Any]:
+    """The settings in a file that are read, each below its network's name; raises UserError for one that
+    would have something else merged than the formula."""
+    from peft import LoraConfig
+
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise UserError(f"{file} has settings that are no JSON object: save the LoRA anew ({KEY})")
+    plain, read = LoraConfig().to_dict(), {}
+    for name, value in metadata.items():
+        network, _, key = name.partition(".")
+        if network in NETWORKS and key in _READ:
+            read[name] = value
+        elif key == "init_lora_weights":
+            known = value in _FIRST_VALUES
+        else:
+            known = key in _OF_TRAINING or value in (None, False, [], {}) or value == plain.get(key)
+        if name not in read and not known:
+            raise UserError(
+                f"{file} has the setting {name}={in_json(value)}: a plain low-rank update, W + s alpha / r B A, "
+                f"is understood; save it as one ({KEY})"
+            )
+    return read
 
 
 def _fitting(
@@ -212,13 +249,17 @@ def _add(
     network: nn.Module,
     updates: Updates,
     state: dict[str, Any],
-    metadata: Any,
+    settings: Mapping[str, Any],
     scale: float,
     file: Path,
 ) -> None:
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
     # Without the alphas: where they differ from layer to layer, diffusers finds no layer of kohya's for them.
+    if any(name.startswith(f"{prefix}.") for name in settings):
+        metadata = {**settings, f"{prefix}.target_modules": list(updates)}
+    else:
+        metadata = None
     more: dict[str, Any] = {"network_alphas": None, "metadata": metadata, "adapter_name": ADAPTER}
     try:
         if prefix == "unet":

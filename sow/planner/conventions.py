@@ -79,7 +79,8 @@ def numbers(item: Any) -> tuple[Numbers, str]:
                 raise ValueError(f"{dict(item)} is no box [x, y, width, height]")
             values, inner = numbers(item[key])
             return values, inner or (key if _LISTS[key] else "")
-    if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 4:
+    listed = isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 4
+    if not listed or any(isinstance(v, bool) for v in item):
         raise ValueError(f"{item!r} is no box [x, y, width, height]")
     try:
         x = tuple(float(v) for v in item)

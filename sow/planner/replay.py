@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sow.errors import UserError
 from sow.planner.base import legal_related, moved, on_canvas, or_surround
+from sow.planner.replies import is_utf8, once
 from sow.store.files import place_of
 from sow.types import Box, Canvas, Plan, Request, component
+
+DEEPEST = 50  # lists and objects in each other, of a plan's details; a record holds them
 
 
 @component("planner")
@@ -86,11 +90,15 @@ def _find(path: Path, request_id: str) -> Path:
 @lru_cache(maxsize=64)
 def _read(file: str, modified: int, request_id: str) -> Plan:
     try:
-        stored = json.loads(Path(file).read_text(encoding="utf-8"))
+        stored = json.loads(Path(file).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
         if isinstance(stored, list):
             matching = [p for p in stored if len(stored) == 1 or str(p.get("id")) == request_id]
             if not matching:
                 raise UserError(f"{file} holds no plan for request {request_id} (planner.path)")
+            if any(other != matching[0] for other in matching[1:]):
+                raise UserError(
+                    f"{file} holds {len(matching)} plans for request {request_id}: leave one (planner.path)"
+                )
             stored = matching[0]
     except (
         ValueError,  # no JSON, no UTF-8
@@ -100,6 +108,18 @@ def _read(file: str, modified: int, request_id: str) -> Plan:
     ) as error:
         raise UserError(f"{file} is no stored plan: {type(error).__name__} {error} (planner.path)") from error
     try:
-        return Plan.from_dict(stored)
+        plan = Plan.from_dict(stored)
+        for name, text in (("prompt", plan.prompt), ("source", plan.source)):
+            if not is_utf8(text):
+                raise UserError(f"{name} is no text in UTF-8, got {text!a:.100}")
+        if _deeper(plan.details, DEEPEST):
+            raise UserError(f"details are nested more than {DEEPEST} deep")
+        return plan
     except UserError as error:
         raise UserError(f"{file} is no stored plan: {error}: correct the file (planner.path)") from error
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects are nested more than `most` deep."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return bool(inner) and (most == 0 or any(_deeper(v, most - 1) for v in inner))

@@ -134,6 +134,8 @@ def _answer(found: Any, answer: type[BaseModel]) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise BadReply(f"{where}: {first['msg']}") from error
+    if not is_utf8(json.dumps(checked.model_dump(), ensure_ascii=False)):
+        raise BadReply("the reply is no text in UTF-8: it holds half of a letter")
     return {**checked.model_dump(), **boxes}
 
 
@@ -178,7 +180,7 @@ class _Found:
 
 def _found(text: str) -> list[_Found]:
     """The outermost JSON objects and lists of a reply in order, those that are none included."""
-    decoder, place = json.JSONDecoder(object_pairs_hook=_once), 0
+    decoder, place = json.JSONDecoder(object_pairs_hook=once), 0
     found: list[_Found] = []
     while match := _OPENING.search(text, place):
         start = match.start()
@@ -215,7 +217,12 @@ def _bare(found: Sequence[_Found]) -> _Found | None:
     return boxes[-1] if boxes else lists[-1] if lists else None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def is_utf8(text: str) -> bool:
+    """Whether a text has no half of a pair of UTF-16, which JSON can write and nothing can encode."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys do not contradict each other; raises ValueError."""
     values = dict(pairs)
     for name, value in pairs:
