@@ -194,8 +194,8 @@ def _settings(metadata: Any, file: Path) -> dict[str, Any]:
             known = key in _OF_TRAINING or value in (None, False, [], {}) or value == plain.get(key)
         if name not in read and not known:
             raise UserError(
-                f"{file} has the setting {name}={in_json(value)}: a plain low-rank update, W + s alpha / r B A, "
-                f"is understood; save it as one ({KEY})"
+                f"{file} has the setting {name}={in_json(value)}: a plain low-rank update, "
+                f"W + s alpha / r B A, is understood; save it as one ({KEY})"
             )
     return read
 
