@@ -115,6 +115,21 @@ def test_damage_is_made_again_with_one_line(
     assert same(Store(tmp_path).get(key(1)), value)
 
 
+@pytest.mark.parametrize("values", [({"words": "a"}, {"words": "b"}), (tensor(7), tensor(8))])
+def test_a_file_under_another_name_is_no_value(
+    tmp_path: Path, values: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    for i, value in enumerate(values):
+        store.put(key(i), value)
+    one, other = (next(tmp_path.rglob(f"{key(i)}.*")) for i in range(2))
+    other.write_bytes(one.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        assert store.get(key(1)) is None and same(store.get(key(0)), values[0])
+    (record,) = caplog.records
+    assert "written under another name" in record.getMessage()
+
+
 @pytest.mark.parametrize("value", [{"boxes": [[1, 2, 3, 4]], "words": "a person"}, tensor(7)[0][:8]])
 def test_no_bit_can_change_unseen(tmp_path: Path, value: Any) -> None:
     """Any bit of the file: the value is the one that was kept, or there is none."""

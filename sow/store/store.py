@@ -186,7 +186,7 @@ class Store:
         """Write the file; its size."""
         plain, safetensors = self._files(key)
         flat: dict[str, Any] = {}
-        content = {"stored": time.time(), "value": _pack(value, flat)}
+        content = {"key": key, "stored": time.time(), "value": _pack(value, flat)}
         digest = fingerprint([content, flat])
         if not flat:
             with atomic_write(plain) as part:
@@ -260,7 +260,7 @@ def _read(file: Path, undigested: bool) -> tuple[Any, float]:
     flat: dict[str, Any] = {}
     if file.suffix == ".json":
         found = json.loads(file.read_text(encoding="utf-8"))
-        content = {"stored": found["stored"], "value": found["value"]}
+        content = {name: value for name, value in found.items() if name != "sha256"}
         digest = found.get("sha256")
     else:
         # Opened once: safetensors opens by name again, and a store is cleared meanwhile. torch comes after,
@@ -273,6 +273,8 @@ def _read(file: Path, undigested: bool) -> tuple[Any, float]:
         content, digest = json.loads(about["content"]), about["sha256"]
     if digest != fingerprint([content, flat]) and not (digest is None and undigested):
         raise Damaged("its content is not what was written")
+    if content.get("key", file.stem) != file.stem:  # files of earlier versions have none
+        raise Damaged("it was written under another name")
     return _unpack(content["value"], flat), float(content["stored"])
 
 
