@@ -175,6 +175,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "a link to nothing": (lambda place: (place / "b.png").symlink_to("gone"), "No such file.*data.root"),
     "a hidden file of another system": (write("._a.png", b"Mac OS X"), None),
     "a hidden picture that is half": (write(".a.png.part.png", b"\x89PNG"), None),
+    "a name in no UTF-8": (write(os.fsdecode(b"\xff.png"), b"x"), "rename it.*data.root"),
     "a text": (write("notes.txt", b"notes"), None),
 }
 
@@ -199,6 +200,7 @@ PROMPTS: dict[str, tuple[str, bytes, list[str] | str]] = {
     "nothing but comments": ("p.txt", b"\n \n# a cat\n", "holds no prompt"),
     "numbers and truth": ("p.yaml", b"- 1e3\n- yes\n- 2024-01-01\n", "needs a list of prompts"),
     "deep": ("p.json", b"[" * 100_000, "is no YAML"),
+    "half a letter": ("p.yaml", b'- "a \\ud800 cat"', r"no text in UTF-8, 'a \\ud800 cat'"),
     "a date that is none": ("p.yaml", b"- 2024-13-45\n", "is no YAML"),
 }
 

@@ -277,6 +277,11 @@ UNREAD = [
     (["method=masactrl", "gate=always"], "gate", "no cycles"),
     (["position=fixed", "condition.box=[0,0,24,24]"], "condition.box", "position=fixed"),
     (["intensify=none", "preservation.prompt=intensified"], "preservation.prompt", "intensified"),
+    (
+        ["condition.box=[0,0,24,24]", "planner=fixed", "planner.boxes=[[8,8,24,24]]"],
+        "planner.boxes",
+        "condition.box",
+    ),
 ]
 
 

@@ -199,6 +199,18 @@ def test_replay_reads_files_and_folders(tmp_path: Path) -> None:
     assert all(r.inside(512, 512) and touches(r, Box(0, 256, 256, 256)) for r in moved_on)
 
 
+def test_a_plan_of_another_canvas_or_prompt_is_not_replayed_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_plans([request()], fixed(), Planned(), PlannedPrompt(), CANVAS)[0]
+    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
+    assert Replay(str(tmp_path)).plan([request()], CANVAS)[0].boxes == made.boxes and not caplog.text
+    assert Replay(str(tmp_path)).plan([request(prompt="a cat")], CANVAS)[0].boxes == made.boxes
+    assert "was made for the prompt" in caplog.text
+    with pytest.raises(UserError, match=r"plan.json was made for a canvas of \[512, 512\]"):
+        Replay(str(tmp_path)).plan([request()], replace(CANVAS, width=1024, height=1024))
+
+
 def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
     plan = fixed().plan([request()], CANVAS)[0].to_dict()
     cases = {

@@ -18,7 +18,7 @@ from sow.data import SETTINGS, Group, Split
 from sow.data.conditions import Photo, another_photo
 from sow.data.manifests import digest, keep
 from sow.errors import UserError
-from sow.store.files import place_of
+from sow.store.files import is_utf8, place_of
 from sow.store.fingerprint import fingerprint, sha256
 from sow.types import Bound, Request, component
 
@@ -107,6 +107,11 @@ class ImageFolder:
             raise UserError(
                 f"{self.root} holds no image ({', '.join(ENDINGS)}): give another folder (data.root)"
             )
+        for name in found:
+            if not is_utf8(name):
+                raise UserError(
+                    f"{self.root} holds an image whose name is no UTF-8, {name!a}: rename it (data.root)"
+                )
         stems = [Path(n).stem for n in found]
         if len(set(stems)) < len(stems):
             twice = next(s for s in sorted(stems) if stems.count(s) > 1)
@@ -145,6 +150,11 @@ class ImageFolder:
                 raise UserError(
                     f"{path} has prompts for {setting!r}: choose from {', '.join(SETTINGS)} (data.prompts)"
                 )
+            for line in lines:
+                if not is_utf8(line):
+                    raise UserError(
+                        f"{path} has a prompt that is no text in UTF-8, {line!a}: correct it (data.prompts)"
+                    )
             twice = [line for i, line in enumerate(lines) if line in lines[:i]]
             if twice:
                 raise UserError(f"{path} has the prompt {twice[0]!r} twice: remove one (data.prompts)")

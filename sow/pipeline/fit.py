@@ -43,6 +43,8 @@ def _tell_unread(config: Config) -> None:
         unread["there is no modulation"] = modulation
     if config.choices.get("method") not in IN_CYCLES:
         unread["the method has no cycles"] = ("cycle", "preservation", "modulation", *modulation)
+    if (own := getattr(config.condition, "boxes", ())) and all(box is not None for box in own):
+        unread["condition.box places it"] = ("planner.boxes",)
     if config.choices.get("position") == "fixed":
         unread["position=fixed places it"] = ("condition.box", "planner.boxes")
     if getattr(config.inversion, "guidance_scale", None) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sow.errors import UserError
 from sow.planner.base import Planner
@@ -28,7 +29,8 @@ def make_plans(
     for request, plan in zip(requests, plans, strict=True):
         plan = intensify.apply(request, position.apply(request, plan, planner, canvas))
         _check(request, plan, canvas)
-        out.append(plan)
+        made_for = {"canvas": [canvas.width, canvas.height], "user_prompt": request.prompt}
+        out.append(replace(plan, details={**plan.details, **made_for}))
     return out
 
 

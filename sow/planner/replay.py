@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -11,10 +12,11 @@ from typing import Any
 
 from sow.errors import UserError
 from sow.planner.base import legal_related, moved, on_canvas, or_surround
-from sow.planner.replies import is_utf8, once
-from sow.store.files import place_of
+from sow.planner.replies import once
+from sow.store.files import is_utf8, place_of
 from sow.types import Box, Canvas, Plan, Request, component
 
+_log = logging.getLogger(__name__)
 DEEPEST = 50  # lists and objects in each other, of a plan's details; a record holds them
 
 
@@ -55,9 +57,22 @@ class Replay:
                 f"{file} plans {len(plan.boxes)} conditions but the request has {len(request.conditions)} "
                 "(planner.path)"
             )
+        self._check(plan, request, canvas, file)
         boxes = _on_canvas(plan, canvas, file)
         details = {**plan.details, "replayed_from": str(file), "planned_by": plan.source}
         return replace(plan, boxes=boxes, source="replay", details=details)
+
+    def _check(self, plan: Plan, request: Request, canvas: Canvas, file: Path) -> None:
+        """What a plan says of its own canvas and prompt; one written by hand need not say it."""
+        made, here = plan.details.get("canvas"), [canvas.width, canvas.height]
+        if made is not None and made != here:
+            raise UserError(
+                f"{file} was made for a canvas of {made}, this one is {here}: plan again, or write the boxes "
+                "of this canvas and leave details out (planner.path)"
+            )
+        prompt = plan.details.get("user_prompt")
+        if prompt not in (None, request.prompt):
+            _log.warning("%s was made for the prompt %r (planner.path)", file, prompt)
 
 
 def _on_canvas(plan: Plan, canvas: Canvas, file: Path) -> tuple[Box, ...]:

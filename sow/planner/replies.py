@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError, create_model
 
+from sow.store.files import is_utf8
+
 _OPENING = re.compile(r"[\[{]")
 # Brackets, and texts in double quotes, in which brackets are letters.
 _BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\\n]|\\.)*"')
@@ -215,11 +217,6 @@ def _bare(found: Sequence[_Found]) -> _Found | None:
     if any(one != boxes[0] for one in boxes):
         return _Found(None, f"the reply holds {len(boxes)} lists: give one JSON object")
     return boxes[-1] if boxes else lists[-1] if lists else None
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text has no half of a pair of UTF-16, which JSON can write and nothing can encode."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

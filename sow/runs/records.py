@@ -222,7 +222,11 @@ def find(outputs: Path, key: str) -> Path | None:
     try:
         folder = outputs / (outputs / ".index" / key).read_text(encoding="utf-8").strip()
         manifest = RunFolder(folder).manifest()
-    except (OSError, ValueError, UserError):
+    except (OSError, ValueError):
+        return None
+    except UserError as error:
+        if (folder / MANIFEST).exists():
+            log.warning("%s: it is made again", error)
         return None
     if manifest.get("key") != key:
         return None

@@ -13,6 +13,12 @@ from pathlib import Path
 from sow.errors import UserError
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text has no half of a pair of UTF-16, which JSON and names of files can hold, and nothing can
+    write."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def place_of(path: str | os.PathLike[str], key: str) -> Path:
     """The file or folder that a value of the configuration names, "~" being the home folder; raises
     UserError, naming the config key `key`, for the home of nobody and for what no system takes as a name."""
