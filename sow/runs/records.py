@@ -225,7 +225,7 @@ def find(outputs: Path, key: str) -> Path | None:
     except (OSError, ValueError):
         return None
     except UserError as error:
-        if (folder / MANIFEST).exists():
+        if os.path.exists(folder / MANIFEST):  # which no name is too long for
             log.warning("%s: it is made again", error)
         return None
     if manifest.get("key") != key:
