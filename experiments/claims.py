@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .core.study import StudyContext
 
 Verdict = Literal["supported", "contradicted", "not supported", "undecided", "not measured"]
+MIXED = (0.1, 0.9)  # of a gate that is always open, or never, a table says nothing
 COLORS = {
     "supported": figures.COLORS["green"],
     "contradicted": figures.COLORS["vermilion"],
@@ -40,7 +41,8 @@ class Claim:
     """A sentence of the paper as a difference between two rows of a table.
 
     `row` minus `against` in `metric` is lower or higher than nothing, or, `direction` same, within `worth` of
-    it: the smallest difference that matters, in the metric's unit.
+    it: the smallest difference that matters, in the metric's unit. `mixed` names a share, as that of open
+    gates: the claim is undecided where its mean in `row` does not lie within MIXED.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Claim:
     metric: str
     direction: Literal["lower", "higher", "same"]
     worth: Annotated[float, Bound(gt=0)]
+    mixed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,10 @@ class Claims:
                 continue
             p = corrected.get(claim.name, math.nan)
             seen = detectable(d.error, how, len(tested))
-            out.append(Outcome(claim, d, p, seen, verdict(claim, d, p, self.level), model))
+            said: Verdict = verdict(claim, d, p, self.level)
+            if claim.mixed and not MIXED[0] <= _mean(claim.mixed, claim.row, read[claim.table]) <= MIXED[1]:
+                said = "undecided"
+            out.append(Outcome(claim, d, p, seen, said, model))
         return out
 
 
@@ -177,6 +183,12 @@ def _difference(claim: Claim, folder: tables.Folder, how: Resampling) -> Compari
             values[record["row"]].append((record["group"], record.get(claim.metric)))
     found = compare(values[claim.row], values[claim.against], how, units)
     return found if found.groups else None
+
+
+def _mean(metric: str, row: str, folder: tables.Folder) -> float:
+    values = [r.get(metric) for r in folder[2] if r["row"] == row]
+    known = [float(v) for v in values if v is not None]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def _model(spec: Mapping[str, Any]) -> str:

@@ -72,6 +72,17 @@ def test_what_is_known_is_said(tmp_path: Path) -> None:
     assert text.count("\n| ") == 9 and "not measured" in text
 
 
+@pytest.mark.parametrize(("share", "verdict"), [(1.0, "undecided"), (0.5, "supported"), (0.0, "undecided")])
+def test_a_gate_that_never_moves_decides_nothing(tmp_path: Path, share: float, verdict: str) -> None:
+    import pandas
+
+    run = table(tmp_path / "run", {"a": 0.0, "b": 0.2}, 0.02)
+    records = pandas.read_parquet(run / "records.parquet")
+    records.assign(open_gates=share).to_parquet(run / "records.parquet")
+    claim = {"row": "a", "against": "b", "is": "lower", "mixed": "open_gates", **WORTH}
+    assert [o.verdict for o in study(tmp_path, claim).outcomes()] == [verdict]
+
+
 def test_too_few_groups_decide_nothing(tmp_path: Path) -> None:
     table(tmp_path / "run", {"a": 0.0, "b": 0.05}, 0.5, n=20)
     (found,) = study(tmp_path, {"row": "a", "against": "b", "is": "lower", **WORTH}).outcomes()
