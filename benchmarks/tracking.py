@@ -134,34 +134,32 @@ def table(cost: dict[str, Any], waits: dict[str, Any]) -> list[str]:
     """The lines of a Markdown table of what was measured, with the aims."""
     rows = [("what", "median", "95 %", "quartiles", "aim"), ("---", "---:", "---:", "---:", "---")]
 
-    def add(what: str, values: Sequence[float], aim: float | None = None) -> None:
-        middle, low, high = quartiles(values)
-        said = "" if aim is None else f"<= {aim} {'met' if middle <= aim else 'missed'}"
-        rows.append((what, f"{middle:.2f}", "", f"{low:.2f} to {high:.2f}", said))
+    def add(
+        what: str,
+        found: tuple[float, float, float],
+        aim: float | None = None,
+        ends: str = "",
+        digits: int = 2,
+    ) -> None:
+        middle, low, high = (f"{value:.{digits}f}" for value in found)
+        said = "" if aim is None else f"<= {aim} {'met' if found[0] <= aim else 'missed'}"
+        rows.append((what, middle, ends, f"{low} to {high}", said))
 
-    add(f"seconds per job beyond generation and metrics, of {cost['jobs']}", cost["seconds_beyond"], BEYOND)
+    jobs, back = cost["jobs"], cost["read_back"]
+    beyond = quartiles(cost["seconds_beyond"])
+    add(f"seconds per job beyond generation and metrics, of {jobs}", beyond, BEYOND)
     rows.append(
         ("seconds per job for both", f"{cost['median_seconds_of_generation_and_metrics']:.2f}", "", "", "")
     )
-    jobs = cost["jobs"]
-    complete = f"{jobs} {'met' if cost['read_back'] == jobs else 'missed'}"
-    rows.append(
-        (
-            "runs read back whole",
-            f"{cost['read_back']} of {cost['jobs']}",
-            "",
-            "",
-            complete,
-        )
-    )
-    add("seconds per job, W&B offline", waits["seconds"]["offline"])
+    complete = f"{jobs} {'met' if back == jobs else 'missed'}"
+    rows.append(("runs read back whole", f"{back} of {jobs}", "", "", complete))
     times = {kind: Timed(tuple(seconds), math.nan) for kind, seconds in waits["seconds"].items()}
+    offline = times[KINDS[0]]
+    add("seconds per job, W&B offline", quartiles(offline.seconds))
     for kind in KINDS[1:]:
-        middle, low, high = ratio(times[kind], times["offline"])
-        ends = "{:.3f} to {:.3f}".format(*interval(times[kind], times["offline"]))
-        said = f"<= {RATIO} {'met' if middle <= RATIO else 'missed'}"
+        ends = "{:.3f} to {:.3f}".format(*interval(times[kind], offline))
         what = f"a server that {kind} over offline, round by round"
-        rows.append((what, f"{middle:.3f}", ends, f"{low:.3f} to {high:.3f}", said))
+        add(what, ratio(times[kind], offline), RATIO, ends, digits=3)
     return [f"| {' | '.join(row)} |" for row in rows]
 
 

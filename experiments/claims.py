@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sow.config.schema import construct
 from sow.errors import UserError
+from sow.metrics import mean
 from sow.report import figures, tables
 from sow.report.statistics import Comparison, Resampling, compare, detectable, holm
 from sow.runs.records import MANIFEST, manifests_below
@@ -169,7 +170,7 @@ class Claims:
             p = corrected.get(claim.name, math.nan)
             seen = detectable(d.error, how, len(tested))
             said: Verdict = verdict(claim, d, p, self.level)
-            if claim.mixed and not MIXED[0] <= _mean(claim.mixed, claim.row, read[claim.table]) <= MIXED[1]:
+            if claim.mixed and not _is_mixed(claim.mixed, claim.row, read[claim.table]):
                 said = "undecided"
             out.append(Outcome(claim, d, p, seen, said, model))
         return out
@@ -185,10 +186,9 @@ def _difference(claim: Claim, folder: tables.Folder, how: Resampling) -> Compari
     return found if found.groups else None
 
 
-def _mean(metric: str, row: str, folder: tables.Folder) -> float:
-    values = [r.get(metric) for r in folder[2] if r["row"] == row]
-    known = [float(v) for v in values if v is not None]
-    return math.fsum(known) / len(known) if known else math.nan
+def _is_mixed(metric: str, row: str, folder: tables.Folder) -> bool:
+    share = mean([record.get(metric) for record in folder[2] if record["row"] == row])
+    return share is not None and MIXED[0] <= share <= MIXED[1]
 
 
 def _model(spec: Mapping[str, Any]) -> str:
