@@ -52,3 +52,11 @@ def test_the_experiment_composes_with_every_rival() -> None:
     flows = {"flowedit", "rf_inversion", "kv_edit", "personalize_anything", "sow_flow"}
     assert rivals | flows <= {r.name for r in study.parsed}
     assert {"seam", "color_gap", "faces", "id_distance_other"} <= {c["metric"] for c in study.columns}
+
+
+@pytest.mark.parametrize("name", ["table1", "table_today"])
+def test_rows_with_fewer_groups_have_as_many_of_each_setting(name: str) -> None:
+    config = compose([f"experiment={name}"])
+    settings = {g.setting for g in config.data.groups(config.study.split)}
+    limits = [r.limit for r in config.study.parsed if r.limit is not None]
+    assert limits and not any(limit % len(settings) for limit in limits)
