@@ -1,13 +1,35 @@
-"""`python -m benchmarks.card REPORT`: what `benchmarks/cuda_check.py` found on a card, into docs/speed.md."""
+"""`python -m benchmarks.card REPORT...`: what `benchmarks/cuda_check.py` found on a card, into docs/speed.md.
+
+Of a part that several reports have, the last that measured it counts: `--only` measures some again.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sow.report import blocks
+
+
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One report of all parts; ends the program for those of other weights, cards or versions."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        for key in ("device", "weights", "versions", "python"):
+            if report[key] != reports[0][key]:
+                sys.exit(
+                    f"error: {report[key]} is not {reports[0][key]}: publish reports of one {key} (REPORT)"
+                )
+        found: dict[str, list[dict[str, Any]]] = {}
+        for one in report["found"]:
+            found.setdefault(one["part"], []).append(one)
+        for part, rows in found.items():
+            if part not in parts or rows[0]["name"] != "not begun":
+                parts[part] = rows
+    return {**reports[0], "found": [row for rows in parts.values() for row in rows]}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -33,9 +55,9 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Publish the report at the path given."""
-    (path,) = words if words is not None else sys.argv[1:]
-    blocks.publish("speed-cuda", markdown(json.loads(Path(path).read_text())))
+    """Publish the reports at the paths given."""
+    paths = words if words is not None else sys.argv[1:]
+    blocks.publish("speed-cuda", markdown(merged([json.loads(Path(p).read_text()) for p in paths])))
 
 
 if __name__ == "__main__":

@@ -131,3 +131,14 @@ def test_a_report_becomes_tables_that_say_what_failed_and_what_was_not_begun(rep
     assert {
         f["name"] for f in report["found"] if f["ok"] is not None or isinstance(f["value"], list)
     } <= shown
+
+
+def test_parts_measured_again_replace_their_own_lines_alone(report: dict[str, Any]) -> None:
+    kept = [f for f in report["found"] if f["part"] == "attention"]
+    old = {"part": "graphs", "name": "error", "value": "no", "ok": False, "bound": "", "details": {}}
+    new = {**old, "name": "a step", "value": 1e-7, "ok": True, "bound": "<= 0.001"}
+    late = {**new, "part": "attention", "name": "not begun", "value": "9 s left", "ok": None}
+    first, second = {**report, "found": [*kept, old]}, {**report, "found": [new, late]}
+    assert card.merged([first, second])["found"] == [*kept, new]
+    with pytest.raises(SystemExit, match="of one device"):
+        card.merged([first, {**second, "device": "another card"}])
