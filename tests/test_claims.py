@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from experiments.claims import Claims, markdown
+from sow import compose
 from sow.errors import UserError
 
 KEPT = Path(__file__).parent / "kept/table"
@@ -98,10 +99,12 @@ def test_tables_of_the_split_that_was_tuned_on_do_not_count(tmp_path: Path) -> N
 
 def test_the_shipped_claims_name_rows_and_columns_that_exist() -> None:
     claims = yaml.safe_load((ROOT / "conf/study/claims.yaml").read_text())["claims"]
-    for claim in Claims("x", "test", 0.95, 1000, 0, False, claims).parsed:
-        of = yaml.safe_load((ROOT / f"conf/experiment/{claim.table}.yaml").read_text())["study"]
-        assert {claim.row, claim.against} <= set(of["rows"]), claim.name
-        assert claim.metric in {c["metric"] for c in of["columns"]}, claim.name
+    parsed = Claims("x", "test", 0.95, 1000, 0, False, claims).parsed
+    tables = {name: compose([f"experiment={name}"]).study for name in {c.table for c in parsed}}
+    for claim in parsed:
+        of = tables[claim.table]
+        assert of.name == claim.table and {claim.row, claim.against} <= {r.name for r in of.shown}, claim.name
+        assert claim.metric in {c["metric"] for c in of.columns}, claim.name
 
 
 @pytest.mark.parametrize(
