@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from .core.study import StudyContext
 
 Verdict = Literal["supported", "contradicted", "not supported", "undecided", "not measured"]
+BOUNDED = ("same", "not lower", "not higher")  # decided by the interval alone
 MIXED = (0.1, 0.9)  # of a gate that is always open, or never, a table says nothing
+NAMES = {"id_distance": "ID-Distance ↓", "truncated": "truncated ↓", "failure": "truncated or second face ↓"}
 COLORS = {
     "supported": figures.COLORS["green"],
     "contradicted": figures.COLORS["vermilion"],
@@ -41,8 +43,9 @@ COLORS = {
 class Claim:
     """A sentence of the paper as a difference between two rows of a table.
 
-    `row` minus `against` in `metric` is lower or higher than nothing, or, `direction` same, within `worth` of
-    it: the smallest difference that matters, in the metric's unit. `mixed` names a share, as that of open
+    `row` minus `against` in `metric` is lower or higher than nothing, or, `direction` same, not lower or not
+    higher, within `worth` of it on both sides or on that one: the smallest difference that matters, in the
+    metric's unit. `mixed` names a share, as that of open
     gates: the claim is undecided where its mean in `row` does not lie within MIXED.
     """
 
@@ -53,7 +56,7 @@ class Claim:
     row: str
     against: str
     metric: str
-    direction: Literal["lower", "higher", "same"]
+    direction: Literal["lower", "higher", "same", "not lower", "not higher"]
     worth: Annotated[float, Bound(gt=0)]
     mixed: str | None = None
 
@@ -76,12 +79,15 @@ def verdict(claim: Claim, found: Comparison, p: float, level: float) -> Verdict:
 
     A difference the claimed way: supported or contradicted where the corrected test says so; not supported
     where the interval leaves out that it is `worth` as much; else undecided. No difference: supported where
-    the interval lies within `worth` on both sides, contradicted where it lies beyond.
+    the interval lies within `worth`, on both sides or on the one that the claim excludes, contradicted where
+    it lies beyond.
     """
-    if claim.direction == "same":
-        if max(abs(found.low), abs(found.high)) < claim.worth:
+    if claim.direction in BOUNDED:
+        least = -claim.worth if claim.direction != "not higher" else -math.inf
+        most = claim.worth if claim.direction != "not lower" else math.inf
+        if least < found.low and found.high < most:
             return "supported"
-        return "contradicted" if found.low > claim.worth or found.high < -claim.worth else "undecided"
+        return "contradicted" if found.low > most or found.high < least else "undecided"
     sign = 1 if claim.direction == "higher" else -1
     if p <= 1 - level:
         return "supported" if sign * found.difference > 0 else "contradicted"
@@ -158,7 +164,9 @@ class Claims:
         read = {name: tables.read_folder(folder) for name, folder in self.folders.items()}
         found = {c.name: _difference(c, read[c.table], how) for c in self.parsed if c.table in read}
         tested = {
-            c.name: d.p for c in self.parsed if c.direction != "same" and (d := found.get(c.name)) is not None
+            c.name: d.p
+            for c in self.parsed
+            if c.direction not in BOUNDED and (d := found.get(c.name)) is not None
         }
         corrected = holm(tested)
         out = []
@@ -216,29 +224,31 @@ def tidy(outcome: Outcome) -> dict[str, Any]:
 def markdown(outcomes: Sequence[Outcome], level: float, split: str) -> str:
     """The table for the documentation."""
     lines = [
-        "| the paper says | where | difference here | p | n | smallest it could have shown | verdict |",
-        "| :--- | :--- | ---: | ---: | ---: | ---: | :--- |",
+        "| the paper says | where | metric | difference here | p | n | seen 9 times in 10 from | verdict |",
+        "| :--- | :--- | :--- | ---: | ---: | ---: | ---: | :--- |",
     ]
     for o in outcomes:
         d, c = o.difference, o.claim
         if d is None:
-            lines.append(f"| {c.says} | {c.source} | - | - | 0 | - | {o.verdict} |")
+            lines.append(f"| {c.says} | {c.source} | {_metric(c)} | - | - | 0 | - | {o.verdict} |")
             continue
         number = f"{_text(d.difference, c)} [{_text(d.low, c)}, {_text(d.high, c)}]"
         p = "-" if math.isnan(o.p) else f"{o.p:.3f}"
         unit = _unit(c)
         lines.append(
-            f"| {c.says} | {c.source} | {number}{unit} | {p} | {d.groups} "
+            f"| {c.says} | {c.source} | {_metric(c)} | {number}{unit} | {p} | {d.groups} "
             f"| {_text(o.detectable, c)[1:]}{unit} | {o.verdict} |"
         )
     models = " and ".join(dict.fromkeys(o.model for o in outcomes if o.model))
     lines += [
         "",
         f"On {models}, {split} split. Differences are paired by group, with {level * 100:g} % bootstrap "
-        "intervals over groups, those of one prompt together; p of a paired test, Holm-corrected over all "
-        "claims.",
-        "Supported and contradicted are what this test decides; not supported: the interval excludes an "
-        "effect that would matter; undecided: it does not.",
+        "intervals over groups, those of one prompt together; p of a paired test, Holm-corrected over the "
+        "claims that have one.",
+        f"Supported and contradicted: p is at most {1 - level:.2g}, whatever the size; without p, the "
+        f"interval lies within or beyond what matters ({', '.join(_worths(outcomes))}). Not supported: "
+        "neither, and the interval excludes what matters. Undecided: else, or a gate nearly always open or "
+        "shut.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -258,7 +268,7 @@ def _paint(axis: Axes, outcomes: Sequence[Outcome]) -> None:
     for place, o in enumerate(reversed(outcomes)):
         if o.difference is None:
             continue
-        sign = -1 if o.claim.direction == "lower" else 1
+        sign = -1 if o.claim.direction in ("lower", "not higher") else 1
         mean, low, high = (
             sign * v / o.claim.worth for v in (o.difference.difference, o.difference.low, o.difference.high)
         )
@@ -269,6 +279,20 @@ def _paint(axis: Axes, outcomes: Sequence[Outcome]) -> None:
     axis.set_yticks(range(len(outcomes)), [o.claim.says for o in reversed(outcomes)])
     axis.set_xlabel("difference over the smallest that matters; right of 0 as the paper says")
     axis.legend(handles=[Patch(color=c, label=w) for w, c in COLORS.items()], fontsize=7, loc="best")
+
+
+def _metric(claim: Claim) -> str:
+    """What a metric is called in the tables."""
+    return NAMES.get(claim.metric, claim.metric.replace("_", " "))
+
+
+def _worths(outcomes: Sequence[Outcome]) -> list[str]:
+    """The smallest differences that matter, once each."""
+    worths: dict[str, None] = {}
+    for c in (o.claim for o in outcomes):
+        points = 100 if _unit(c) == " points" else 1
+        worths[f"{points * c.worth:g}{_unit(c)} of {_metric(c).removesuffix(' ↓')}"] = None
+    return list(worths)
 
 
 def _unit(claim: Claim) -> str:

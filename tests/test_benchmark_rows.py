@@ -203,3 +203,9 @@ def test_a_bad_row_fails_before_anything_is_made(tmp_path: Path, quick: None) ->
 
 def test_without_rows_the_configuration_is_the_row() -> None:
     assert [r.overrides for r in parse_rows({})] == [()]
+
+
+def test_evaluations_are_those_of_the_batch_however_it_was_divided() -> None:
+    shared, alone = {"16x16": 200, "8x8": 28}, {"16x16": 100}
+    samples = [SimpleNamespace(counts=c) for c in (shared, shared, alone, dict(alone))]
+    assert benchmark_work.evaluations(samples) == 228 + 100 + 100  # type: ignore[arg-type]

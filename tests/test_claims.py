@@ -63,14 +63,20 @@ def test_what_is_known_is_said(tmp_path: Path) -> None:
         {"row": "b", "against": "c", "is": "same", **WORTH},
         {"row": "a", "against": "b", "is": "same", **WORTH},
         {"row": "wide", "against": "b", "is": "same", **WORTH},
+        {"row": "a", "against": "b", "is": "not higher", **WORTH},
+        {"row": "a", "against": "b", "is": "not lower", **WORTH},
+        {"row": "wide", "against": "b", "is": "not higher", **WORTH},
         {"row": "a", "against": "nobody", "is": "lower", **WORTH},
         {"row": "a", "against": "b", "is": "lower", "table": "table3", **WORTH},
     ).outcomes()
-    words = "supported,contradicted,not supported,supported,contradicted,undecided,not measured,not measured"
+    words = (
+        "supported,contradicted,not supported,supported,contradicted,undecided,supported,contradicted,"
+        "undecided,not measured,not measured"
+    )
     assert [o.verdict for o in found] == words.split(",")
     assert found[0].difference is not None and found[0].difference.groups == 200
     text = markdown(found, 0.95, "test")
-    assert text.count("\n| ") == 9 and "not measured" in text
+    assert text.count("\n| ") == 12 and "not measured" in text
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(1.0, "undecided"), (0.5, "supported"), (0.0, "undecided")])

@@ -13,12 +13,12 @@ from sow.errors import UserError
 from sow.report import tables
 
 POINTS = [
-    Point("a", 10, 0.5, 0.48, 0.52, 60),
-    Point("b", 20, 0.4, 0.38, 0.42, 60),
-    Point("c", 20, 0.6, 0.58, 0.62, 60),
-    Point("d", 30, 0.41, 0.39, 0.43, 60),
-    Point("e", 40, 0.1, 0.08, 0.12, 60),
-    Point("f", 5, 0.05, 0.04, 0.06, 20),
+    Point(1, "a", 10, 0.5, 0.48, 0.52, 60),
+    Point(2, "b", 20, 0.4, 0.38, 0.42, 60),
+    Point(3, "c", 20, 0.6, 0.58, 0.62, 60),
+    Point(4, "d", 30, 0.41, 0.39, 0.43, 60),
+    Point(5, "e", 40, 0.1, 0.08, 0.12, 60),
+    Point(6, "f", 5, 0.05, 0.04, 0.06, 20),
 ]
 
 
@@ -35,7 +35,8 @@ def test_a_table_is_drawn_against_its_compute() -> None:
     table = tables.make(spec, ROWS, made)
     points = points_of(table, "failure")
     assert sorted((p.compute, round(p.value, 2)) for p in points) == [(50, 0.5), (114, 0.1)]
-    axes = draw(table, ["id_distance", "failure"]).axes
+    *axes, names = draw(table, ["id_distance", "failure"]).axes
+    assert [t.get_text().count("\n") for t in names.texts] == [len(points) - 1]
     assert [a.get_ylabel() for a in axes] == ["ID-Distance ↓", "Failure Rate ↓"]
     assert all(a.get_xscale() == "log" for a in axes)
     assert dataclasses.replace(table.columns[2]).text(113.6) == "114"

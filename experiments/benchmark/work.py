@@ -234,7 +234,7 @@ class Work:
             "load": loaded,
             **spent,
             "phases": dict(samples[0].seconds),
-            "unet_evaluations": sum(samples[0].counts.values()),
+            "unet_evaluations": evaluations(samples),
             **training_apart(samples),
         }
         images = {row["name"]: sample.image for row, sample in zip(rows, samples, strict=True)}
@@ -253,6 +253,12 @@ class Work:
             self.plans[key] = sampler.plan(list(batch.requests))
             self.context.planned(self.plans[key])
         return self.plans[key]
+
+
+def evaluations(samples: Sequence[Sample]) -> int:
+    """UNet sample-evaluations of a batch: samples whose network calls were shared have one count together."""
+    counts = {id(s.counts): s.counts for s in samples}
+    return sum(sum(c.values()) for c in counts.values())
 
 
 def training_apart(samples: Sequence[Sample]) -> dict[str, float]:
