@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -64,7 +65,7 @@ class Claim:
 @dataclass(frozen=True)
 class Outcome:
     """A claim with its `difference` (None where the table or a row is missing), Holm-corrected `p` over all
-    claims that a test decides, and the smallest difference that would have been seen; the table's `model`."""
+    claims that a test decides, the smallest difference that would have been seen, and its rows' `model`."""
 
     claim: Claim
     difference: Comparison | None
@@ -171,7 +172,10 @@ class Claims:
         corrected = holm(tested)
         out = []
         for claim in self.parsed:
-            d, model = found.get(claim.name), _model(read[claim.table][0]) if claim.table in read else ""
+            d = found.get(claim.name)
+            model = (
+                _model(claim, read[claim.table][1], self.folders[claim.table]) if claim.table in read else ""
+            )
             if d is None:
                 out.append(Outcome(claim, None, math.nan, math.nan, "not measured", model))
                 continue
@@ -199,8 +203,12 @@ def _is_mixed(metric: str, row: str, folder: tables.Folder) -> bool:
     return share is not None and MIXED[0] <= share <= MIXED[1]
 
 
-def _model(spec: Mapping[str, Any]) -> str:
-    return next((str(s) for s in spec["caption"] if str(s).startswith("Here:")), "").partition(",")[0][6:]
+def _model(claim: Claim, rows: Sequence[Mapping[str, Any]], run: Path) -> str:
+    """The models of a claim's two rows: the run's own, unless a row names another."""
+    chosen = json.loads((run / MANIFEST).read_text()).get("choices", {}).get("model", "")
+    words = [r["overrides"] or () for r in rows if r["name"] in (claim.row, claim.against)]
+    named = [[w.removeprefix("model=") for w in row if w.startswith("model=")] for row in words]
+    return " and ".join(dict.fromkeys(models[-1] if models else chosen for models in named))
 
 
 def tidy(outcome: Outcome) -> dict[str, Any]:
@@ -242,9 +250,9 @@ def markdown(outcomes: Sequence[Outcome], level: float, split: str) -> str:
     models = " and ".join(dict.fromkeys(o.model for o in outcomes if o.model))
     lines += [
         "",
-        f"On {models}, {split} split. Differences are paired by group, with {level * 100:g} % bootstrap "
-        "intervals over groups, those of one prompt together; p of a paired test, Holm-corrected over the "
-        "claims that have one.",
+        f"On model {models}, {split} split. Differences are paired by group, with {level * 100:g} % "
+        "bootstrap intervals over groups, those of one prompt together; p of a paired test, Holm-corrected "
+        "over the claims that have one.",
         f"Supported and contradicted: p is at most {1 - level:.2g}, whatever the size; without p, the "
         f"interval lies within or beyond what matters ({', '.join(_worths(outcomes))}). Not supported: "
         "neither, and the interval excludes what matters. Undecided: else, or a gate nearly always open or "

@@ -124,3 +124,15 @@ def test_the_shipped_claims_name_rows_and_columns_that_exist() -> None:
 def test_a_claim_that_cannot_be_is_named(tmp_path: Path, claim: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         _ = study(tmp_path, claim).parsed
+
+
+def test_a_claim_names_the_models_of_its_own_rows(tmp_path: Path) -> None:
+    folder = table(tmp_path / "run", {"a": 0.0, "b": 0.2, "flow": 0.2}, 0.02)
+    rows = [{"name": n, "overrides": []} for n in "ab"] + [
+        {"name": "flow", "overrides": ["model=people_flow"]}
+    ]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    alone = study(tmp_path, {"row": "a", "against": "b", "is": "lower", **WORTH}).outcomes()
+    assert "On model tiny, test split." in markdown(alone, 0.95, "test")
+    both = study(tmp_path, {"row": "a", "against": "flow", "is": "lower", **WORTH}).outcomes()
+    assert "On model tiny and people_flow, test split." in markdown(both, 0.95, "test")
