@@ -162,6 +162,7 @@ def single_file(place: Path) -> None:
 
 
 def low_rank(place: Path) -> None:
+    pytest.importorskip("peft")
     import torch
     from safetensors.torch import save_file
 
