@@ -170,12 +170,12 @@ class Claims:
             if c.direction not in BOUNDED and (d := found.get(c.name)) is not None
         }
         corrected = holm(tested)
+        manifests = {name: json.loads((run / MANIFEST).read_text()) for name, run in self.folders.items()}
+        chosen = {name: m.get("choices", {}).get("model", "") for name, m in manifests.items()}
         out = []
         for claim in self.parsed:
             d = found.get(claim.name)
-            model = (
-                _model(claim, read[claim.table][1], self.folders[claim.table]) if claim.table in read else ""
-            )
+            model = _model(claim, read[claim.table][1], chosen[claim.table]) if claim.table in read else ""
             if d is None:
                 out.append(Outcome(claim, None, math.nan, math.nan, "not measured", model))
                 continue
@@ -203,9 +203,8 @@ def _is_mixed(metric: str, row: str, folder: tables.Folder) -> bool:
     return share is not None and MIXED[0] <= share <= MIXED[1]
 
 
-def _model(claim: Claim, rows: Sequence[Mapping[str, Any]], run: Path) -> str:
-    """The models of a claim's two rows: the run's own, unless a row names another."""
-    chosen = json.loads((run / MANIFEST).read_text()).get("choices", {}).get("model", "")
+def _model(claim: Claim, rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
+    """The models of a claim's two rows: the run's own (`chosen`), unless a row names another."""
     words = [r["overrides"] or () for r in rows if r["name"] in (claim.row, claim.against)]
     named = [[w.removeprefix("model=") for w in row if w.startswith("model=")] for row in words]
     return " and ".join(dict.fromkeys(models[-1] if models else chosen for models in named))
