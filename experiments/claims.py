@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from sow.errors import UserError
 from sow.metrics import mean
 from sow.report import figures, tables
 from sow.report.statistics import Comparison, Resampling, compare, detectable, holm
-from sow.runs.records import MANIFEST, manifests_below
+from sow.runs.records import MANIFEST, manifests_below, read_manifest
 from sow.store.files import place_of
 from sow.types import Bound, component
 
@@ -170,7 +169,7 @@ class Claims:
             if c.direction not in BOUNDED and (d := found.get(c.name)) is not None
         }
         corrected = holm(tested)
-        manifests = {name: json.loads((run / MANIFEST).read_text()) for name, run in self.folders.items()}
+        manifests = {name: read_manifest(run / MANIFEST) for name, run in self.folders.items()}
         chosen = {name: m.get("choices", {}).get("model", "") for name, m in manifests.items()}
         out = []
         for claim in self.parsed:
